@@ -1,0 +1,1 @@
+"""Where the gradient goes: the recorder, the indices and the verdict."""

@@ -1,0 +1,65 @@
+"""What a run's history says about its gradients: at initialisation and late in training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from detector.gradients.indices import verdict
+
+Row = Mapping[str, float]
+
+
+def diagnose(rows: Sequence[Row], steps: int, *, diverged: bool = False) -> dict[str, float | str | None]:
+    """Sum up the recorded steps.
+
+    Args:
+        rows: the history, oldest first; rows without gradients are passed over.
+        steps: the steps the run was planned for. Late means the last third of them, or if the run ended
+            earlier, of those it reached.
+        diverged: whether training ended in numbers that are not finite.
+
+    Returns:
+        `gradient/vanishing_index_init`, `gradient/weight_index_init`, `gradient/verdict_init` of the first
+        step, and `gradient/vanishing_index`, `gradient/verdict` and `signal/input_dependence`: medians over
+        late training. Empty if nothing was recorded; the `_init` keys are null if step 0 was not.
+    """
+    recorded = [row for row in rows if "gradient/vanishing_index" in row]
+    if not recorded:
+        return {}
+    first, last = recorded[0], recorded[-1]
+    at_init = first if first["step"] == 0 else {}
+    late = late_rows(recorded, steps)
+    index = median_of(late, "gradient/vanishing_index")
+    dependence = median_of(late, "signal/input_dependence")
+    return {
+        "gradient/vanishing_index_init": at_init.get("gradient/vanishing_index"),
+        "gradient/weight_index_init": at_init.get("gradient/weight_index"),
+        "gradient/verdict_init": verdict_of(at_init) if at_init else None,
+        "gradient/vanishing_index": index,
+        "gradient/verdict": "diverged" if diverged else verdict(activation_norms(last), index, dependence),
+        "signal/input_dependence": dependence,
+    }
+
+
+def late_rows(rows: Sequence[Row], steps: int) -> list[Row]:
+    """The rows of the last third of the steps, or of the steps reached; always at least one."""
+    end = min(steps, int(rows[-1]["step"]) + 1)
+    return [row for row in rows if row["step"] >= end * 2 / 3] or [rows[-1]]
+
+
+def activation_norms(row: Row) -> list[float]:
+    """One row's activation-gradient norms, from the input to the output."""
+    return [value for key, value in sorted(row.items()) if key.startswith("activation_grad/")]
+
+
+def verdict_of(row: Row) -> str:
+    """The verdict on one recorded step."""
+    return verdict(activation_norms(row), row["gradient/vanishing_index"], row["signal/input_dependence"])
+
+
+def median_of(rows: Sequence[Row], key: str) -> float:
+    """The median of a key over the rows that have it; NaN if one of them is NaN, or none has it."""
+    values = [row[key] for row in rows if key in row]
+    return math.nan if not values or any(math.isnan(v) for v in values) else median(values)

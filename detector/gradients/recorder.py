@@ -1,0 +1,199 @@
+"""Measures the gradient of every layer, at the one moment when it is the true one.
+
+That moment is after accumulation and unscaling and before clipping. Hooks exist only while a step is
+recorded; everything stays on the device until one transfer at the end of the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from detector.gradients.indices import vanishing_index
+
+Record = dict[str, float]
+
+
+class GradientRecorder:
+    """Records the layers named by `points`, in network order.
+
+    It works on any `nn.Module`. A step is recorded by three calls around the usual ones:
+
+        recorder.begin()                          # hooks on
+        loss.backward()                           # once, or once a micro-batch
+        recorder.gradients(scale)                 # norms, before clipping
+        optimizer.step()
+        record = recorder.end({"train/loss": …})  # hooks off; one transfer to the host
+
+    The record holds, for each point `NN_name`:
+
+    - `activation_grad/NN_name`: ‖dL/d(output of the layer)‖, the Frobenius norm over all micro-batches
+    - `weight_grad/NN_name`: ‖dL/dw‖ over the layer's weights (biases and norms left out, as their
+      size says nothing: they start at 0 and 1)
+    - `update_ratio/NN_name`: ‖w after - w before‖ / ‖w before‖ of the optimiser's step
+
+    and `gradient/vanishing_index` (V), `gradient/weight_index` (W: the index of ‖dL/dw‖ / ‖w‖) and
+    `signal/input_dependence` (I: the deviation of the last layer's output over batch and space,
+    averaged over channels, divided by its RMS). A layer without trainable weights has no weight keys.
+
+    Norms are summed in float64: the square of a vanished gradient of 1e-30 is zero in float32.
+    """
+
+    def __init__(self, points: Mapping[str, nn.Module]) -> None:
+        if not points:
+            raise ValueError("at least one layer must be recorded")
+        self.points = dict(points)
+        self._last = list(self.points)[-1]
+        self._handles: list[RemovableHandle] = []
+        self._squares: dict[str, list[Tensor]] = {}
+        self._signal: list[Tensor] = []
+        self._measured: dict[str, Tensor] = {}
+        self._before: dict[str, list[Tensor]] = {}
+
+    @property
+    def active(self) -> bool:
+        """Whether the current step is being recorded."""
+        return bool(self._handles)
+
+    def begin(self) -> None:
+        """Put the hooks on."""
+        self.cancel()
+        for name, module in self.points.items():
+            self._handles.append(module.register_forward_hook(self._watch(name)))
+
+    def gradients(self, scale: float | Tensor = 1.0) -> None:
+        """Measure the gradients as they stand, and keep a copy of the weights; nothing when not recording.
+
+        Args:
+            scale: what the loss was multiplied by (a gradient scaler's factor). Activation gradients are
+                divided by it; weight gradients must be unscaled already.
+        """
+        if not self.active:
+            return
+        for name, module in self.points.items():
+            squares = self._squares.get(name)
+            if squares:
+                self._measured[f"activation_grad/{name}"] = torch.stack(squares).sum().sqrt() / scale
+            weights = [p for p in trainable_weights(module) if p.grad is not None]
+            if weights:
+                grads = [p.grad for p in weights if p.grad is not None]
+                self._measured[f"weight_grad/{name}"] = joint_norm(grads)
+                self._measured[f"weight/{name}"] = joint_norm(weights)
+                self._before[name] = [w.detach().clone() for w in weights]
+
+    @torch.no_grad()
+    def end(self, extra: Mapping[str, Tensor] | None = None) -> Record:
+        """Take the hooks off and bring everything to the host at once.
+
+        Args:
+            extra: scalars of the step (a loss, a global norm) that share the one transfer.
+
+        Returns:
+            The record, keys in network order; `extra` first.
+        """
+        measured = {**(extra or {}), **self._measured}
+        for name, before in self._before.items():
+            weights = [p for p in trainable_weights(self.points[name]) if p.grad is not None]
+            change = torch._foreach_sub([w.detach() for w in weights], before)
+            measured[f"update/{name}"] = joint_norm(change)
+        if self._signal:
+            measured["signal/input_dependence"] = torch.stack(self._signal).mean()
+        self.cancel()
+        if not measured:
+            return {}
+        values = torch.stack([value.detach().double() for value in measured.values()]).tolist()
+        return self._report(dict(zip(measured, values, strict=True)), extra or {})
+
+    def cancel(self) -> None:
+        """Take the hooks off and forget the step."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._squares, self._signal = [], {}, []
+        self._measured, self._before = {}, {}
+
+    def _watch(self, name: str) -> Any:
+        def forward_hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not torch.is_grad_enabled():
+                return
+            for tensor in tensors(output):
+                if not tensor.requires_grad:
+                    # A frozen layer builds no graph; the gradient that reaches it is asked for all the same.
+                    tensor.requires_grad_()
+                tensor.register_hook(self._collect(name))
+                if name == self._last:
+                    self._signal.append(input_dependence(tensor.detach()))
+
+        return forward_hook
+
+    def _collect(self, name: str) -> Any:
+        def backward_hook(grad: Tensor) -> None:
+            square = torch.linalg.vector_norm(grad, dtype=torch.float64).square()
+            self._squares.setdefault(name, []).append(square)
+
+        return backward_hook
+
+    def _report(self, values: Record, extra: Mapping[str, Tensor]) -> Record:
+        record: Record = {key: values[key] for key in extra}
+        for kind in ("activation_grad", "weight_grad"):
+            record |= {k: v for n in self.points if (v := values.get(k := f"{kind}/{n}")) is not None}
+        for name in self.points:
+            if (change := values.get(f"update/{name}")) is not None:
+                record[f"update_ratio/{name}"] = ratio(change, values[f"weight/{name}"])
+        activation = [v for k, v in record.items() if k.startswith("activation_grad/")]
+        if activation:
+            record["gradient/vanishing_index"] = vanishing_index(activation)
+        weight = [ratio(values[f"weight_grad/{n}"], values[f"weight/{n}"]) for n in self._trained(values)]
+        if weight:
+            record["gradient/weight_index"] = vanishing_index(weight)
+        if "signal/input_dependence" in values:
+            record["signal/input_dependence"] = values["signal/input_dependence"]
+        return record
+
+    def _trained(self, values: Record) -> list[str]:
+        return [name for name in self.points if f"weight_grad/{name}" in values]
+
+
+def input_dependence(x: Tensor) -> Tensor:
+    """I of an activation (B, c, …): sqrt(mean over c of the variance over all but c) / RMS, a scalar.
+
+    1 when every channel has mean zero, 0 when the output is the same whatever the input.
+    """
+    x = x.double() if x.dim() > 1 else x.double().unsqueeze(1)
+    others = [dim for dim in range(x.dim()) if dim != 1]
+    variance = x.var(dim=others, correction=0).mean()
+    return variance.sqrt() / x.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def joint_norm(parts: list[Tensor]) -> Tensor:
+    """The Frobenius norm of several tensors as if they were one, in float64 on their device."""
+    norms = torch._foreach_norm([part.detach() for part in parts], 2, dtype=torch.float64)
+    return torch.linalg.vector_norm(torch.stack(norms))
+
+
+def trainable_weights(module: nn.Module) -> list[nn.Parameter]:
+    """The module's weights that are multiplied with activations: trainable, of two or more dimensions."""
+    return [p for p in module.parameters() if p.requires_grad and p.dim() > 1]
+
+
+def tensors(output: Any) -> Iterator[Tensor]:
+    """Every floating-point tensor in a module's output, whatever it is wrapped in."""
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from tensors(value)
+    elif isinstance(output, list | tuple):
+        for value in output:
+            yield from tensors(value)
+
+
+def ratio(part: float, whole: float) -> float:
+    """`part / whole`; of nothing, 0 stays 0 and anything else is infinite."""
+    if whole:
+        return part / whole
+    return part if part == 0 else float("inf")

@@ -1,0 +1,1 @@
+"""The network: blocks, the detector assembled from them, its initialisation and its loss."""

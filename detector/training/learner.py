@@ -1,0 +1,98 @@
+"""Everything that changes while a model is trained, and so everything that a checkpoint must hold."""
+
+from __future__ import annotations
+
+import os
+import random
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from detector.config import TrainConfig
+from detector.errors import UserError
+from detector.nn.detector import Detector
+from detector.training.optimizer import averaged_model, build_optimizer
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Learner:
+    """A model, what trains it, and how far it has come."""
+
+    model: Detector
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler  # only active under fp16, whose small gradients would become zero
+    ema: AveragedModel | None
+    device: torch.device
+    precision: torch.dtype
+    channels_last: bool
+    step: int = 0  # optimiser steps completed
+    seconds: float = 0.0  # spent in the training loop, evaluations included; a resumed run adds up
+    best: tuple[float, ...] = field(default=())  # the best evaluation so far, see `Checkpoints`
+
+    @property
+    def evaluated_model(self) -> torch.nn.Module:
+        """The weights that are evaluated and predicted with: the average where there is one."""
+        return self.model if self.ema is None else self.ema
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Run the forward pass in the chosen precision."""
+        enabled = self.precision != torch.float32
+        return torch.autocast(self.device.type, self.precision, enabled=enabled)
+
+    def images(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) uint8 -> the same in [0, 1], on the device, in the model's memory format."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        images = images.to(self.device, non_blocking=True)
+        return images.to(torch.float32, memory_format=layout) / 255
+
+
+def build_learner(model: Detector, config: TrainConfig) -> Learner:
+    """Place a model on its device and give it an optimiser.
+
+    Raises:
+        UserError: the device is not there, or cannot train in this precision.
+    """
+    device = choose_device(config.device)
+    if config.precision == "fp16" and device.type != "cuda":
+        raise UserError("train.precision=fp16 needs a CUDA GPU; on a CPU use bf16 or fp32")
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    return Learner(
+        model=model,
+        optimizer=build_optimizer(model, config),
+        scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
+        ema=averaged_model(model, config.ema) if config.ema else None,
+        device=device,
+        precision=PRECISIONS[config.precision],
+        channels_last=config.channels_last,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the first CUDA GPU where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"train.device={name} cannot be used ({reason}); try auto or cpu") from error
+    return device
+
+
+def seed_everything(seed: int) -> None:
+    """Fix every generator, and ask for deterministic kernels: the same command gives the same history."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
+    torch.backends.cudnn.benchmark = False
+    # A few CUDA kernels have no deterministic form: they warn instead of stopping the run.
+    torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,0 +1,73 @@
+"""mAP by the official COCO evaluation (faster-coco-eval: the same algorithm in C++)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Boxes = NDArray[np.float32]
+
+
+class Truth(NamedTuple):
+    """One image's labels."""
+
+    boxes: Boxes  # (N, 4) corners x1, y1, x2, y2 in pixels of the original image
+    classes: NDArray[np.int64]  # (N,)
+    size: tuple[int, int]  # width and height in pixels
+
+
+class Prediction(NamedTuple):
+    """One image's detections, in any order."""
+
+    boxes: Boxes  # (N, 4) corners in pixels of the original image
+    scores: NDArray[np.float32]  # (N,)
+    classes: NDArray[np.int64]  # (N,)
+
+
+def coco_map(truths: Sequence[Truth], predictions: Sequence[Prediction], num_classes: int) -> dict[str, float]:
+    """The official COCO box metrics: AP at 0.50:0.95 and at 0.50, at most 100 detections an image.
+
+    Returns:
+        `mAP50-95` and `mAP50`, means over the classes that have labels. NaN if none has: there is
+        nothing to find, and no score is right.
+    """
+    truth_json, detections = to_coco(truths, predictions, num_classes)
+    if not truth_json["annotations"]:
+        return {"mAP50-95": math.nan, "mAP50": math.nan}
+    if not detections:
+        return {"mAP50-95": 0.0, "mAP50": 0.0}
+
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    truth = COCO(truth_json)
+    evaluation = COCOeval_faster(truth, truth.loadRes(detections), "bbox")
+    evaluation.run()
+    return {"mAP50-95": float(evaluation.stats[0]), "mAP50": float(evaluation.stats[1])}
+
+
+def to_coco(
+    truths: Sequence[Truth], predictions: Sequence[Prediction], num_classes: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The labels and the detections in COCO's JSON form: boxes as x, y, width, height, ids from 1."""
+    images, annotations, detections = [], [], []
+    for index, (truth, prediction) in enumerate(zip(truths, predictions, strict=True), start=1):
+        width, height = truth.size
+        images.append({"id": index, "width": width, "height": height})
+        for box, label in zip(_xywh(truth.boxes), truth.classes.tolist(), strict=True):
+            annotation = {"id": len(annotations) + 1, "image_id": index, "category_id": label + 1}
+            annotations.append(annotation | {"bbox": box, "area": box[2] * box[3], "iscrowd": 0})
+        boxes, scores = _xywh(prediction.boxes), prediction.scores.tolist()
+        for box, score, label in zip(boxes, scores, prediction.classes.tolist(), strict=True):
+            detections.append({"image_id": index, "category_id": label + 1, "bbox": box, "score": score})
+    categories = [{"id": label + 1, "name": str(label)} for label in range(num_classes)]
+    return {"images": images, "annotations": annotations, "categories": categories}, detections
+
+
+def _xywh(boxes: Boxes) -> list[list[float]]:
+    corners = boxes.astype(np.float64)
+    return np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), 1).tolist()  # type: ignore[no-any-return]
+

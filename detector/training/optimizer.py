@@ -1,0 +1,73 @@
+"""The optimiser, its schedule as a pure function of the step, and the averaged weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from detector.config import TrainConfig
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Decay the weights that multiply activations; never biases and the scales and shifts of norms."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum, or AdamW with `momentum` as its beta1."""
+    groups = parameter_groups(model, config.weight_decay)
+    if config.optimizer == "sgd":
+        nesterov = config.momentum > 0
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
+
+
+def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
+    """The rate of optimiser step `step` (from 0) of `steps`: a linear warm-up times a decay to `final_lr`.
+
+    A function of the step alone, so that resuming needs no scheduler state.
+    """
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    progress = step / steps
+    decay = {
+        "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
+        "linear": 1 - progress,
+        "constant": 1.0,
+    }[config.schedule]
+    return config.lr * warmup * (config.final_lr + (1 - config.final_lr) * decay)
+
+
+def averaged_model(model: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of weights and statistics, trusted less while it is young.
+
+    The decay at update n is min(decay, (1 + n) / (10 + n)), so that a short run's average is not
+    dominated by the random initialisation.
+    """
+    return AveragedModel(model, multi_avg_fn=_ramped_average(decay), use_buffers=True)
+
+
+def _ramped_average(
+    decay: float,
+) -> Callable[[tuple[Tensor, ...] | list[Tensor], tuple[Tensor, ...] | list[Tensor], Tensor | int], None]:
+    @torch.no_grad()
+    def update(
+        averaged: tuple[Tensor, ...] | list[Tensor],
+        current: tuple[Tensor, ...] | list[Tensor],
+        count: Tensor | int,
+    ) -> None:
+        n = int(count)
+        weight = 1 - min(decay, (1 + n) / (10 + n))
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(list(averaged), list(current), weight)
+        else:  # counters, such as the batches a norm has seen
+            torch._foreach_copy_(list(averaged), list(current))
+
+    return update

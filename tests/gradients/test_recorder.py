@@ -1,0 +1,203 @@
+"""The recorder, against closed forms and against autograd by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detector.gradients.indices import vanishing_index
+from detector.gradients.recorder import GradientRecorder, input_dependence
+
+
+class Scale(nn.Module):
+    """y = w·x with a (1, 1) weight: a chain of these has gradients that can be written down."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[weight]], dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+
+def chain(*weights: float) -> tuple[nn.Sequential, dict[str, nn.Module]]:
+    model = nn.Sequential(*(Scale(w) for w in weights))
+    return model, {f"{i:02d}_scale": module for i, module in enumerate(model)}
+
+
+def record(model: nn.Module, points: dict[str, nn.Module], *inputs: Tensor, scale: float = 1.0) -> dict[str, float]:
+    recorder = GradientRecorder(points)
+    recorder.begin()
+    for x in inputs:
+        (scale * model(x).sum()).backward()
+    for p in model.parameters():  # what a gradient scaler's unscale_ does
+        if p.grad is not None:
+            p.grad /= scale
+    recorder.gradients(scale)
+    return recorder.end()
+
+
+X = torch.tensor([[3.0], [4.0]], dtype=torch.float64)  # (2, 1), norm 5
+
+
+def test_the_closed_form_of_a_chain() -> None:
+    # L = Σ c·b·a·x. dL/d(out of a) = c·b for each of 2 samples, and so on back from 1.
+    model, points = chain(2.0, 0.5, 10.0)
+    row = record(model, points, X)
+    root2 = math.sqrt(2)
+    assert row["activation_grad/00_scale"] == pytest.approx(0.5 * 10 * root2)
+    assert row["activation_grad/01_scale"] == pytest.approx(10 * root2)
+    assert row["activation_grad/02_scale"] == pytest.approx(1 * root2)
+    # dL/da = c·b·Σx = 5·7, dL/db = c·a·Σx = 20·7, dL/dc = b·a·Σx = 1·7.
+    assert row["weight_grad/00_scale"] == pytest.approx(35)
+    assert row["weight_grad/01_scale"] == pytest.approx(140)
+    assert row["weight_grad/02_scale"] == pytest.approx(7)
+    assert row["gradient/vanishing_index"] == pytest.approx(math.log10(5))
+    # W = log10((35 / 2) / (7 / 10))
+    assert row["gradient/weight_index"] == pytest.approx(math.log10(25))
+
+
+def test_the_weight_index_can_have_the_opposite_sign() -> None:
+    # Halving layers: the gradient halves on its way back, the signal on its way forward.
+    model, points = chain(0.5, 0.5, 0.5)
+    row = record(model, points, X)
+    assert row["gradient/vanishing_index"] == pytest.approx(math.log10(0.25))
+    assert row["gradient/weight_index"] == pytest.approx(0.0)  # the two cancel exactly
+    model, points = chain(1e3, 1e-3, 1e-3)
+    row = record(model, points, X)
+    assert row["gradient/vanishing_index"] < -5
+    assert row["gradient/weight_index"] == pytest.approx(math.log10((1e-6 / 1e3) / (1.0 / 1e-3)))
+
+
+def test_accumulation_records_the_joined_batch() -> None:
+    model, points = chain(2.0, 0.5, 10.0)
+    whole = record(model, points, X)
+    model, points = chain(2.0, 0.5, 10.0)
+    parts = record(model, points, X[:1], X[1:])
+    for key, value in whole.items():
+        if "input_dependence" not in key:
+            assert parts[key] == pytest.approx(value, rel=1e-12), key
+
+
+def test_the_loss_scale_is_divided_out() -> None:
+    model, points = chain(2.0, 0.5, 10.0)
+    plain = record(model, points, X)
+    model, points = chain(2.0, 0.5, 10.0)
+    scaled = record(model, points, X, scale=65536.0)
+    assert scaled == pytest.approx(plain, rel=1e-12)
+
+
+def test_clipping_after_the_recording_changes_the_update_but_not_the_gradient() -> None:
+    model, points = chain(2.0, 0.5, 10.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    recorder = GradientRecorder(points)
+    recorder.begin()
+    model(X).sum().backward()
+    recorder.gradients()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    row = recorder.end({"train/grad_norm": norm})
+    assert row["weight_grad/01_scale"] == pytest.approx(140)  # not the clipped one
+    total = math.sqrt(35**2 + 140**2 + 7**2)
+    assert row["train/grad_norm"] == pytest.approx(total)
+    # SGD's step is lr · g / total, over |w|. (clip_grad_norm_ adds 1e-6 to the norm.)
+    assert row["update_ratio/01_scale"] == pytest.approx(0.01 * 140 / total / 0.5, rel=1e-5)
+    assert row["update_ratio/02_scale"] == pytest.approx(0.01 * 7 / total / 10, rel=1e-5)
+
+
+def test_against_autograd_by_hand_on_convolutions() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5))
+    points = {"00_conv": model[0], "01_conv": model[2]}
+    x = torch.randn(2, 3, 8, 8)
+    row = record(model, points, x)
+    model.zero_grad()
+    a = model[0](x)
+    b = model[2](model[1](a))
+    loss = model[3](b).sum()
+    grads = torch.autograd.grad(loss, [a, b, model[0].weight, model[2].weight])
+    keys = ["activation_grad/00_conv", "activation_grad/01_conv", "weight_grad/00_conv", "weight_grad/01_conv"]
+    # The sum of a batch-normed output is constant, so its gradient is rounding noise: compare absolutely.
+    assert [row[k] for k in keys] == pytest.approx([float(g.norm()) for g in grads], rel=1e-5, abs=1e-9)
+    assert row["signal/input_dependence"] == pytest.approx(float(input_dependence(b.detach())), rel=1e-6)
+
+
+def test_norms_whose_squares_underflow_are_not_zero() -> None:
+    linear = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(linear.weight, 1e-30)
+    model = nn.Sequential(nn.Identity(), linear)
+    row = record(model, {"00_in": model[0], "01_out": model[1]}, torch.ones(1, 1))
+    assert row["activation_grad/00_in"] == pytest.approx(1e-30, rel=1e-6)
+    assert row["gradient/vanishing_index"] == pytest.approx(-30, abs=1e-3)
+
+
+def test_nan_and_infinity_reach_the_record() -> None:
+    model, points = chain(2.0, math.inf, 10.0)
+    row = record(model, points, X)
+    assert math.isinf(row["activation_grad/00_scale"])
+    assert math.isnan(row["gradient/vanishing_index"])
+
+
+def test_a_frozen_layer_has_an_activation_gradient_and_no_weight_keys() -> None:
+    model, points = chain(2.0, 0.5, 10.0)
+    model[0].requires_grad_(False)
+    row = record(model, points, X)
+    assert row["activation_grad/00_scale"] == pytest.approx(5 * math.sqrt(2))
+    assert "weight_grad/00_scale" not in row
+    assert row["weight_grad/02_scale"] == pytest.approx(7)
+
+
+def test_a_layer_that_no_gradient_reaches_is_left_out() -> None:
+    model, points = chain(2.0, 0.5)
+    unused = Scale(1.0)
+    row = record(model, {**points, "09_unused": unused}, X)
+    assert "activation_grad/09_unused" not in row
+    assert row["gradient/vanishing_index"] == pytest.approx(vanishing_index([0.5, 1.0]))
+
+
+def test_any_output_structure_is_read() -> None:
+    class Fork(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, list[Tensor]]:
+            return {"both": [3 * x, 4 * x]}
+
+    class Join(nn.Module):
+        def forward(self, fork: dict[str, list[Tensor]]) -> Tensor:
+            return fork["both"][0] * 3 + fork["both"][1] * 4
+
+    model = nn.Sequential(Scale(1.0), Fork(), Join())
+    row = record(model, {"00_fork": model[1], "01_join": model[2]}, X[:1])
+    assert row["activation_grad/00_fork"] == pytest.approx(5.0)  # √(3² + 4²)
+
+
+def test_no_hook_is_left_behind_and_evaluation_is_not_recorded() -> None:
+    model, points = chain(2.0, 0.5)
+    recorder = GradientRecorder(points)
+    recorder.begin()
+    with torch.no_grad():
+        model(X)
+    model(X).sum().backward()
+    recorder.gradients()
+    first = recorder.end()
+    assert not any(module._forward_hooks for module in model)
+    assert first["activation_grad/00_scale"] == pytest.approx(0.5 * math.sqrt(2))
+    model(X).sum().backward()
+    recorder.gradients()
+    assert recorder.end({"train/loss": torch.tensor(2.0)}) == {"train/loss": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [
+        (torch.tensor([[1.0], [-1.0]]), 1.0),  # mean 0: all of it varies
+        (torch.full((4, 3, 2, 2), 7.0), 0.0),  # the same whatever the input
+        (torch.tensor([[1.0], [3.0]]), 1 / math.sqrt(5)),  # deviation 1, RMS √5
+    ],
+)
+def test_input_dependence(x: Tensor, expected: float) -> None:
+    assert float(input_dependence(x)) == pytest.approx(expected)
+
+
+def test_recording_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one layer"):
+        GradientRecorder({})
