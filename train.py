@@ -15,23 +15,29 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detector.config import Config
 from detector.errors import UserError
 from detector.loading import LoadedConfig, load_config, save
 
+if TYPE_CHECKING:
+    from detector.data.yolo import Dataset
+
 ROOT = Path(__file__).resolve().parent
 BASELINE = ROOT / "configs" / "coco8.yaml"
 FALLBACK = ROOT / "configs" / "shapes.yaml"  # what to train on where COCO8 cannot be had
 
-EXIT_USER_ERROR, EXIT_DIVERGED = 2, 3
+EXIT_USER_ERROR, EXIT_DIVERGED, EXIT_INTERRUPTED = 2, 3, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and run; return the exit code."""
     parser = argparse.ArgumentParser(description="Train a detector and watch every layer's gradient.")
     start = parser.add_mutually_exclusive_group()
-    start.add_argument("--config", type=Path, default=BASELINE, metavar="FILE", help="default: configs/coco8.yaml")
+    start.add_argument(
+        "--config", type=Path, default=BASELINE, metavar="FILE", help="default: configs/coco8.yaml"
+    )
     start.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with a run that was stopped")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as train.seed=1")
     options = parser.parse_args(arguments)
@@ -44,6 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except (
+        KeyboardInterrupt
+    ):  # before the first step or after the last; in between the engine is asked to stop
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
@@ -52,189 +63,139 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
     import torch
 
     from detector.data.loader import Loader
-    from detector.gradients.diagnosis import diagnose
     from detector.gradients.recorder import GradientRecorder
     from detector.nn.describe import measure
     from detector.nn.detector import build_detector
     from detector.nn.loss import DetectionLoss
+    from detector.tracking.examples import prediction_images
+    from detector.tracking.local import read_history
+    from detector.tracking.summary import summarise
+    from detector.tracking.watch import watch
     from detector.training.checkpoint import Checkpoints, load_state, read
     from detector.training.engine import evaluate, train
     from detector.training.learner import build_learner, seed_everything
     from detector.training.plan import build_plan
     from detector.training.stop import StopRequest
-    from detector.tracking.console import ConsoleTracker
-    from detector.tracking.examples import prediction_images
-    from detector.tracking.local import LocalTracker, read_history
-    from detector.tracking.plot_tracker import PlotTracker
-    from detector.tracking.provenance import provenance
-    from detector.tracking.tracker import Trackers
-    from detector.tracking.wandb_tracker import WandbTracker
 
     # Data.
     dataset, loaded = load_data(loaded, options)
-    config = loaded.config
+    config, seed = loaded.config, loaded.config.train.seed
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     loaders = {split: Loader(dataset.splits[split], config.data) for split in ("train", "val")}
     plan = build_plan(config, loaders["train"].batches_per_epoch(config.train.batch))
 
     # Model.
-    seed_everything(config.train.seed)
+    seed_everything(seed)
     model = build_detector(config.model, len(dataset.names))
-    size = measure(model, config.data.image_size)
     learner = build_learner(model, config.train)
     criterion = DetectionLoss(model, config.train)
     recorder = GradientRecorder(model.trunk_points())
 
-    # The run's directory; a resumed one goes on from its last checkpoint.
-    directory = options.resume or new_directory(loaded, dataset.name)
-    history_file = directory / "history.jsonl"
-    saved = None
-    if options.resume is not None:
+    # The run's directory: a new one, or one that goes on from its last checkpoint.
+    label = loaded.name if dataset.name in ("coco8", loaded.name) else f"{loaded.name}-{dataset.name}"
+    directory, resume = options.resume, None
+    if directory is None:
+        directory = new_directory(config, label)
+        save(config, directory / "config.yaml")
+    else:
         saved = read(directory / "checkpoints" / "last.pt")
         if saved["extra"]["data_fingerprint"] != dataset.fingerprint:
             raise UserError(f"{config.data.path}: the data changed since {directory} was trained on it")
         load_state(saved, learner)
-    else:
-        directory.mkdir(parents=True, exist_ok=True)
-        save(config, directory / "config.yaml")
-
-    # Who watches.
-    console = ConsoleTracker(plan.steps, start_step=learner.step)
-    local = LocalTracker(directory, keep_before_step=learner.step if saved else None, report=console.message)
-    wandb = WandbTracker(
-        directory,
-        config,
-        ablation=loaded.name,
-        dataset=dataset.name,
-        resume_id=saved["extra"]["wandb_id"] if saved else None,
-        history=read_history(history_file),
-        report=console.message,
-    )
-    tracker = Trackers([local, console, wandb, *([PlotTracker(directory)] if config.tracking.plots else [])])
+        resume = learner.step, saved["extra"]["wandb_id"]
+    tracker, wandb_id = watch(directory, config, label, dataset.name, plan.steps, resume)
     facts = {
         "config": config.model_dump(mode="json"),
         "names": list(dataset.names),
         "data_fingerprint": dataset.fingerprint,
-        "wandb_id": wandb.id,
+        "wandb_id": wandb_id,
     }
     checkpoints = Checkpoints(directory / "checkpoints", facts)
-
-    # Fit.
-    for line in (
-        f"{loaded.name} on {dataset.name} ({len(loaders['train'])} train, {len(loaders['val'])} val images), "
-        f"seed {config.train.seed}, {learner.device}, to {directory}",
-        f"{size}; {plan.steps} steps",
-        "differs from the base in: " + ("; ".join(loaded.difference) or "nothing"),
-        *dataset.skipped,
-    ):
-        tracker.message(line)
 
     def evaluate_all(step: int) -> dict[str, float]:
         metrics: dict[str, float] = {}
         for split, loader in loaders.items():
             result = evaluate(learner, loader.eval_batches(batch=config.train.batch), dataset.splits[split])
             metrics |= {f"{split}/{name}": value for name, value in result.metrics.items()}
-            shown = prediction_images(dataset, split, result.predictions, config.tracking.images)
-            tracker.predictions(step, shown)
+            examples = prediction_images(dataset, split, result.predictions, config.tracking.images)
+            tracker.predictions(step, examples)
         return metrics
 
     def report(row: dict[str, float]) -> None:
-        evaluating = learner.step > row["step"] and plan.evaluates(int(row["step"]))
-        if evaluating:
-            row |= evaluate_all(int(row["step"]))
+        step = int(row["step"])
+        stepped = learner.step > step  # not after numbers that are not finite
+        if evaluating := plan.evaluates(step) or not stepped:
+            row |= evaluate_all(step)
         tracker.log(row)
         learner.seconds = earlier + time.perf_counter() - started
-        if evaluating:
+        if evaluating and stepped:
             checkpoints.save(learner, row)
 
+    # Fit.
     exit_code = 0
     try:
+        counts = ", ".join(f"{len(loader)} {split}" for split, loader in loaders.items())
+        tracker.message(f"{label} on {dataset.name} ({counts} images), seed {seed}, {learner.device}")
+        tracker.message(f"{measure(model, config.data.image_size)}; {plan.steps} steps, to {directory}")
+        tracker.message("differs from the base in: " + ("; ".join(loaded.difference) or "nothing"))
+        for line in dataset.skipped:
+            tracker.message(f"left out: {line}")
+        earlier, started = learner.seconds, time.perf_counter()
         with StopRequest() as stop:
             batches = loaders["train"].train_batches(
                 batch=config.train.batch,
-                seed=config.train.seed,
+                seed=seed,
                 start=learner.step * plan.accumulate,
                 stop=plan.steps * plan.accumulate,
                 pin=learner.device.type == "cuda",
             )
-            earlier, started = learner.seconds, time.perf_counter()
             outcome = train(learner, criterion, batches, plan, config.train, recorder, report, stop)
-            learner.seconds = earlier + time.perf_counter() - started
-        exit_code = stop.exit_code
+        learner.seconds = earlier + time.perf_counter() - started
         if outcome.status == "stopped":
+            exit_code = stop.exit_code
             checkpoints.save(learner)
             tracker.message(f"stopped; go on with: python train.py --resume {directory}")
-        if outcome.status == "diverged":
+        elif outcome.status == "diverged":
             exit_code = 0 if config.train.on_nonfinite == "record" else EXIT_DIVERGED
-            tracker.message(f"the numbers stopped being finite at step {learner.step}, first in: {outcome.bad_layer}")
-
-        # The summary.
-        rows = read_history(history_file)
-        final = evaluate_all(learner.step) if outcome.status == "diverged" else {}
-        tracker.finish(
-            {
-                "ablation": loaded.name,
-                "seed": config.train.seed,
-                "dataset": dataset.name,
-                "status": outcome.status,
-                "steps": learner.step,
-                "epochs": learner.step * plan.accumulate / plan.batches_per_epoch,
-                "seconds": learner.seconds,
-                **last_values(rows, final),
-                **diagnose(rows, plan.steps, diverged=outcome.status == "diverged"),
-                "gradient/first_bad_layer": outcome.bad_layer,
-                "parameters": size.parameters,
-                "data_fingerprint": dataset.fingerprint,
-                **provenance(str(learner.device)),
-            },
-            checkpoints.best if checkpoints.best.exists() else None,
-        )
+            tracker.message(f"not finite at step {learner.step}, first in: {outcome.bad_layer}")
+        rows = read_history(directory / "history.jsonl")
+        summary = summarise(loaded.name, seed, dataset, outcome, learner, plan, rows)
+        tracker.finish(summary, checkpoints.best if checkpoints.best.exists() else None)
     finally:
         tracker.close(exit_code)
     return exit_code
 
 
-def load_data(loaded: LoadedConfig, options: argparse.Namespace):  # type: ignore[no-untyped-def]
+def load_data(loaded: LoadedConfig, options: argparse.Namespace) -> tuple[Dataset, LoadedConfig]:
     """Read the dataset; where COCO8 cannot be had, say so and go on with the built-in shapes."""
     from detector.data.coco8 import DatasetUnavailable
     from detector.data.sources import load_dataset
 
-    config = loaded.config
+    data = loaded.config.data
     try:
-        return load_dataset(config.data.path, config.data.on_error), loaded
+        return load_dataset(data.path, data.on_error), loaded
     except DatasetUnavailable as error:
-        if config.data.fallback == "none":
+        if data.fallback == "none":
             raise
         print(
-            f"\n*** COCO8 IS NOT HERE: {error}\n"
-            "*** Training on the built-in `shapes` set instead, under that name, with its own schedule.\n"
-            "*** data.fallback=none turns this into an error.\n",
+            f"\n*** COCO8 IS NOT HERE. {error}\n"
+            "*** Training on the built-in `shapes` set instead, under that name and with its own schedule.\n"
+            "*** (data.fallback=none turns this into an error.)\n",
             file=sys.stderr,
         )
-        loaded = load_config(options.config, options.overrides, fallback=FALLBACK)
-        return load_dataset(loaded.config.data.path, loaded.config.data.on_error), loaded
+    data = (loaded := load_config(options.config, options.overrides, fallback=FALLBACK)).config.data
+    return load_dataset(data.path, data.on_error), loaded
 
 
-def new_directory(loaded: LoadedConfig, dataset: str) -> Path:
-    """`run.dir`, or a new folder in runs/; never one that holds a run already."""
-    config: Config = loaded.config
-    if config.run.dir is not None:
-        directory = Path(config.run.dir)
-        if (directory / "history.jsonl").exists():
-            raise UserError(f"run.dir={directory} holds a run already; --resume {directory} goes on with it")
-        return directory
-    fallen_back = "" if dataset in config.data.path and dataset == "coco8" else f"-{dataset}"
-    return Path("runs") / f"{loaded.name}{fallen_back}-s{config.train.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def last_values(rows: list[dict[str, float]], final: dict[str, float]) -> dict[str, float | None]:
-    """The last known value of the summary's metrics; null where there was none."""
-    keys = "train/mAP50-95", "train/mAP50", "val/mAP50-95", "val/mAP50", "train/loss"
-    values: dict[str, float | None] = dict.fromkeys(keys)
-    for row in [*rows, final]:
-        values |= {key: row[key] for key in keys if key in row}
-    return values
+def new_directory(config: Config, label: str) -> Path:
+    """Make `run.dir`, or a new folder in runs/; never one that holds a run already."""
+    time_of_day = time.strftime("%Y%m%d-%H%M%S")
+    directory = Path(config.run.dir or f"runs/{label}-s{config.train.seed}-{time_of_day}")
+    if (directory / "history.jsonl").exists():
+        raise UserError(f"run.dir={directory} holds a run already; --resume {directory} goes on with it")
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ recorded; everything stays on the device until one transfer at the end of the st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -168,10 +168,11 @@ def input_dependence(x: Tensor) -> Tensor:
     return variance.sqrt() / x.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
 
 
-def joint_norm(parts: list[Tensor]) -> Tensor:
+def joint_norm(parts: Sequence[Tensor]) -> Tensor:
     """The Frobenius norm of several tensors as if they were one, in float64 on their device."""
     norms = torch._foreach_norm([part.detach() for part in parts], 2, dtype=torch.float64)
-    return torch.linalg.vector_norm(torch.stack(norms))
+    joint: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return joint
 
 
 def trainable_weights(module: nn.Module) -> list[nn.Parameter]:

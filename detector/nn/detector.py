@@ -41,7 +41,7 @@ class Trunk(nn.Sequential):
                 self.add_module(f"{name}_{index}", Block(c_out, parts))
             self.ends.append(f"{name}_{depth - 1}")
 
-    def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
+    def forward(self, x: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> the ends of the stages at strides 4, 8, 16, 32."""
         ends = []
         for name, module in self.named_children():

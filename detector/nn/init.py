@@ -11,15 +11,15 @@ from detector.nn.blocks import Gated, Unit
 
 
 def init_weights(model: nn.Module, scheme: str, std: float = 0.01) -> None:
-    """Initialise every `Unit`'s convolution in place, in network order, from torch's global generator.
+    """Initialise every `Unit`'s convolution in place, in network order, from torch's generator.
 
-    | scheme    | weights                       | keeps constant                     | source                  |
-    |-----------|-------------------------------|------------------------------------|-------------------------|
-    | `he`      | N(0, 2 / fan_in)              | E[x²] forward through ReLU         | He et al. 2015          |
-    | `lecun`   | N(0, 1 / fan_in)              | E[x²] forward through the identity | LeCun et al. 1998       |
-    | `xavier`  | N(0, 2 / (fan_in + fan_out))  | a compromise of both directions    | Glorot & Bengio 2010    |
-    | `default` | U(±1/√fan_in), biases as well | nothing: variance 1 / (3 fan_in)   | `nn.Conv2d`             |
-    | `naive`   | N(0, std²)                    | nothing                            | He et al. 2015, table 2 |
+    | scheme    | weights                       | keeps constant                   | source                  |
+    |-----------|-------------------------------|----------------------------------|-------------------------|
+    | `he`      | N(0, 2 / fan_in)              | E[x²] forward through ReLU       | He et al. 2015          |
+    | `lecun`   | N(0, 1 / fan_in)              | E[x²] forward, identity          | LeCun et al. 1998       |
+    | `xavier`  | N(0, 2 / (fan_in + fan_out))  | a compromise of both directions  | Glorot & Bengio 2010    |
+    | `default` | U(±1/√fan_in), biases as well | nothing: variance 1 / (3 fan_in) | `nn.Conv2d`             |
+    | `naive`   | N(0, std²)                    | nothing                          | He et al. 2015, table 2 |
 
     fan_in = c_in·k², fan_out = c_out·k². Biases start at 0, except under `default`. A norm starts at
     scale 1 and shift 0 under every scheme; a highway gate at weight 0 and bias -1.

@@ -36,7 +36,7 @@ def import_ultralytics(module: str) -> ModuleType:
         finally:
             os.environ.clear()
             os.environ.update(environment)
-            torch.save, Image.open, cv2.imread, cv2.imwrite, cv2.imshow = patched  # type: ignore[assignment]
+            torch.save, Image.open, cv2.imread, cv2.imwrite, cv2.imshow = patched
             cv2.setNumThreads(threads[0])
             with suppress(RuntimeError):  # torch refuses once parallel work has begun: then it is unchanged
                 torch.set_num_threads(threads[1])

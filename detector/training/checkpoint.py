@@ -108,10 +108,15 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _random_state() -> dict[str, Any]:
-    name, keys, *rest = np.random.get_state(legacy=True)
+    # numpy's global generator is not used here, but by libraries that augment.
+    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
     return {
         "python": random.getstate(),
-        "numpy": (str(name), [int(key) for key in keys], *(x if isinstance(x, float) else int(x) for x in rest)),
+        "numpy": (
+            str(name),
+            [int(key) for key in keys],
+            *(x if isinstance(x, float) else int(x) for x in rest),
+        ),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -120,7 +125,7 @@ def _random_state() -> dict[str, Any]:
 def _restore_random_state(state: Mapping[str, Any]) -> None:
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-    np.random.set_state(tuple(state["numpy"]))
+    np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -98,11 +98,14 @@ def train(
         if broken or plan.records(step):
             measured = recorder.end({"train/loss": parts.sum(), **_named(parts), "train/grad_norm": norm})
             row = {"step": step, "epoch": plan.epoch(step), "train/lr": rate, **measured}
-            report(row | {"time/step_ms": clock.mean_ms()})
+            row["time/step_ms"] = clock.mean_ms()
+            if broken:
+                again = partial(_total_loss, learner, criterion, micro_batches)
+                outcome = Outcome("diverged", first_bad_layer(model, again))
+                report(row)
+                return outcome
+            report(row)
             clock.restart()
-        if broken:
-            again = partial(_total_loss, learner, criterion, micro_batches)
-            return Outcome("diverged", first_bad_layer(model, again))
     return Outcome("finished")
 
 

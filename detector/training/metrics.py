@@ -28,7 +28,9 @@ class Prediction(NamedTuple):
     classes: NDArray[np.int64]  # (N,)
 
 
-def coco_map(truths: Sequence[Truth], predictions: Sequence[Prediction], num_classes: int) -> dict[str, float]:
+def coco_map(
+    truths: Sequence[Truth], predictions: Sequence[Prediction], num_classes: int
+) -> dict[str, float]:
     """The official COCO box metrics: AP at 0.50:0.95 and at 0.50, at most 100 detections an image.
 
     Returns:
@@ -53,7 +55,9 @@ def to_coco(
     truths: Sequence[Truth], predictions: Sequence[Prediction], num_classes: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The labels and the detections in COCO's JSON form: boxes as x, y, width, height, ids from 1."""
-    images, annotations, detections = [], [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    detections: list[dict[str, Any]] = []
     for index, (truth, prediction) in enumerate(zip(truths, predictions, strict=True), start=1):
         width, height = truth.size
         images.append({"id": index, "width": width, "height": height})
@@ -70,4 +74,3 @@ def to_coco(
 def _xywh(boxes: Boxes) -> list[list[float]]:
     corners = boxes.astype(np.float64)
     return np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), 1).tolist()  # type: ignore[no-any-return]
-

@@ -11,12 +11,12 @@ class Poison(torch.autograd.Function):
     """The identity, with a NaN or Inf in its output or in its gradient."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, value: float, backward: bool) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(ctx, x: Tensor, value: float, backward: bool) -> Tensor:
         ctx.value = value if backward else 0.0
         return x + (0.0 if backward else value)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
         return grad + ctx.value, None, None
 
 
@@ -26,7 +26,7 @@ class Injected(nn.Module):
         self.value, self.backward_pass = value, backward
 
     def forward(self, x: Tensor) -> Tensor:
-        return Poison.apply(x, self.value, self.backward_pass)  # type: ignore[no-any-return]
+        return Poison.apply(x, self.value, self.backward_pass)
 
 
 def network(position: int, injected: nn.Module | None) -> nn.Sequential:

@@ -26,7 +26,9 @@ def chain(*weights: float) -> tuple[nn.Sequential, dict[str, nn.Module]]:
     return model, {f"{i:02d}_scale": module for i, module in enumerate(model)}
 
 
-def record(model: nn.Module, points: dict[str, nn.Module], *inputs: Tensor, scale: float = 1.0) -> dict[str, float]:
+def record(
+    model: nn.Module, points: dict[str, nn.Module], *inputs: Tensor, scale: float = 1.0
+) -> dict[str, float]:
     recorder = GradientRecorder(points)
     recorder.begin()
     for x in inputs:
@@ -117,7 +119,12 @@ def test_against_autograd_by_hand_on_convolutions() -> None:
     b = model[2](model[1](a))
     loss = model[3](b).sum()
     grads = torch.autograd.grad(loss, [a, b, model[0].weight, model[2].weight])
-    keys = ["activation_grad/00_conv", "activation_grad/01_conv", "weight_grad/00_conv", "weight_grad/01_conv"]
+    keys = [
+        "activation_grad/00_conv",
+        "activation_grad/01_conv",
+        "weight_grad/00_conv",
+        "weight_grad/01_conv",
+    ]
     # The sum of a batch-normed output is constant, so its gradient is rounding noise: compare absolutely.
     assert [row[k] for k in keys] == pytest.approx([float(g.norm()) for g in grads], rel=1e-5, abs=1e-9)
     assert row["signal/input_dependence"] == pytest.approx(float(input_dependence(b.detach())), rel=1e-6)

@@ -29,7 +29,7 @@ def test_a_plain_block_forgets_its_input_but_for_the_units() -> None:
 def test_the_gate_mixes_between_the_branch_and_the_input(bias: float, expected: str) -> None:
     gate = Gated(4)
     nn.init.zeros_(gate.gate.weight)
-    nn.init.constant_(gate.gate.bias, bias)  # type: ignore[arg-type]
+    nn.init.constant_(gate.gate.bias, bias)
     x, f = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
     assert torch.allclose(gate(x, f), {"x": x, "f": f}[expected])
 
@@ -37,7 +37,7 @@ def test_the_gate_mixes_between_the_branch_and_the_input(bias: float, expected: 
 def test_the_gate_halfway() -> None:
     gate = Gated(4)
     nn.init.zeros_(gate.gate.weight)
-    nn.init.zeros_(gate.gate.bias)  # type: ignore[arg-type]
+    nn.init.zeros_(gate.gate.bias)
     x, f = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
     assert torch.allclose(gate(x, f), (x + f) / 2)
 

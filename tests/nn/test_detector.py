@@ -54,8 +54,8 @@ def test_without_the_shortcut_the_trunk_is_a_plain_chain() -> None:
     # Silencing any one unit of a plain chain silences everything after it; a shortcut carries on.
     def output_varies(shortcut: str) -> bool:
         torch.manual_seed(0)
-        model = build_detector(ModelConfig(shortcut=shortcut), num_classes=2).eval()  # type: ignore[arg-type]
-        nn.init.zeros_(model.trunk.p3_4.b.conv.weight)  # type: ignore[union-attr,arg-type]
+        model = build_detector(ModelConfig(shortcut=shortcut), num_classes=2).eval()
+        nn.init.zeros_(model.trunk.p3_4.b.conv.weight)
         with torch.no_grad():
             one, two = (model.trunk(torch.rand(1, 3, 64, 64))[-1] for _ in range(2))
         return not torch.equal(one, two)

@@ -44,7 +44,7 @@ def test_the_loss_and_its_gradient_are_ultralytics_own() -> None:
     loss = DetectionLoss(ours, TrainConfig())(ours(x), TARGETS)
     loss.total.backward()
 
-    theirs.stride, theirs.nc = torch.tensor([8.0, 16.0, 32.0]), 3  # type: ignore[assignment]
+    theirs.stride, theirs.nc = torch.tensor([8.0, 16.0, 32.0]), 3
     criterion = import_ultralytics("utils.loss").v8DetectionLoss(Wrapper(theirs))
     expected, items = criterion(theirs(x), TARGETS)
     expected.sum().backward()
@@ -53,7 +53,7 @@ def test_the_loss_and_its_gradient_are_ultralytics_own() -> None:
     assert torch.equal(loss.parts, torch.stack(list(items.values())))
     assert float(loss.total.detach()) == pytest.approx(2 * float(loss.parts.sum()), rel=1e-6)
     for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-        assert torch.equal(p.grad, q.grad), name  # type: ignore[arg-type]
+        assert torch.equal(p.grad, q.grad), name
 
 
 def test_images_without_objects_have_a_loss_and_a_gradient() -> None:
@@ -67,7 +67,9 @@ def test_images_without_objects_have_a_loss_and_a_gradient() -> None:
 
 def test_anchor_points_are_ultralytics_own() -> None:
     feats = [torch.zeros(1, 1, 8, 12), torch.zeros(1, 1, 4, 6), torch.zeros(1, 1, 2, 3)]
-    centres, strides = import_ultralytics("utils.tal").make_anchors(feats, torch.tensor([8.0, 16.0, 32.0]), 0.5)
+    centres, strides = import_ultralytics("utils.tal").make_anchors(
+        feats, torch.tensor([8.0, 16.0, 32.0]), 0.5
+    )
     ours, sizes = anchor_points([(8, 12), (4, 6), (2, 3)], (8, 16, 32))
     assert torch.equal(ours, centres * strides)
     assert torch.equal(sizes, strides)

@@ -1,0 +1,51 @@
+# Everything runs from .venv, which is made on first use and again when the requirements change.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.complete
+ARGS ?=
+
+# Each worker imports PyTorch (about 1 GB), so more than four need not be faster.
+WORKERS ?= $(shell $(BIN)/python -c 'import os; print(min(os.cpu_count() or 1, 4))')
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test check lint types format clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP)  ## create .venv with the tested versions of everything (PYTHON=python3.12 to choose)
+
+train: $(STAMP)  ## run the main job; ARGS="--config ablations/no_residual.yaml train.seed=1" is passed on
+	$(BIN)/python train.py $(ARGS)
+
+test: $(STAMP)  ## run the whole test suite; ARGS="-k config" is passed on
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+check: lint types  ## style, formatting and types
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+format: $(STAMP)  ## mend style and formatting where that can be done by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove build products and caches; never runs, datasets or .venv
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find detector tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamp is written last, so an interrupted installation is taken up again.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 to 3.13 is needed, and $(PYTHON) was not found" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("Python 3.11 to 3.13 is needed, and $(PYTHON) is %d.%d; try for example: make setup PYTHON=python3.12" % sys.version_info[:2])'
+	@echo "Installing into $(VENV): PyTorch is large, so the first time takes some minutes"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+	@echo "Installed: $$($(BIN)/python --version), $$(du -sh $(VENV) | cut -f1)"

@@ -1,0 +1,235 @@
+"""Batches of tensors, in an order that depends on the seed alone.
+
+Batch number k is the same whatever the number of workers and wherever the run was resumed: the
+order of an epoch is a function of (seed, epoch), and an image's augmentation of (seed, epoch, index).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from detector.config import DataConfig
+from detector.data.augment import augment
+from detector.data.geometry import Floats, Image, Letterbox, letterbox
+from detector.data.images import read_image
+from detector.data.yolo import Item
+from detector.errors import UserError
+
+# First words of the random seeds, so that no two purposes ever share a stream.
+ORDER, AUGMENT = 1, 2
+
+NO_EPOCH = -1  # in place of an epoch: do not augment
+Key = tuple[int, int]  # (epoch, index)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B images of S x S pixels with N objects in all."""
+
+    images: Tensor  # (B, 3, S, S) uint8 RGB, stored channels_last
+    batch_idx: Tensor  # (N,) float32: which image an object is in, 0 to B - 1
+    cls: Tensor  # (N,) float32: its class id
+    boxes: Tensor  # (N, 4) float32: xywh, fractions of the square
+    indices: tuple[int, ...]  # of the B items
+    letterboxes: tuple[Letterbox, ...]  # of the B images before augmentation
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch with its tensors on a device."""
+        return self._with_tensors([part.to(device, non_blocking=non_blocking) for part in self._tensors()])
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, from which copies to a GPU can overlap with work."""
+        return self._with_tensors([part.pin_memory() for part in self._tensors()])
+
+    def targets(self) -> dict[str, Tensor]:
+        """The objects as ultralytics' v8DetectionLoss wants them."""
+        return {"batch_idx": self.batch_idx, "cls": self.cls, "bboxes": self.boxes}
+
+    def _tensors(self) -> list[Tensor]:
+        return [self.images, self.batch_idx, self.cls, self.boxes]
+
+    def _with_tensors(self, tensors: list[Tensor]) -> Batch:
+        images, batch_idx, cls, boxes = tensors
+        return replace(self, images=images, batch_idx=batch_idx, cls=cls, boxes=boxes)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    image: Image
+    boxes: Floats
+    classes: NDArray[np.int64]
+    index: int
+    letterbox: Letterbox
+
+
+class Loader:
+    """One split, letterboxed, as training or evaluation batches.
+
+    If the configuration asks for it and they fit in a quarter of the free memory, all images are
+    read here and now; worker processes then share that one copy (where processes are forked).
+
+    Raises:
+        UserError: an image cannot be read (here, or in the iterators).
+    """
+
+    def __init__(self, items: Sequence[Item], config: DataConfig) -> None:
+        """Take the items of one split, and the data section of the configuration."""
+        if not items:
+            raise ValueError("a loader needs at least one item")
+        self.config = config
+        self._samples = _Samples(items, config)
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self._samples.items)
+
+    def batches_per_epoch(self, batch: int) -> int:
+        """How many batches show every image once; the last may be short."""
+        return batches_per_epoch(len(self), batch)
+
+    def train_batches(
+        self, *, batch: int, seed: int, start: int = 0, stop: int | None = None, pin: bool = False
+    ) -> Iterator[Batch]:
+        """Batches number start to stop - 1 of one endless, shuffled, augmented sequence.
+
+        Args:
+            batch: images a batch; the last of an epoch holds what is left.
+            seed: of the order and the augmentation.
+            start: number of the first batch: how many an interrupted run has seen.
+            stop: number after the last batch; None never ends.
+            pin: in page-locked memory, for a GPU.
+        """
+        order = _TrainOrder(len(self), batch, seed, start, stop)
+        return self._iterate(seed, order, self.config.workers, pin)
+
+    def eval_batches(self, *, batch: int, pin: bool = False) -> Iterator[Batch]:
+        """Every image once, in order, never augmented."""
+        order = [[(NO_EPOCH, index) for index in range(first, min(first + batch, len(self)))]
+                 for first in range(0, len(self), batch)]  # fmt: skip
+        # Without augmentation, what is in memory is only copied: starting workers would take longer.
+        return self._iterate(0, order, 0 if self._samples.cached else self.config.workers, pin)
+
+    def _iterate(self, seed: int, order: Iterable[list[Key]], workers: int, pin: bool) -> Iterator[Batch]:
+        loader: DataLoader[Any] = DataLoader(
+            _Augmented(self._samples, self.config, seed),  # type: ignore[arg-type]
+            batch_sampler=order,  # of (epoch, index), not of plain indices
+            num_workers=workers,
+            collate_fn=_collate,
+            worker_init_fn=_start_worker,
+            pin_memory=pin,
+            generator=torch.Generator(),  # else it draws from the global one, which the model's seed governs
+        )
+        for batch in loader:
+            if isinstance(batch, UserError):  # sent as a value, else torch wraps it in a traceback
+                raise batch
+            yield batch
+
+
+def batches_per_epoch(images: int, batch: int) -> int:
+    """How many batches show every image once; the last may be short."""
+    return -(-images // batch)
+
+
+@dataclass(frozen=True)
+class _TrainOrder:
+    """The batch sampler: which (epoch, index) are in batch number start, start + 1, …"""
+
+    images: int
+    batch: int
+    seed: int
+    start: int
+    stop: int | None
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        per_epoch = batches_per_epoch(self.images, self.batch)
+        number, epoch, order = self.start, -1, np.empty(0, np.int64)
+        while self.stop is None or number < self.stop:
+            if epoch != number // per_epoch:
+                epoch = number // per_epoch
+                order = np.random.default_rng([ORDER, self.seed, epoch]).permutation(self.images)
+            first = number % per_epoch * self.batch
+            yield [(epoch, int(index)) for index in order[first : first + self.batch]]
+            number += 1
+
+
+class _Samples:
+    """Letterboxed images with their boxes, from memory or from disk."""
+
+    def __init__(self, items: Sequence[Item], config: DataConfig) -> None:
+        self.items = items
+        self.size = config.image_size
+        self._cache: list[_Sample] | None = None
+        if config.cache and len(items) * self.size**2 * 3 <= psutil.virtual_memory().available / 4:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the GIL
+                self._cache = list(pool.map(self._read, range(len(items))))
+
+    @property
+    def cached(self) -> bool:
+        """Whether all images are in memory."""
+        return self._cache is not None
+
+    def __getitem__(self, index: int) -> _Sample:
+        return self._read(index) if self._cache is None else self._cache[index]
+
+    def _read(self, index: int) -> _Sample:
+        item = self.items[index]
+        image, box = letterbox(read_image(item.image), self.size)
+        return _Sample(image, box.to_square(item.boxes), item.classes, index, box)
+
+
+class _Augmented:
+    """What the DataLoader indexes with (epoch, index), here or in a worker process."""
+
+    def __init__(self, samples: _Samples, config: DataConfig, seed: int) -> None:
+        self.samples, self.config, self.seed = samples, config, seed
+
+    def __getitem__(self, key: Key) -> _Sample | UserError:
+        epoch, index = key
+        try:
+            sample = self.samples[index]
+        except UserError as error:
+            return error
+        if epoch == NO_EPOCH:
+            return sample
+        image, boxes, classes = augment(
+            sample.image, sample.boxes, sample.classes,
+            np.random.default_rng([AUGMENT, self.seed, epoch, index]),
+            fliplr=self.config.fliplr, translate=self.config.translate, scale=self.config.scale,
+        )  # fmt: skip
+        return replace(sample, image=image, boxes=boxes, classes=classes)
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # the worker processes are the parallelism
+
+
+def _collate(samples: list[_Sample | UserError]) -> Batch | UserError:
+    """Samples to tensors; the first error, if there is one."""
+    good: list[_Sample] = []
+    for sample in samples:
+        if isinstance(sample, UserError):
+            return sample
+        good.append(sample)
+    counts = [len(sample.classes) for sample in good]
+    # One copy, (B, S, S, 3); seen as (B, 3, S, S) that is exactly the channels_last layout.
+    images = torch.from_numpy(np.stack([sample.image for sample in good])).permute(0, 3, 1, 2)
+    return Batch(
+        images=images,
+        batch_idx=torch.from_numpy(np.repeat(np.arange(len(good), dtype=np.float32), counts)),
+        cls=torch.from_numpy(np.concatenate([sample.classes for sample in good]).astype(np.float32)),
+        boxes=torch.from_numpy(np.concatenate([sample.boxes for sample in good])),
+        indices=tuple(sample.index for sample in good),
+        letterboxes=tuple(sample.letterbox for sample in good),
+    )

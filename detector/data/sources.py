@@ -1,0 +1,109 @@
+"""Where data is looked for, and the two built-in datasets that can be had from nothing."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Literal
+
+from detector.data.coco8 import DatasetUnavailable, fetch_coco8
+from detector.data.data_yaml import DataYaml, read_data_yaml, shown
+from detector.data.shapes import render_shapes
+from detector.data.yolo import Dataset, read_dataset
+from detector.errors import UserError
+
+__all__ = ["DatasetUnavailable", "datasets_dir", "load_dataset", "locate"]
+
+PROJECT = Path(__file__).resolve().parents[2]
+VARIABLE = "DETECTOR_DATASETS"
+
+
+def datasets_dir() -> Path:
+    """The folder that holds datasets: $DETECTOR_DATASETS, else the project's `datasets/`."""
+    folder = os.environ.get(VARIABLE)
+    return Path(os.path.abspath(os.path.expanduser(folder))) if folder else PROJECT / "datasets"
+
+
+def locate(data_path: str) -> Path:
+    """Find a data YAML: relative to the working directory, then to the project.
+
+    Raises:
+        UserError: there is no such file; the message names similar ones.
+    """
+    written = os.path.expanduser(data_path)
+    candidates = [Path(os.path.abspath(written)), Path(os.path.normpath(PROJECT / written))]
+    for candidate in candidates:
+        if os.path.isfile(candidate):
+            return candidate
+    for candidate in candidates:
+        if os.path.isdir(candidate):
+            inside = _yaml_files(candidate)
+            hint = f"such as {shown(inside[0])}" if inside else "but it holds none"
+            raise UserError(f"{data_path}: is a folder; name the data YAML in it, {hint}")
+    known = [path for folder in dict.fromkeys([candidates[0].parent, candidates[1].parent,
+             PROJECT / "datasets", datasets_dir()]) for path in _yaml_files(folder)]  # fmt: skip
+    near = difflib.get_close_matches(Path(written).stem, {path.stem for path in known}, n=3, cutoff=0.5)
+    similar = [shown(path) for path in dict.fromkeys(known) if path.stem in near]
+    hint = f"; did you mean {' or '.join(similar[:3])}?" if similar else "; give the path of a data YAML"
+    raise UserError(f"{data_path}: there is no such file{hint}")
+
+
+def load_dataset(data_path: str, on_error: Literal["raise", "skip"] = "raise") -> Dataset:
+    """Find, and if need be fetch or render, a dataset, then read it strictly.
+
+    `source: coco8` or `source: shapes` in a data YAML says that the data can be had from nothing and
+    lies in the folder for datasets; any other value of that key is somebody's own and is ignored.
+
+    Raises:
+        DatasetUnavailable: COCO8 is absent and cannot be downloaded.
+        UserError: as `locate` and `read_dataset`.
+    """
+    path = locate(data_path)
+    data = read_data_yaml(path)
+    if data.source == "coco8":
+        return read_dataset(path, on_error, root=_coco8(_folder_name(data)))
+    if data.source == "shapes":
+        return read_dataset(path, on_error, root=_shapes(_folder_name(data)))
+    return read_dataset(path, on_error)
+
+
+def _coco8(name: str) -> Path:
+    """Where COCO8 is, downloading it if it is nowhere."""
+    own, project = datasets_dir() / name, PROJECT / "datasets" / name
+    if not own.parent.parent.is_dir():
+        raise UserError(f"{VARIABLE} is {own.parent}, which cannot be created: its parent does not exist")
+    for folder in (own, project):
+        if folder.is_dir():
+            return folder
+    return fetch_coco8(own if _can_create_in(own.parent) else project)
+
+
+def _shapes(name: str) -> Path:
+    """Where the shapes are, rendering them if they are nowhere: never into the user's own folder."""
+    own, project = datasets_dir() / name, PROJECT / "datasets" / name
+    for folder in (own, project):
+        if folder.is_dir():
+            return folder
+    return render_shapes(project)
+
+
+def _folder_name(data: DataYaml) -> str:
+    """The key `path` of a built-in dataset: one folder name, so that nothing is written elsewhere."""
+    name = data.path
+    if name in (".", "..") or Path(name).name != name or "\\" in name:
+        raise UserError(f"{shown(data.file)}: path is {name!r}; beside 'source' it must be one folder name")
+    return name
+
+
+def _can_create_in(folder: Path) -> bool:
+    """Whether a folder can be made inside `folder`, which itself may have to be made first."""
+    return os.access(folder if folder.exists() else folder.parent, os.W_OK | os.X_OK)
+
+
+def _yaml_files(folder: Path) -> list[Path]:
+    """The YAML files directly inside a folder, sorted; none if it cannot be listed."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml"))
+    except (OSError, ValueError):
+        return []

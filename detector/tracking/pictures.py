@@ -1,0 +1,105 @@
+"""Boxes drawn on images: the truth in green, predictions with name and score in orange."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detector.tracking.tracker import PredictionImage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+TRUTH = (64, 200, 96)  # RGB
+PREDICTION = (255, 128, 0)
+_SIDE = 480  # pixels of a picture's longer side, so that captions are legible on small images
+_MOST_BOXES = 30  # the best ones; an untrained detector finds hundreds
+
+
+def draw(picture: PredictionImage) -> NDArray[np.uint8]:
+    """The image, enlarged or reduced to a readable size, with its boxes.
+
+    Returns:
+        (H', W', 3) uint8 RGB, the longer side being 480.
+    """
+    import cv2
+    import numpy as np
+
+    scale = _SIDE / max(picture.image.shape[:2])
+    height, width = (max(1, round(side * scale)) for side in picture.image.shape[:2])
+    shrink = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    canvas: NDArray[Any] = np.ascontiguousarray(
+        cv2.resize(picture.image, (width, height), interpolation=shrink)
+    )
+    for box in picture.truth_boxes:
+        _rectangle(canvas, box * scale, TRUTH, thickness=3)
+    best = np.argsort(-np.asarray(picture.scores, dtype=float), kind="stable")[:_MOST_BOXES]
+    for index in best[::-1]:  # the best last, so that it lies on top
+        name = picture.class_name(picture.classes[index])
+        corner = _rectangle(canvas, picture.boxes[index] * scale, PREDICTION, thickness=1)
+        _label(canvas, f"{name} {picture.scores[index]:.2f}", corner)
+    caption = f"{picture.name}: {len(picture.truth_boxes)} true, {len(picture.boxes)} found"
+    return _caption(canvas, caption)
+
+
+def save_grid(pictures: Sequence[PredictionImage], path: Path, most: int = 9) -> None:
+    """Draw up to `most` pictures into one image file, in rows and columns.
+
+    Raises:
+        OSError: the file could not be written.
+    """
+    import cv2
+    import numpy as np
+
+    drawn = [draw(picture) for picture in pictures[:most]]
+    if not drawn:
+        return
+    columns = math.ceil(math.sqrt(len(drawn)))
+    rows = math.ceil(len(drawn) / columns)
+    height, width = (max(tile.shape[axis] for tile in drawn) for axis in (0, 1))
+    sheet = np.full((rows * height, columns * width, 3), 255, np.uint8)
+    for number, tile in enumerate(drawn):
+        top, left = number // columns * height, number % columns * width
+        sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    done, data = cv2.imencode(path.suffix, cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    if not done:
+        raise OSError(f"{path}: OpenCV could not encode the picture")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.tobytes())
+
+
+def _rectangle(
+    canvas: NDArray[Any], box: NDArray[Any], color: tuple[int, int, int], thickness: int
+) -> tuple[int, int]:
+    import cv2
+    import numpy as np
+
+    # A diverged detector predicts NaN and boxes far outside; OpenCV takes only 32-bit integers.
+    limit = max(canvas.shape) * 2
+    left, top, right, bottom = np.nan_to_num(box, nan=0.0, posinf=limit, neginf=-limit).clip(-limit, limit)
+    corner = (round(float(left)), round(float(top)))
+    cv2.rectangle(canvas, corner, (round(float(right)), round(float(bottom))), color, thickness, cv2.LINE_AA)
+    return corner
+
+
+def _label(canvas: NDArray[Any], text: str, corner: tuple[int, int]) -> None:
+    import cv2
+
+    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
+    left = min(max(corner[0], 0), max(canvas.shape[1] - width - 4, 0))
+    bottom = max(corner[1], height + 6)  # a box at the upper edge is labelled inside
+    cv2.rectangle(canvas, (left, bottom - height - 6), (left + width + 4, bottom), PREDICTION, -1)
+    place = (left + 2, bottom - 4)
+    cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+
+
+def _caption(canvas: NDArray[Any], text: str) -> NDArray[np.uint8]:
+    import cv2
+    import numpy as np
+
+    strip = np.full((26, canvas.shape[1], 3), 255, np.uint8)
+    cv2.putText(strip, text, (4, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([strip, canvas])

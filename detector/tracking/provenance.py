@@ -1,0 +1,82 @@
+"""Where a result comes from: versions, commit, command and machine, for the summary of a run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_PACKAGES = {
+    "torch": ("torch",),
+    "torchvision": ("torchvision",),
+    "ultralytics": ("ultralytics",),
+    "opencv": ("opencv-python", "opencv-python-headless"),  # the same library under two names
+    "wandb": ("wandb",),
+    "numpy": ("numpy",),
+}
+_ROOT = Path(__file__).resolve().parents[2]
+_GIT_SECONDS = 5.0  # a repository on a dead network disk must not hold a run up
+
+
+def provenance(device: str = "cpu", *, root: Path = _ROOT) -> dict[str, object]:
+    """What is needed to run this again, and nothing about who ran it: no host or user name.
+
+    Args:
+        device: where the run computes, as text, e.g. "cuda:0 (NVIDIA H100)".
+        root: the project's folder, asked for its commit.
+
+    Returns:
+        `versions` (package to version, None where it is not installed), `commit` and `dirty` (None
+        outside a git repository), `command`, `platform`, `cpus`, `device`.
+    """
+    status = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return {
+        "versions": {"python": platform.python_version()}
+        | {name: _version(*distributions) for name, distributions in _PACKAGES.items()},
+        "commit": _git(root, "rev-parse", "--verify", "HEAD"),
+        "dirty": None if status is None else bool(status),
+        "command": shlex.join(sys.argv),
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpus": _cpus(),
+        "device": device,
+    }
+
+
+def _version(*distributions: str) -> str | None:
+    """The version from the installed metadata: importing torch to ask it would take seconds."""
+    for name in distributions:
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return None
+
+
+def _cpus() -> int | None:
+    """Cores this process may use, which in a container are fewer than the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """What git prints, or None where there is no git, no repository at `root`, or no answer in time."""
+    if not (root / ".git").exists():
+        return None  # installed as a package: git would answer for whatever repository lies around it
+    try:
+        # fsmonitor is a program named by the repository's own config: asking for a commit must not start it.
+        done = subprocess.run(
+            ["git", "-c", "core.fsmonitor=false", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_GIT_SECONDS,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

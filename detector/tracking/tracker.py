@@ -1,0 +1,126 @@
+"""The one interface between training and everything that watches it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Row = Mapping[str, float | int]
+"""One logged step: `step`, `epoch` and any of the measured keys, e.g. `activation_grad/07_p3.4`."""
+
+
+@dataclass(frozen=True, eq=False)
+class PredictionImage:
+    """One image with what the detector found on it and what is really there.
+
+    Boxes are corners in pixels of `image`: left, top, right, bottom.
+    """
+
+    image: NDArray[np.uint8]  # (H, W, 3) RGB
+    boxes: NDArray[Any]  # (N, 4) predictions
+    classes: NDArray[Any]  # (N,) indices into class_names
+    scores: NDArray[Any]  # (N,) in 0..1
+    truth_boxes: NDArray[Any]  # (M, 4)
+    truth_classes: NDArray[Any]  # (M,)
+    name: str  # the file's name, for a caption
+    class_names: tuple[str, ...]
+    split: str  # "train" or "val"
+
+    def class_name(self, index: int) -> str:
+        """The class's name, or its number where the dataset names none."""
+        index = int(index)
+        return self.class_names[index] if 0 <= index < len(self.class_names) else str(index)
+
+
+class Tracker:
+    """Watches a run and changes nothing: every method here does nothing, so that a run may have none.
+
+    The calls come in this order: `log`, `predictions` and `message` any number of times, `finish` once
+    when training ended by itself, `close` once, always.
+    """
+
+    essential: bool = False
+    """True for the record a run must not go on without: its errors reach the engine."""
+
+    def log(self, row: Row) -> None:
+        """Take one logged step."""
+
+    def predictions(self, step: int, images: Sequence[PredictionImage]) -> None:
+        """Take the predictions of one evaluation on some images of one or more splits."""
+
+    def message(self, text: str) -> None:
+        """Show a line to a human."""
+
+    def finish(self, summary: Mapping[str, object], checkpoint: Path | None) -> None:
+        """Take the run's result, and the checkpoint worth keeping, if there is one."""
+
+    def close(self, exit_code: int = 0) -> None:
+        """Release everything; the run ended with this exit code."""
+
+
+class Trackers(Tracker):
+    """Several trackers as one.
+
+    One that fails is told nothing more, and the others say so: a full dashboard quota or a closed
+    terminal must not end a training run. Only an essential tracker's error is raised, after the
+    others have had the same call.
+    """
+
+    essential = True
+
+    def __init__(self, trackers: Iterable[Tracker]) -> None:
+        """Fan out to `trackers`, in this order."""
+        self._trackers = list(trackers)
+        self._failed: set[int] = set()  # by position: a tracker may define equality
+
+    def log(self, row: Row) -> None:
+        """See `Tracker.log`. Raises OSError if the local history cannot be written."""
+        self._each(lambda tracker: tracker.log(row))
+
+    def predictions(self, step: int, images: Sequence[PredictionImage]) -> None:
+        """See `Tracker.predictions`."""
+        self._each(lambda tracker: tracker.predictions(step, images))
+
+    def message(self, text: str) -> None:
+        """See `Tracker.message`."""
+        self._each(lambda tracker: tracker.message(text))
+
+    def finish(self, summary: Mapping[str, object], checkpoint: Path | None) -> None:
+        """See `Tracker.finish`. Raises OSError if the summary cannot be written."""
+        self._each(lambda tracker: tracker.finish(summary, checkpoint))
+
+    def close(self, exit_code: int = 0) -> None:
+        """See `Tracker.close`. Reaches failed trackers too: they may still hold a file or a thread."""
+        self._failed.clear()
+        self._each(lambda tracker: tracker.close(exit_code))
+
+    def _each(self, call: Callable[[Tracker], None]) -> None:
+        fatal: Exception | None = None
+        news: list[str] = []
+        for position, tracker in enumerate(self._trackers):
+            if position in self._failed:
+                continue
+            try:
+                call(tracker)
+            except Exception as error:
+                if tracker.essential:
+                    fatal = fatal or error
+                    continue
+                self._failed.add(position)
+                news.append(f"{type(tracker).__name__} stopped: {describe(error)} (training goes on)")
+        for text in news:
+            self.message(text)  # ends: each round of news silences a tracker
+        if fatal is not None:
+            raise fatal
+
+
+def describe(error: BaseException) -> str:
+    """An error on one line, short enough to read in a log."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__

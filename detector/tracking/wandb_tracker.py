@@ -1,0 +1,308 @@
+"""Weights & Biases, kept at arm's length: it never asks, never blocks a step and never raises."""
+
+from __future__ import annotations
+
+import math
+import os
+import queue
+import re
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detector.config import Config
+from detector.tracking.tracker import PredictionImage, Row, Tracker, describe
+from detector.tracking.wandb_session import Start, kill_service, open_run, reset, wanted_mode
+
+if TYPE_CHECKING:
+    import wandb
+
+_BEST = ("val/mAP50-95", "train/mAP50-95")
+_EVALUATION = "val/mAP50-95"  # a row with this key is an evaluation
+_PER_LAYER = ("activation_grad/", "weight_grad/", "update_ratio/")
+_CURVES = ("train/*", "val/*", "gradient/*", "signal/*", "time/*")
+_MOST_WAITING = 5_000  # rows: about 50 MB; W&B takes 2,000 a second, so it is dead by then
+_SLOW = 3.0  # seconds for a chart, which takes 8 ms
+_GRACE = 5.0  # seconds beyond W&B's own time limits before it is given up
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class WandbTracker(Tracker):
+    """Mirrors the run to W&B: online where a key is known, else offline for `wandb sync`.
+
+    Every call only hands work to a thread of its own, which imports wandb, starts the run and talks to
+    it. A dead network, a killed service process or a full disk therefore costs the training loop
+    nothing; after the first failure the tracker is quiet. Only `close` waits, for a bounded time.
+
+    Where wandb goes on: `<directory>/wandb/`. The API key is read by wandb alone and stored nowhere.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: Config,
+        *,
+        ablation: str,
+        dataset: str,
+        resume_id: str | None = None,
+        history: Sequence[Row] = (),
+        report: Callable[[str], None] = _to_stderr,
+        init_timeout: float = 30.0,
+        finish_timeout: float = 60.0,
+    ) -> None:
+        """Begin to start the run, and return at once.
+
+        Args:
+            directory: the run's directory.
+            config: the resolved configuration; all of it is recorded.
+            ablation: names the run and, unless `tracking.group` says otherwise, its group.
+            dataset: the data's name, a tag.
+            resume_id: the `id` of the run to continue.
+            history: the rows kept when a run is continued: they hold its beginning and its best.
+            report: gets the lines a human should see, from another thread.
+            init_timeout: seconds to wait for the server before recording offline.
+            finish_timeout: seconds to wait at the end for uploads.
+        """
+        self._id = resume_id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+        self._report = report
+        self._run: wandb.Run | None = None
+        self._first: Row | None = None
+        self._best: dict[str, float] = {}
+        self._defined: set[str] = set()
+        self._slow = False
+        self._exit_code = 0
+        self._jobs: queue.SimpleQueue[Callable[[wandb.Run], None] | None] = queue.SimpleQueue()
+        self._started = threading.Event()
+        self._quiet = threading.Event()
+        self._init_timeout, self._finish_timeout = init_timeout, finish_timeout
+        for row in history:
+            self._remember(row)
+
+        mode = wanted_mode(config.tracking.wandb)
+        self._thread: threading.Thread | None = None
+        if mode == "disabled":
+            self._quiet.set()
+            return
+        if config.data.workers:
+            # Loader processes are forked: one forked while another thread is inside an import can hang.
+            _import_wandb()
+        name = f"{ablation}-s{config.train.seed}"
+        facts = {"ablation": ablation, "seed": config.train.seed, "dataset": dataset}
+        start = Start(
+            directory=Path(directory),
+            id=self._id,
+            project=config.tracking.project,
+            entity=config.tracking.entity,
+            group=config.tracking.group or ablation,
+            name=name,
+            tags=tuple(dict.fromkeys((ablation, dataset, *config.tracking.tags))),
+            config=facts | config.model_dump(mode="json"),
+            resume=resume_id is not None,
+            init_timeout=init_timeout,
+            finish_timeout=finish_timeout,
+        )
+        self._name = name
+        self._thread = threading.Thread(
+            target=self._work, args=(lambda: open_run(start, mode, self._say),), name="wandb", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def id(self) -> str:
+        """What `resume_id` takes to continue this run."""
+        return self._id
+
+    def wait_started(self, timeout: float) -> bool:
+        """Wait until the run is started or given up; False if neither happened in time."""
+        return self._thread is None or self._started.wait(timeout)
+
+    @property
+    def url(self) -> str | None:
+        """The run's page, once it is started online."""
+        return self._run.url if self._run is not None else None
+
+    def log(self, row: Row) -> None:
+        """Send a row; at an evaluation also a chart of gradient norm against depth."""
+        self._remember(row)
+        first = self._first
+        kept = dict(row)
+
+        def send(run: wandb.Run) -> None:
+            self._define_layers(run, kept)
+            run.log(kept, step=_step(kept))
+
+        def send_chart(run: wandb.Run) -> None:
+            from detector.tracking.wandb_media import depth_chart
+
+            chart = depth_chart(first, kept) if first is not None else None
+            if chart is not None:
+                run.log({"depth_profile/activation_grad": chart}, step=_step(kept))
+
+        self._submit(send)
+        if _EVALUATION in kept:
+            self._submit(self._while_quick(send_chart))
+
+    def predictions(self, step: int, images: Sequence[PredictionImage]) -> None:
+        """Send pictures with predicted and true boxes, as `predictions/<split>`."""
+        kept = list(images)
+
+        def send(run: wandb.Run) -> None:
+            from detector.tracking.wandb_media import picture
+
+            splits = dict.fromkeys(image.split for image in kept)
+            run.log(
+                {f"predictions/{s}": [picture(image) for image in kept if image.split == s] for s in splits},
+                step=step,
+            )
+
+        self._submit(self._while_quick(send))
+
+    def finish(self, summary: Mapping[str, object], checkpoint: Path | None) -> None:
+        """Send the summary with the best mAPs, then the checkpoint as an artifact of type "model"."""
+        result = {f"best/{key}": value for key, value in self._best.items()} | dict(summary)
+        self._submit(lambda run: run.summary.update(result))
+        if checkpoint is None:
+            return
+        path = Path(checkpoint)
+
+        def send(run: wandb.Run) -> None:
+            import wandb
+
+            name = re.sub(r"[^\w.-]", "-", f"{self._name}-{self._id}", flags=re.ASCII)[:128]
+            artifact = wandb.Artifact(name, type="model")
+            artifact.add_file(str(path), name="best.pt")
+            run.log_artifact(artifact, aliases=["best"])
+
+        self._submit(self._while_quick(send))
+
+    def close(self, exit_code: int = 0) -> None:
+        """End the run, waiting at most for W&B's time limits to start and to upload."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._exit_code = exit_code
+        self._jobs.put(None)
+        thread.join(2.0)
+        if thread.is_alive():
+            self._report("W&B: waiting for the upload; the run itself is complete.")
+        # An unreachable server costs wandb twice its limit, and the offline run after it starts once more.
+        if self._started.wait(3 * self._init_timeout + _GRACE):
+            thread.join(self._finish_timeout + 2 * _GRACE)
+        if thread.is_alive():
+            hint = f". {_sync(self._run)}" if self._run is not None else ""
+            self._give_up(f"given up: it did not end in time{hint}")
+            kill_service()
+            thread.join(_GRACE)  # it now fails quickly, and clears what would complain at exit
+
+    # Below: the run's own thread, and what it shares with the others.
+
+    def _work(self, start: Callable[[], wandb.Run]) -> None:
+        try:
+            self._run = start()
+            self._id = self._run.id  # a sweep chooses it
+            self._define(self._run)
+            self._say(self._where(self._run))
+        except (Exception, SystemExit) as error:
+            self._give_up(f"not started: {describe(error)}")
+        self._started.set()
+        while (job := self._jobs.get()) is not None:
+            if self._run is None or self._quiet.is_set():
+                continue
+            try:
+                job(self._run)
+            except (Exception, SystemExit) as error:
+                self._give_up(f"stopped: {describe(error)}")
+        if self._run is not None:
+            try:
+                self._run.finish(exit_code=self._exit_code)
+            except TimeoutError:
+                self._give_up(f"not all was uploaded in time. {_sync(self._run)}")
+            except (Exception, SystemExit) as error:
+                self._give_up(f"not finished: {describe(error)}")
+            reset()
+
+    def _submit(self, job: Callable[[wandb.Run], None]) -> None:
+        if self._quiet.is_set():
+            return
+        if self._jobs.qsize() >= _MOST_WAITING:
+            self._give_up("stopped: it does not keep up with the rows")
+            return
+        self._jobs.put(job)
+
+    def _give_up(self, why: str) -> None:
+        if not self._quiet.is_set():
+            self._quiet.set()
+            self._report(f"W&B {why} (nothing local is lost)")
+
+    def _say(self, text: str) -> None:
+        if not self._quiet.is_set():
+            self._report(text)
+
+    def _remember(self, row: Row) -> None:
+        if self._first is None and any(key.startswith("activation_grad/") for key in row):
+            self._first = dict(row)
+        for key in _BEST:
+            value = row.get(key, math.nan)
+            if math.isfinite(value):
+                self._best[key] = max(value, self._best.get(key, value))
+
+    @staticmethod
+    def _define(run: wandb.Run) -> None:
+        run.define_metric("step", hidden=True)
+        for glob in _CURVES:
+            run.define_metric(glob, step_metric="step")
+
+    def _define_layers(self, run: wandb.Run, row: Row) -> None:
+        """Keep layers out of the table of runs, where a column each would bury the rest.
+
+        One by one: W&B's globs do not match the dots in our names, which it reads as nesting.
+        """
+        for key in row:
+            if key.startswith(_PER_LAYER) and key not in self._defined:
+                self._defined.add(key)
+                run.define_metric(key.replace(".", r"\."), step_metric="step", summary="none")
+
+    def _while_quick(self, job: Callable[[wandb.Run], None]) -> Callable[[wandb.Run], None]:
+        """The job, left out once one like it was slow.
+
+        Charts, pictures and checkpoints wait for the server, unlike rows: with a server that went away
+        each would hold up the rows behind it through all of its retries.
+        """
+
+        def quick(run: wandb.Run) -> None:
+            if self._slow:
+                return
+            began = time.monotonic()
+            job(run)
+            if time.monotonic() - began > _SLOW:
+                self._slow = True
+                self._say("W&B: the server is slow: charts, pictures and checkpoints stay local from here on")
+
+        return quick
+
+    @staticmethod
+    def _where(run: wandb.Run) -> str:
+        return f"W&B: offline. {_sync(run)}" if run.offline else f"W&B: {run.url}"
+
+
+def _sync(run: wandb.Run) -> str:
+    folder = Path(run.settings.sync_dir)
+    return f"Look: wandb leet {folder.parent}   Upload: wandb sync {folder}"
+
+
+def _step(row: Mapping[str, Any]) -> int | None:
+    return int(row["step"]) if "step" in row else None
+
+
+def _import_wandb() -> None:
+    try:
+        import wandb  # noqa: F401
+    except Exception:
+        return  # the thread will say what is wrong

@@ -1,0 +1,51 @@
+"""Everyone who watches a run, put together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from detector.config import Config
+from detector.tracking.console import ConsoleTracker
+from detector.tracking.local import LocalTracker, read_history
+from detector.tracking.plot_tracker import PlotTracker
+from detector.tracking.tracker import Trackers
+from detector.tracking.wandb_tracker import WandbTracker
+
+
+class Watch(NamedTuple):
+    """The trackers as one, and what a checkpoint must remember to continue the W&B run."""
+
+    tracker: Trackers
+    wandb_id: str
+
+
+def watch(
+    directory: Path, config: Config, label: str, dataset: str, steps: int, resume: tuple[int, str] | None
+) -> Watch:
+    """Open the run's history, its progress display and its W&B run.
+
+    Args:
+        directory: of the run.
+        config: the resolved configuration.
+        label: names the run and its group on W&B.
+        dataset: the data's name.
+        steps: how many the run has in all.
+        resume: where an interrupted run goes on: its step and W&B id; None for a new run.
+    """
+    first_step, wandb_id = resume if resume is not None else (0, None)
+    console = ConsoleTracker(steps, start_step=first_step)
+    local = LocalTracker(
+        directory, keep_before_step=None if resume is None else first_step, report=console.message
+    )
+    wandb = WandbTracker(
+        directory,
+        config,
+        ablation=label,
+        dataset=dataset,
+        resume_id=wandb_id,
+        history=read_history(local.path),
+        report=console.message,
+    )
+    plots = [PlotTracker(directory)] if config.tracking.plots else []
+    return Watch(Trackers([local, console, wandb, *plots]), wandb.id)

@@ -1,0 +1,38 @@
+"""What a finished run is to a test, and an environment that reaches nobody's W&B account."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detector.tracking.local import read_history
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class Run:
+    """One finished `train.py`."""
+
+    directory: Path
+    code: int
+    out: str
+    err: str
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return dict(json.loads((self.directory / "summary.json").read_text()))
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        return read_history(self.directory / "history.jsonl")
+
+
+def environment(datasets: Path | None = None) -> dict[str, str]:
+    """This process's environment without anything that would reach a W&B account."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    kept |= {"OMP_NUM_THREADS": "1", "NETRC": os.devnull}
+    return kept | ({"DETECTOR_DATASETS": str(datasets)} if datasets else {})

@@ -1,0 +1,218 @@
+"""The loop, against the same steps written out by hand."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from detector.config import TrainConfig
+from detector.data.loader import Batch
+from detector.data.yolo import Item
+from detector.gradients.recorder import GradientRecorder
+from detector.nn.loss import DetectionLoss
+from detector.training.engine import Outcome, Row, clip_gradients, evaluate, train
+from detector.training.learner import Learner
+from detector.training.optimizer import learning_rate
+from detector.training.plan import Plan
+
+MakeLearner = Callable[..., tuple[Learner, DetectionLoss]]
+MakeBatch = Callable[..., Batch]
+
+
+def run(
+    learner: Learner,
+    criterion: object,
+    batches: Iterator[Batch],
+    steps: int,
+    *,
+    accumulate: int = 1,
+    every: int = 1,
+    stop: Callable[[], bool] = lambda: False,
+    **config: object,
+) -> tuple[Outcome, list[Row]]:
+    rows: list[Row] = []
+    plan = Plan(steps, 1, accumulate, every, None)
+    recorder = GradientRecorder(learner.model.trunk_points())
+    settings = TrainConfig(**config)
+    outcome = train(learner, criterion, batches, plan, settings, recorder, rows.append, stop)
+    return outcome, rows
+
+
+def weights(learner: Learner) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in learner.model.parameters()]
+
+
+def items_of(batch: Batch) -> list[Item]:
+    """The labels of `make_batch`, one object an image."""
+    return [
+        Item(image=Path(f"{i}.png"), classes=np.array([i % 2]), boxes=batch.boxes[i : i + 1].numpy())
+        for i in range(len(batch.images))
+    ]
+
+
+def test_steps_are_the_textbook_s(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
+    """Three steps of SGD with Nesterov momentum, decay and clipping, written out again without the engine."""
+    config = {"lr": 0.05, "clip": 0.2, "warmup_steps": 2}
+    learner, criterion = make_learner(**config)
+    batches = [make_batch(seed=s) for s in range(3)]
+    _, rows = run(learner, criterion, iter(batches), 3, **config)
+
+    other, criterion = make_learner(**config)
+    model = other.model.train()
+    momentum: dict[str, torch.Tensor] = {}
+    for step, batch in enumerate(batches):
+        model.zero_grad()
+        loss = criterion(model(batch.images.float() / 255), batch.targets())
+        loss.total.backward()
+        grads = {n: p.grad.clone() for n, p in model.named_parameters()}
+        norm = math.sqrt(sum(float(g.double().square().sum()) for g in grads.values()))
+        assert rows[step]["train/grad_norm"] == pytest.approx(norm, rel=1e-5)
+        assert rows[step]["train/loss"] == pytest.approx(float(loss.parts.sum()), rel=1e-5)
+        rate = learning_rate(step, 3, TrainConfig(**config))
+        assert rows[step]["train/lr"] == rate
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                g = grads[name] * min(1.0, 0.2 / (norm + 1e-6))
+                g = g + (5e-4 * p if p.dim() > 1 else 0)
+                momentum[name] = g if step == 0 else 0.9 * momentum[name] + g
+                p -= rate * (g + 0.9 * momentum[name])
+    assert norm > 0.2  # else nothing was clipped and the test shows less than it says
+    for ours, theirs in zip(weights(learner), weights(other), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_accumulating_adds_the_gradients_of_the_parts(
+    make_learner: MakeLearner, make_batch: MakeBatch
+) -> None:
+    """Without batch norm, two accumulated batches move the weights by the sum of their gradients."""
+    config = {"lr": 1.0, "clip": None, "momentum": 0.0, "weight_decay": 0.0, "warmup_steps": 0}
+    learner, criterion = make_learner(norm="none", **config)
+    start = weights(learner)
+    one, two = make_batch(seed=1), make_batch(seed=2)
+    run(learner, criterion, iter([one, two]), 1, accumulate=2, **config)
+    moved = [a - b for a, b in zip(weights(learner), start, strict=True)]
+
+    separate = []
+    for batch in (one, two):
+        other, criterion = make_learner(norm="none", **config)
+        run(other, criterion, iter([batch]), 1, **config)
+        separate.append([a - b for a, b in zip(weights(other), start, strict=True)])
+    for total, first, second in zip(moved, *separate, strict=True):
+        assert torch.allclose(total, first + second, rtol=1e-3, atol=1e-6)
+
+
+def test_recording_changes_nothing(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
+    watched, criterion = make_learner()
+    run(watched, criterion, (make_batch(seed=s) for s in range(4)), 4, every=1)
+    unwatched, criterion = make_learner()
+    run(unwatched, criterion, (make_batch(seed=s) for s in range(4)), 4, every=100)
+    assert all(torch.equal(a, b) for a, b in zip(weights(watched), weights(unwatched), strict=True))
+
+
+def test_the_row_holds_every_trunk_layer(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
+    learner, criterion = make_learner()
+    _, rows = run(learner, criterion, (make_batch() for _ in range(3)), 3, every=2)
+    assert [row["step"] for row in rows] == [0, 2]  # the last step is always recorded
+    for name in learner.model.trunk_points():
+        for kind in ("activation_grad", "weight_grad", "update_ratio"):
+            assert rows[0][f"{kind}/{name}"] > 0
+    assert rows[0]["train/loss"] == pytest.approx(
+        sum(rows[0][f"train/loss_{part}"] for part in ("box", "cls", "dfl")), rel=1e-6
+    )
+
+
+def test_a_small_network_learns_its_batch(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
+    """Judged by mAP: the loss of this criterion first rises, as more anchors are matched to objects."""
+    config = {"lr": 0.1, "warmup_steps": 5}
+    learner, criterion = make_learner(**config)
+    before = evaluate(learner, [make_batch()], items_of(make_batch())).metrics["mAP50"]
+    run(learner, criterion, (make_batch() for _ in range(200)), 200, every=100, **config)
+    after = evaluate(learner, [make_batch()], items_of(make_batch())).metrics["mAP50"]
+    assert before < 0.1
+    assert after > 0.9
+
+
+def test_frozen_weights_stay(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
+    learner, criterion = make_learner()
+    learner.model.trunk.requires_grad_(False)
+    before = [p.clone() for p in learner.model.trunk.parameters()]
+    _, rows = run(learner, criterion, (make_batch() for _ in range(2)), 2)
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.model.trunk.parameters(), strict=True))
+    assert rows[0]["activation_grad/00_stem"] > 0
+    assert "weight_grad/00_stem" not in rows[0]
+
+
+def test_a_stop_is_obeyed_between_steps(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
+    learner, criterion = make_learner()
+    outcome, _ = run(learner, criterion, (make_batch() for _ in range(9)), 9, stop=lambda: learner.step == 4)
+    assert outcome.status == "stopped"
+    assert learner.step == 4
+
+
+def test_numbers_that_break_end_the_run_and_name_the_layer(
+    make_learner: MakeLearner, make_batch: MakeBatch
+) -> None:
+    learner, criterion = make_learner()
+
+    def batches() -> Iterator[Batch]:
+        yield make_batch()
+        with torch.no_grad():
+            learner.model.trunk.p4_0.a.conv.weight.fill_(math.inf)
+        yield make_batch()
+
+    outcome, rows = run(learner, criterion, batches(), 5)
+    assert outcome == Outcome("diverged", "forward trunk.p4_0.a.conv (Conv2d)")
+    assert learner.step == 1
+    assert math.isnan(rows[-1]["train/loss"])
+
+
+def test_a_broken_step_does_not_touch_the_weights(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
+    learner, criterion = make_learner()
+    before = weights(learner)
+
+    def broken(preds: object, targets: dict[str, torch.Tensor]) -> object:
+        loss = criterion(preds, targets)
+        return loss._replace(total=loss.total * math.inf)
+
+    outcome, _ = run(learner, broken, iter([make_batch()]), 1)
+    assert outcome == Outcome("diverged", "loss")
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(learner), strict=True))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_precisions_train(make_learner: MakeLearner, make_batch: MakeBatch, precision: str) -> None:
+    learner, criterion = make_learner(precision=precision)
+    outcome, rows = run(learner, criterion, (make_batch() for _ in range(3)), 3)
+    assert outcome.status == "finished"
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    assert all(p.dtype == torch.float32 for p in learner.model.parameters())
+
+
+def test_clipping_returns_the_norm_before_and_leaves_the_limit() -> None:
+    layer = nn.Linear(2, 1, bias=False)
+    layer.weight.grad = torch.tensor([[3.0, 4.0]])
+    assert float(clip_gradients(layer, 1.0)) == pytest.approx(5.0)
+    assert float(layer.weight.grad.norm()) == pytest.approx(1.0, rel=1e-5)
+    layer.weight.grad = torch.tensor([[3.0, 4.0]])
+    assert float(clip_gradients(layer, None)) == pytest.approx(5.0)
+    assert layer.weight.grad.tolist() == [[3.0, 4.0]]
+
+
+def test_evaluation_uses_the_average_and_changes_nothing(
+    make_learner: MakeLearner, make_batch: MakeBatch
+) -> None:
+    learner, criterion = make_learner(ema=0.5)
+    run(learner, criterion, (make_batch() for _ in range(3)), 3, ema=0.5)
+    state = copy.deepcopy(learner.model.state_dict())
+    batch, items = make_batch(), items_of(make_batch())
+    averaged = evaluate(learner, [batch], items)
+    assert len(averaged.predictions) == 2
+    assert all(torch.equal(state[k], v) for k, v in learner.model.state_dict().items())
+    learner.ema = None
+    live = evaluate(learner, [batch], items)
+    assert not np.array_equal(averaged.predictions[0].scores, live.predictions[0].scores)

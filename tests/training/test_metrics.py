@@ -1,0 +1,100 @@
+"""mAP, against pycocotools on the same detections and against hand-computed cases."""
+
+import contextlib
+import io
+import math
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from detector.training.metrics import Prediction, Truth, coco_map, to_coco
+
+SIZE = (640, 480)
+
+
+def truth(*boxes: tuple[float, ...], classes: list[int]) -> Truth:
+    return Truth(np.array(boxes, np.float32).reshape(-1, 4), np.array(classes, np.int64), SIZE)
+
+
+def found(*boxes: tuple[float, ...], scores: list[float], classes: list[int]) -> Prediction:
+    return Prediction(
+        np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), np.array(classes, np.int64)
+    )
+
+
+NOTHING = found(scores=[], classes=[])
+BOX = (10.0, 20.0, 110.0, 120.0)
+
+
+def test_a_perfect_detector_scores_one() -> None:
+    assert coco_map([truth(BOX, classes=[1])], [found(BOX, scores=[0.3], classes=[1])], 3) == {
+        "mAP50-95": pytest.approx(1.0),
+        "mAP50": pytest.approx(1.0),
+    }
+
+
+def test_a_box_that_overlaps_by_seventy_percent_counts_at_five_of_ten_thresholds() -> None:
+    # 100 × 100 against 100 × 70 inside it: IoU 0.7, which the official evaluation counts as a match at 0.70.
+    shorter = (10.0, 20.0, 110.0, 90.0)
+    score = coco_map([truth(BOX, classes=[0])], [found(shorter, scores=[0.9], classes=[0])], 1)
+    assert score == {"mAP50-95": pytest.approx(0.5), "mAP50": pytest.approx(1.0)}
+
+
+def test_the_wrong_class_is_no_match() -> None:
+    assert coco_map([truth(BOX, classes=[0])], [found(BOX, scores=[0.9], classes=[1])], 2)["mAP50"] == 0.0
+
+
+def test_a_class_without_labels_does_not_count() -> None:
+    found_both = found(BOX, BOX, scores=[0.9, 0.8], classes=[0, 1])
+    assert coco_map([truth(BOX, classes=[0])], [found_both], 2)["mAP50"] == pytest.approx(1.0)
+
+
+def test_half_the_classes_found_is_half() -> None:
+    other = (300.0, 200.0, 400.0, 300.0)
+    labels = truth(BOX, other, classes=[0, 1])
+    assert coco_map([labels], [found(BOX, scores=[0.9], classes=[0])], 2)["mAP50"] == pytest.approx(0.5)
+
+
+def test_nothing_found_is_zero_and_nothing_to_find_is_not_a_number() -> None:
+    assert coco_map([truth(BOX, classes=[0])], [NOTHING], 1) == {"mAP50-95": 0.0, "mAP50": 0.0}
+    background = truth(classes=[])
+    assert all(
+        math.isnan(v) for v in coco_map([background], [found(BOX, scores=[0.9], classes=[0])], 1).values()
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_same_detections_score_the_same_in_pycocotools(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    truths, predictions = [], []
+    for _ in range(12):
+        count = int(rng.integers(0, 9))
+        corner, side = rng.uniform(0, 300, (count, 2)), rng.uniform(4, 150, (count, 2))
+        boxes = np.concatenate((corner, corner + side), 1).astype(np.float32)
+        classes = rng.integers(0, 4, count)
+        truths.append(Truth(boxes, classes, SIZE))
+        # Detections: the labels, shaken, some with another class, and some that are nothing.
+        shaken = boxes + rng.normal(0, 6, boxes.shape).astype(np.float32)
+        extra = rng.uniform(0, 200, (150 if seed == 4 else 6, 2))  # once more than 100 an image
+        noise = np.concatenate((extra, extra + rng.uniform(5, 90, extra.shape)), 1)
+        labels = np.concatenate(
+            (np.where(rng.random(count) < 0.2, 3, classes), rng.integers(0, 4, len(extra)))
+        )
+        everything = np.concatenate((shaken, noise)).astype(np.float32)
+        predictions.append(Prediction(everything, rng.random(len(everything)).astype(np.float32), labels))
+
+    ours = coco_map(truths, predictions, 4)
+    dataset, detections = to_coco(truths, predictions, 4)
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = COCO()
+        reference.dataset = dataset
+        reference.createIndex()
+        evaluation = COCOeval(reference, reference.loadRes(detections), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert 0 < ours["mAP50-95"] < 1
+    assert ours["mAP50-95"] == pytest.approx(evaluation.stats[0], abs=1e-9)
+    assert ours["mAP50"] == pytest.approx(evaluation.stats[1], abs=1e-9)

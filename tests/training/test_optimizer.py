@@ -1,0 +1,91 @@
+"""The optimiser's parts, against closed forms."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from detector.config import ModelConfig, TrainConfig
+from detector.nn.detector import build_detector
+from detector.training.optimizer import averaged_model, build_optimizer, learning_rate, parameter_groups
+
+
+def test_only_weights_that_multiply_activations_decay() -> None:
+    model = build_detector(ModelConfig(depths=(1, 1, 1, 1)), num_classes=2)
+    decayed, free = parameter_groups(model, 0.1)
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
+    kinds = {id(p): type(m) for m in model.modules() for p in m.parameters(recurse=False)}
+    assert {kinds[id(p)] for p in decayed["params"]} == {nn.Conv2d}
+    biases_of_conv = [p for p in free["params"] if kinds[id(p)] is nn.Conv2d]
+    assert all(p.dim() == 1 for p in biases_of_conv)
+    count = sum(len(group["params"]) for group in (decayed, free))
+    assert count == len(list(model.parameters()))
+
+
+def test_frozen_weights_are_not_the_optimiser_s() -> None:
+    model = build_detector(ModelConfig(freeze="backbone"), num_classes=2)
+    optimizer = build_optimizer(model, TrainConfig())
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert held.isdisjoint(id(p) for p in model.trunk.parameters())
+    assert held >= {id(p) for p in model.head.parameters()}
+
+
+def test_nesterov_by_hand() -> None:
+    # Sutskever et al. as torch writes it: v = μv + g; w -= lr (g + μv). Gradient 1 throughout.
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(layer.weight)
+    optimizer = build_optimizer(layer, TrainConfig(lr=0.1, momentum=0.5, weight_decay=0.0))
+    w, v = 0.0, 0.0
+    for _ in range(3):
+        layer.weight.grad = torch.ones(1, 1)
+        optimizer.step()
+        v = 0.5 * v + 1
+        w -= 0.1 * (1 + 0.5 * v)
+    assert float(layer.weight.detach()) == pytest.approx(w)
+
+
+def test_adamw_uses_the_momentum_as_its_first_beta() -> None:
+    optimizer = build_optimizer(nn.Linear(2, 2), TrainConfig(optimizer="adamw", momentum=0.8))
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert optimizer.defaults["betas"] == (0.8, 0.999)
+
+
+def test_the_cosine_and_its_warm_up() -> None:
+    config = TrainConfig(lr=2.0, warmup_steps=4, final_lr=0.1)
+    rates = [learning_rate(step, 100, config) for step in range(100)]
+    assert rates[0] == pytest.approx(2.0 / 4)  # a quarter of the way up, decay not yet begun
+    assert rates[50] == pytest.approx(2.0 * (0.1 + 0.9 * 0.5))
+    assert rates[99] == pytest.approx(2.0 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * 0.99))))
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+
+
+@pytest.mark.parametrize(("schedule", "halfway"), [("linear", 0.6), ("constant", 1.0)])
+def test_the_other_schedules(schedule: str, halfway: float) -> None:
+    config = TrainConfig(lr=1.0, warmup_steps=0, final_lr=0.2, schedule=schedule)
+    assert learning_rate(0, 10, config) == pytest.approx(1.0)
+    assert learning_rate(5, 10, config) == pytest.approx(halfway)
+
+
+def test_the_average_of_a_young_model_is_mostly_the_model() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(layer.weight)
+    average = averaged_model(layer, 0.9)
+    expected = 0.0
+    for count in range(200):
+        nn.init.constant_(layer.weight, float(count))
+        average.update_parameters(layer)
+        # torch copies the weights at the first update, and averages from the second on.
+        decay = min(0.9, (1 + count) / (10 + count)) if count else 0.0
+        expected = decay * expected + (1 - decay) * count
+    assert float(average.module.weight.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_statistics_are_averaged_and_counters_copied() -> None:
+    norm = nn.BatchNorm2d(3)
+    average = averaged_model(norm, 0.9)
+    for _ in range(3):
+        norm(torch.randn(4, 3, 5, 5) + 7)
+        average.update_parameters(norm)
+    assert int(average.module.num_batches_tracked) == 3
+    assert 0 < float(average.module.running_mean.mean()) < 7

@@ -1,0 +1,49 @@
+"""When things happen, and how a run is asked to stop."""
+
+import os
+import signal
+
+import pytest
+
+from detector.config import Config, GradientsConfig, TrainConfig
+from detector.training.plan import build_plan
+from detector.training.stop import StopRequest
+
+
+def config(every: int = 5, **train: object) -> Config:
+    return Config(train=TrainConfig(**train), gradients=GradientsConfig(every=every))
+
+
+def test_epochs_become_steps() -> None:
+    plan = build_plan(config(steps=None, epochs=3, accumulate=2), batches_per_epoch=5)
+    assert plan.steps == 8  # 15 batches, two a step, the last with one
+    assert [plan.epoch(step) for step in range(8)] == [0, 0, 0, 1, 1, 2, 2, 2]
+
+
+def test_what_is_recorded_and_evaluated() -> None:
+    plan = build_plan(config(every=4, steps=10, eval_every=3), batches_per_epoch=1)
+    assert [s for s in range(10) if plan.evaluates(s)] == [2, 5, 8, 9]
+    assert [s for s in range(10) if plan.records(s)] == [0, 2, 4, 5, 8, 9]
+
+
+def test_without_an_interval_only_the_end_is_evaluated() -> None:
+    plan = build_plan(config(steps=10, eval_every=None), batches_per_epoch=1)
+    assert [s for s in range(10) if plan.evaluates(s)] == [9]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_asks_politely(number: signal.Signals, code: int) -> None:
+    before = signal.getsignal(number)
+    with StopRequest() as stop:
+        assert not stop()
+        assert stop.exit_code == 0
+        os.kill(os.getpid(), number)
+        assert stop()
+        assert stop.exit_code == code
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_ctrl_c_breaks_off() -> None:
+    with StopRequest(), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
