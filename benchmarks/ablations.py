@@ -1,0 +1,205 @@
+"""Measure every ablation over several seeds, and write the README's tables and pictures from the runs.
+
+    python benchmarks/ablations.py                 # trains what is missing, then writes
+    python benchmarks/ablations.py --report-only   # only writes, from the runs that are there
+
+A run that has finished is not run again, so an interrupted measurement goes on where it stopped.
+Each run is one process of `train.py` on its share of the cores; 20 ablations on COCO8 and 3 on shapes,
+3 seeds each, take about an hour on 2 cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+# Name -> what it strips, in the order of the README's table.
+ABLATIONS = {
+    "baseline": "nothing",
+    "no_residual": "shortcut",
+    "no_batchnorm": "batch norm",
+    "plain_silu": "shortcut and batch norm",
+    "plain_relu": "both, and SiLU → ReLU",
+    "plain_sigmoid": "both, and SiLU → sigmoid",
+    "sigmoid": "SiLU → sigmoid",
+    "tanh": "SiLU → tanh",
+    "relu": "SiLU → ReLU",
+    "leaky_relu": "SiLU → leaky ReLU",
+    "gated": "shortcut → highway gate",
+    "naive_init": "He init → N(0, 0.01²)",
+    "default_init": "He init → torch's default",
+    "xavier_init": "He init → Xavier",
+    "no_clip": "gradient clipping",
+    "no_batchnorm_no_clip": "batch norm and clipping",
+    "frozen_backbone": "training of the trunk",
+    "narrow_neck": "neck width 48 → 8",
+    "deep": "41 → 81 trunk convolutions",
+    "adamw": "SGD → AdamW",
+}
+ON_SHAPES = ("baseline", "no_residual", "plain_sigmoid")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run to be measured."""
+
+    dataset: str
+    ablation: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its folder."""
+        return f"{self.dataset}-{self.ablation}-s{self.seed}"
+
+    def arguments(self) -> list[str]:
+        """What `train.py` is called with."""
+        delta = ROOT / "ablations" / f"{self.ablation}.yaml"
+        if self.dataset == "coco8":
+            config = ROOT / "configs" / "coco8.yaml" if self.ablation == "baseline" else delta
+            return ["--config", str(config), f"train.seed={self.seed}", "data.fallback=none"]
+        # The same delta, on the shapes' own schedule.
+        changes = [] if self.ablation == "baseline" else flatten(delta)
+        config = ROOT / "configs" / "shapes.yaml"
+        return ["--config", str(config), *changes, f"run.name={self.ablation}", f"train.seed={self.seed}"]
+
+
+def flatten(delta: Path) -> list[str]:
+    """An ablation file as `section.key=value` arguments."""
+    sections = yaml.safe_load(delta.read_text())
+    sections.pop("base")
+    return [f"{s}.{k}={json.dumps(v)}" for s, keys in sections.items() for k, v in keys.items()]
+
+
+def run_cell(cell: Cell, out: Path, threads: int) -> str:
+    """Train one cell, unless it is there already; return a line about it."""
+    directory = out / cell.name
+    if (directory / "summary.json").exists():
+        return f"{cell.name}: was there"
+    resume = (directory / "checkpoints" / "last.pt").exists()
+    settings = [f"run.dir={directory}", f"train.threads={threads}", "tracking.wandb=disabled"]
+    arguments = ["--resume", str(directory)] if resume else [*cell.arguments(), *settings]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # Exit 3 is a run whose numbers broke: its summary is a result like any other.
+    return f"{cell.name}: exit {done.returncode}" + ("" if done.returncode in (0, 3) else f"\n{done.stderr[-2000:]}")
+
+
+def load(out: Path, dataset: str, ablation: str) -> list[dict[str, Any]]:
+    """The summaries of an ablation's finished runs, by seed."""
+    found = (out / f"{dataset}-{ablation}-s{seed}" / "summary.json" for seed in range(100))
+    return [json.loads(path.read_text()) for path in found if path.exists()]
+
+
+def spread(values: Iterable[float | str | None], digits: int, sign: str = "") -> str:
+    """`mean ± deviation`; NaN and null are counted, not averaged."""
+    numbers = [v for v in values if isinstance(v, int | float) and v == v]
+    if not numbers:
+        return "–"
+    deviation = f" ± {stdev(numbers):.{digits}f}" if len(numbers) > 1 else ""
+    return f"{fmean(numbers):{sign}.{digits}f}{deviation}".replace("-", "−")
+
+
+def verdicts(summaries: list[dict[str, Any]], key: str) -> str:
+    """The verdict, with counts where the seeds disagree."""
+    values = [str(s[key]) for s in summaries]
+    kinds = sorted(set(values), key=values.count, reverse=True)
+    return kinds[0] if len(kinds) == 1 else ", ".join(f"{kind} {values.count(kind)}" for kind in kinds)
+
+
+def table(out: Path, dataset: str, ablations: Iterable[str]) -> str:
+    """A Markdown table, and under it what it was measured on."""
+    lines = [
+        "| ablation | stripped or swapped | V at init | verdict | V late | verdict | final loss "
+        "| train mAP50-95 | val mAP50-95 | val mAP50 | n |",
+        "|---|---|--:|---|--:|---|--:|--:|--:|--:|--:|",
+    ]
+    commits: set[str] = set()
+    for name in ablations:
+        runs = load(out, dataset, name)
+        if not runs:
+            continue
+        commits |= {str(run["commit"])[:7] + ("-dirty" if run["dirty"] else "") for run in runs}
+        # A run whose numbers broke has no late V: only its verdict.
+        sound = [run for run in runs if run["status"] == "finished"]
+        cells = (
+            f"`{name}`",
+            ABLATIONS[name],
+            spread((r["gradient/vanishing_index_init"] for r in runs), 2, "+"),
+            verdicts(runs, "gradient/verdict_init"),
+            spread((r["gradient/vanishing_index"] for r in sound), 2, "+"),
+            verdicts(runs, "gradient/verdict"),
+            spread((r["train/loss"] for r in sound), 2),
+            spread((r["train/mAP50-95"] for r in runs), 2),
+            spread((r["val/mAP50-95"] for r in runs), 2),
+            spread((r["val/mAP50"] for r in runs), 2),
+            str(len(runs)),
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    one = load(out, dataset, "baseline")[0]
+    versions = one["versions"]
+    lines.append(
+        f"\nMean ± standard deviation over n seeds; commit {', '.join(sorted(commits))}; "
+        f"torch {versions['torch']}, ultralytics {versions['ultralytics']}, {one['device']}."
+    )
+    return "\n".join(lines)
+
+
+def write_between(file: Path, marker: str, text: str) -> None:
+    """Replace what stands between `<!-- marker -->` and `<!-- /marker -->`."""
+    content = file.read_text(encoding="utf-8")
+    start, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
+    before, rest = content.split(start, 1)
+    after = rest.split(end, 1)[1]
+    file.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
+
+
+def main() -> int:
+    """Measure, then write."""
+    parser = argparse.ArgumentParser(description="Measure every ablation; write the README's tables and pictures.")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "ablations", help="where the runs are kept")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    parser.add_argument("--report-only", action="store_true", help="train nothing")
+    options = parser.parse_args()
+
+    if not options.report_only:
+        cells = [Cell("coco8", name, seed) for name in ABLATIONS for seed in range(options.seeds)]
+        on_shapes = [Cell("shapes", name, seed) for name in ON_SHAPES for seed in range(options.seeds)]
+        cells[18:18] = on_shapes  # the long ones are not left to the end
+        threads = max(1, (os.cpu_count() or 1) // options.jobs)
+        with ThreadPoolExecutor(options.jobs) as pool:
+            for line in pool.map(lambda cell: run_cell(cell, options.out, threads), cells):
+                print(line, flush=True)
+
+    from benchmarks.pictures import draw
+
+    write_between(ROOT / "README.md", "table: coco8", table(options.out, "coco8", ABLATIONS))
+    write_between(ROOT / "README.md", "table: shapes", table(options.out, "shapes", ON_SHAPES))
+    for path in draw(options.out, ROOT / "docs"):
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
