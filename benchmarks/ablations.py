@@ -102,7 +102,9 @@ def run_cell(cell: Cell, out: Path, threads: int) -> str:
         check=False,
     )
     # Exit 3 is a run whose numbers broke: its summary is a result like any other.
-    return f"{cell.name}: exit {done.returncode}" + ("" if done.returncode in (0, 3) else f"\n{done.stderr[-2000:]}")
+    return f"{cell.name}: exit {done.returncode}" + (
+        "" if done.returncode in (0, 3) else f"\n{done.stderr[-2000:]}"
+    )
 
 
 def load(out: Path, dataset: str, ablation: str) -> list[dict[str, Any]]:
@@ -176,8 +178,12 @@ def write_between(file: Path, marker: str, text: str) -> None:
 
 def main() -> int:
     """Measure, then write."""
-    parser = argparse.ArgumentParser(description="Measure every ablation; write the README's tables and pictures.")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "ablations", help="where the runs are kept")
+    parser = argparse.ArgumentParser(
+        description="Measure every ablation; write the README's tables and pictures."
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "runs" / "ablations", help="where the runs are kept"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
     parser.add_argument("--report-only", action="store_true", help="train nothing")

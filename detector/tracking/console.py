@@ -185,7 +185,7 @@ def _meanings(summary: Mapping[str, object]) -> list[tuple[str, str, str]]:
         ("gradient/verdict", "verdict", "late in training"),
         ("gradient/first_bad_layer", "first bad layer", "where the first NaN or infinity appeared"),
         ("signal/input_dependence", "input dependence", "below 0.2 the trunk hardly sees its input"),
-        ("parameters", "parameters", "trainable numbers"),
+        ("parameters", "parameters", "of the whole network"),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from detector.gradients.indices import FLOOR
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import wandb
     from wandb.plot.custom_chart import CustomChart
 
+_GREY = 114  # the letterbox's
 _MOST_BOXES = 100  # the best ones of an image; an untrained detector finds hundreds
 
 
@@ -38,8 +40,18 @@ def depth_chart(first: Row, now: Row) -> CustomChart | None:
     )
 
 
-def picture(image: PredictionImage) -> wandb.Image:
-    """The image with two layers of boxes, `predictions` and `ground_truth`, that can be switched in W&B."""
+def pictures(images: Sequence[PredictionImage]) -> list[wandb.Image]:
+    """Images with two layers of boxes, `predictions` and `ground_truth`, that can be switched in W&B.
+
+    W&B shows a list of images only if all have one size: smaller ones get a grey margin on the right and
+    below, which moves no box.
+    """
+    height = max((image.image.shape[0] for image in images), default=0)
+    width = max((image.image.shape[1] for image in images), default=0)
+    return [_picture(image, height, width) for image in images]
+
+
+def _picture(image: PredictionImage, height: int, width: int) -> wandb.Image:
     import numpy as np
     import wandb
 
@@ -51,8 +63,9 @@ def picture(image: PredictionImage) -> wandb.Image:
     ]
     truth = [_box(image, box, kind) for box, kind in zip(image.truth_boxes, image.truth_classes, strict=True)]
     labels = dict(enumerate(image.class_names))
+    margins = (0, height - image.image.shape[0]), (0, width - image.image.shape[1]), (0, 0)
     return wandb.Image(
-        image.image,
+        np.pad(image.image, margins, constant_values=_GREY),
         caption=image.name,
         boxes={
             "predictions": {"box_data": found, "class_labels": labels},

@@ -154,11 +154,11 @@ class WandbTracker(Tracker):
         kept = list(images)
 
         def send(run: wandb.Run) -> None:
-            from detector.tracking.wandb_media import picture
+            from detector.tracking.wandb_media import pictures
 
             splits = dict.fromkeys(image.split for image in kept)
             run.log(
-                {f"predictions/{s}": [picture(image) for image in kept if image.split == s] for s in splits},
+                {f"predictions/{s}": pictures([image for image in kept if image.split == s]) for s in splits},
                 step=step,
             )
 

@@ -81,7 +81,8 @@ def train(
 
         # Record: the true gradient is the one after accumulation and unscaling, before clipping.
         scaler.unscale_(optimizer)
-        recorder.gradients(scaler.get_scale())
+        if plan.records(step):
+            recorder.gradients(scaler.get_scale())
         norm = clip_gradients(model, config.clip)
 
         # Step, unless the numbers are broken. A gradient scaler expects infinities, and skips those steps.

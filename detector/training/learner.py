@@ -66,7 +66,8 @@ def build_learner(model: Detector, config: TrainConfig) -> Learner:
     return Learner(
         model=model,
         optimizer=build_optimizer(model, config),
-        scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
+        # torch's first scale, 65536, overflows in the first steps: the very ones worth recording.
+        scaler=torch.amp.GradScaler(device.type, init_scale=1024.0, enabled=config.precision == "fp16"),
         ema=averaged_model(model, config.ema) if config.ema else None,
         device=device,
         precision=PRECISIONS[config.precision],
