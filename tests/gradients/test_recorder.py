@@ -208,3 +208,43 @@ def test_input_dependence(x: Tensor, expected: float) -> None:
 def test_recording_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one layer"):
         GradientRecorder({})
+
+
+def test_an_ultralytics_model_is_recorded_layer_by_layer() -> None:
+    """Somebody else's network, driven through its own `loss`, which a hook on the whole model never sees."""
+    from types import SimpleNamespace
+
+    from detector.nn.ultralytics_import import import_ultralytics
+
+    torch.manual_seed(0)
+    model = import_ultralytics("nn.tasks").DetectionModel("yolov8n.yaml", nc=3, verbose=False)
+    model.args = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
+    points = {
+        f"{i:02d}_{layer.type.split('.')[-1].lower()}": layer for i, layer in enumerate(model.model[:-1])
+    }
+    batch = {
+        "img": torch.rand(2, 3, 64, 64),
+        "batch_idx": torch.tensor([0.0, 1.0]),
+        "cls": torch.tensor([[1.0], [2.0]]),
+        "bboxes": torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.4, 0.6, 0.3, 0.5]]),
+    }
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> None:
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+            output.retain_grad()
+            outputs[name] = output
+
+        points[name].register_forward_hook(hook)
+
+    for name in points:
+        keep(name)
+    recorder = GradientRecorder(points)
+    recorder.begin()
+    model.loss(batch)[0].sum().backward()
+    recorder.gradients()
+    row = recorder.end()
+    assert len([key for key in row if key.startswith("activation_grad/")]) == len(points) == 22
+    for name, output in outputs.items():
+        assert output.grad is not None
+        assert row[f"activation_grad/{name}"] == pytest.approx(float(output.grad.norm()), rel=1e-4), name
