@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,17 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from detector.data.coco8 import DatasetUnavailable
+from detector.data.sources import load_dataset
 from tests.support import ROOT, Run, environment
 
 
 @pytest.fixture(scope="session")
 def coco8() -> Path:
-    """The folder of the datasets, if COCO8 is in it."""
-    folder = Path(os.environ.get("DETECTOR_DATASETS", ROOT / "datasets"))
-    folder = folder if folder.is_absolute() else ROOT / folder
-    if not (folder / "coco8" / "images" / "train").is_dir():
-        pytest.skip(f"COCO8 is not in {folder}: run `python train.py` once, or set DETECTOR_DATASETS")
-    return folder
+    """The folder that holds COCO8, downloaded as a run would if it is not there yet."""
+    try:
+        dataset = load_dataset("datasets/coco8.yaml")
+    except DatasetUnavailable as error:
+        pytest.skip(str(error))
+    return dataset.splits["train"][0].image.parents[3]  # <folder>/coco8/images/train/x.jpg
 
 
 @pytest.fixture
