@@ -94,13 +94,14 @@ def training_picture(histories: dict[str, list[History]]) -> Figure:
         axes.grid(alpha=0.25)
     for limit in (VANISHING, EXPLODING):
         left.axhline(limit, color="black", linewidth=0.8, linestyle=":")
-    for text, height in (("exploding", EXPLODING + 0.15), ("vanishing", VANISHING - 0.75)):
-        left.text(2, height, text, fontsize=8, color="dimgrey")
+    last = max(row["step"] for seeds in histories.values() for row in seeds[0])
+    left.text(last, EXPLODING + 0.2, "exploding", fontsize=8, color="dimgrey", ha="right")
+    left.text(0, VANISHING - 0.6, "vanishing", fontsize=8, color="dimgrey")
     left.set_ylabel("V, decades")
     left.set_title("vanishing index")
     right.set_yscale("log")
     right.set_title("loss (box + class + DFL)")
-    left.legend(fontsize=8, loc="lower right")
+    left.legend(fontsize=8, loc="center right", bbox_to_anchor=(1, 0.28))
     return figure
 
 
