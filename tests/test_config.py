@@ -61,12 +61,12 @@ def test_the_baseline_spells_out_every_default() -> None:
     assert loaded.sources == (BASELINE,)
 
 
-def test_shapes_differs_from_the_baseline_in_data_and_training_only() -> None:
+def test_shapes_differs_from_the_baseline_only_in_data_training_and_the_recording_interval() -> None:
     loaded = load_config(SHAPES)
     assert loaded.name == "shapes"
     assert loaded.config.train.steps is None
     assert loaded.config.train.epochs is not None
-    assert {line.partition(".")[0] for line in loaded.difference} == {"data", "train"}
+    assert {line.partition(".")[0] for line in loaded.difference} == {"data", "train", "gradients"}
 
 
 def test_the_promised_ablations_are_there() -> None:
