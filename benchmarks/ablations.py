@@ -199,7 +199,9 @@ def main() -> int:
                 print(line, flush=True)
 
     from benchmarks.pictures import draw
+    from detector.gradients.effects import write_effects
 
+    write_effects(sorted(options.out.iterdir()))
     write_between(ROOT / "README.md", "table: coco8", table(options.out, "coco8", ABLATIONS))
     write_between(ROOT / "README.md", "table: shapes", table(options.out, "shapes", ON_SHAPES))
     for path in draw(options.out, ROOT / "docs"):
