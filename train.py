@@ -63,6 +63,10 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
     import torch
 
     from detector.data.loader import Loader
+    from detector.gradients.effects import read_effects
+    from detector.gradients.entries import read_ledger
+    from detector.gradients.explain import explain
+    from detector.gradients.ledger import Ledger, LedgerFile
     from detector.gradients.recorder import GradientRecorder
     from detector.nn.describe import measure
     from detector.nn.detector import build_detector
@@ -112,6 +116,8 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
         "wandb_id": wandb_id,
     }
     checkpoints = Checkpoints(directory / "checkpoints", facts)
+    itemised = directory / "ledger.json"
+    itemise = LedgerFile(Ledger(model.trunk_points()), itemised, plan.itemises)
 
     def evaluate_all(step: int) -> dict[str, float]:
         metrics: dict[str, float] = {}
@@ -150,7 +156,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
                 stop=plan.steps * plan.accumulate,
                 pin=learner.device.type == "cuda",
             )
-            outcome = train(learner, criterion, batches, plan, config.train, recorder, report, stop)
+            outcome = train(learner, criterion, batches, plan, config.train, recorder, report, stop, itemise)
         learner.seconds = earlier + time.perf_counter() - started
         if outcome.status == "stopped":
             exit_code = stop.exit_code
@@ -161,6 +167,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
             tracker.message(f"not finite at step {learner.step}, first in: {outcome.bad_layer}")
         rows = read_history(directory / "history.jsonl")
         summary = summarise(loaded.name, seed, dataset, outcome, learner, plan, rows)
+        summary |= explain(summary, rows, read_ledger(itemised), config, read_effects())
         tracker.finish(summary, checkpoints.best if checkpoints.best.exists() else None)
     finally:
         tracker.close(exit_code)

@@ -196,7 +196,9 @@ def main() -> int:
                 print(line, flush=True)
 
     from benchmarks.pictures import draw
+    from detector.gradients.effects import write_effects
 
+    write_effects(sorted(options.out.iterdir()))
     readme, measured = ROOT / "README.md", ("train/loss", "train/mAP50-95", "val/mAP50-95")
     write_between(readme, "table: coco8", table(options.out, "coco8", ABLATIONS, measured))
     measured += ("val/mAP50",)

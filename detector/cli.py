@@ -22,6 +22,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     info.add_argument("overrides", nargs="*", metavar="section.key=value")
     info.set_defaults(run=show_info)
 
+    theory = commands.add_parser("theory", help="backward factors: published, predicted and measured")
+    theory.add_argument(
+        "--trunk",
+        nargs="?",
+        const="coco8",
+        choices=("coco8", "shapes", "random"),
+        help="also measure the detector's trunk on these images (coco8 if none are named)",
+    )
+    theory.set_defaults(run=show_theory)
+
     options = parser.parse_args(arguments)
     try:
         options.run(options)
@@ -46,3 +56,10 @@ def show_info(options: argparse.Namespace) -> None:
         parameters = sum(p.numel() for p in module.parameters())
         print(f"{name:12s} {type(module).__name__:6s} {parameters:>9,} parameters")
     print(f"{loaded.name}: {measure(model, loaded.config.data.image_size)}, {len(names)} classes")
+
+
+def show_theory(options: argparse.Namespace) -> None:
+    """Print what mean-field theory predicts beside what networks do."""
+    from detector.theory_command import show_theory
+
+    show_theory(options.trunk)

@@ -126,6 +126,7 @@ class GradientsConfig(Section):
     """What is measured, and how often."""
 
     every: Positive = 5  # steps between recordings; the first and last step are always recorded
+    ledger: bool = True  # every operation's backward factor, at the first and the last step
 
 
 class TrackingConfig(Section):

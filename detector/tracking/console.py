@@ -85,6 +85,8 @@ class ConsoleTracker(Tracker):
         self._stop()
         console = Console(file=self._out, highlight=False)
         console.print(_table(summary))
+        if (diagnosis := summary.get("gradient/diagnosis")) is not None:
+            console.print(f"\n{diagnosis}\n", markup=False)
         if checkpoint is not None:
             console.print(f"Checkpoint: {checkpoint}", markup=False, soft_wrap=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -48,6 +49,7 @@ def train(
     recorder: GradientRecorder,
     report: Callable[[Row], None],
     stop: Callable[[], bool],
+    itemise: Callable[[int], AbstractContextManager[None]] = lambda step: nullcontext(),
 ) -> Outcome:
     """Train from `learner.step` to `plan.steps`: forward, backward, record, clip, step.
 
@@ -60,6 +62,7 @@ def train(
         recorder: measures the gradients of the recorded steps.
         report: takes the row of each recorded step, after the weights were updated: to evaluate, log, save.
         stop: asked before each step.
+        itemise: put around a step's passes: the gradient's ledger.
     """
     model, optimizer, scaler = learner.model, learner.optimizer, learner.scaler
     source, clock = iter(batches), Stopwatch()
@@ -77,7 +80,9 @@ def train(
         # Forward and backward, once a micro-batch; the gradients add up.
         optimizer.zero_grad(set_to_none=True)
         micro_batches = list(islice(source, plan.accumulate))
-        parts = torch.stack([backward(learner, criterion, batch).parts for batch in micro_batches]).mean(0)
+        with itemise(step):
+            losses = [backward(learner, criterion, batch).parts for batch in micro_batches]
+        parts = torch.stack(losses).mean(0)
 
         # Record: the true gradient is the one after accumulation and unscaling, before clipping.
         scaler.unscale_(optimizer)

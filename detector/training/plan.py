@@ -17,6 +17,7 @@ class Plan:
     accumulate: int  # batches a step
     record_every: int
     evaluate_every: int | None
+    ledger: bool = True
 
     def epoch(self, step: int) -> int:
         """The epoch in which a step begins, from 0."""
@@ -31,6 +32,10 @@ class Plan:
         """Whether this step's gradients are recorded: the first, every N-th, and wherever mAP is measured."""
         return step % self.record_every == 0 or self.evaluates(step)
 
+    def itemises(self, step: int) -> bool:
+        """Whether the gradient is followed through every operation: at the first step and the last."""
+        return self.ledger and (step == 0 or step + 1 == self.steps)
+
 
 def build_plan(config: Config, batches_per_epoch: int) -> Plan:
     """Resolve `train.epochs` to steps: each epoch is all its batches, the last step may span two epochs."""
@@ -40,4 +45,7 @@ def build_plan(config: Config, batches_per_epoch: int) -> Plan:
     else:
         assert train.epochs is not None  # the configuration demands exactly one of the two
         steps = math.ceil(train.epochs * batches_per_epoch / train.accumulate)
-    return Plan(steps, batches_per_epoch, train.accumulate, config.gradients.every, train.eval_every)
+    gradients = config.gradients
+    return Plan(
+        steps, batches_per_epoch, train.accumulate, gradients.every, train.eval_every, gradients.ledger
+    )

@@ -1,0 +1,166 @@
+"""The ledger on paper: its entries, its file, and what they add up to. Needs no PyTorch.
+
+`detector.gradients.ledger` measures them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detector.gradients.indices import FLOOR
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one operation did to the gradient on its way back.
+
+    Within a block the factors multiply to ‖g(input)‖ / ‖g(output)‖, and over all blocks to what the recorder
+    measures between the last block's output and the first's.
+    """
+
+    block: str  # the recorder's name: 07_p3.4
+    operation: str  # its place in the block: a.conv, a.norm, a.act, …, shortcut, neck; in network order
+    layer: str  # what it is: convolution, batch norm, sigmoid, shortcut, neck, …
+    factor: float  # ‖dL/d(input)‖ / ‖dL/d(output)‖: below 1 the gradient shrinks; NaN if not finite
+
+    @property
+    def decades(self) -> float:
+        """log10 of the factor: negative is lost. Of an underflow, the floor's: -40."""
+        return math.log10(max(self.factor, FLOOR)) if math.isfinite(self.factor) else math.nan
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Neighbouring blocks, and what they do to the gradient between them."""
+
+    first: str  # names as in the entries
+    last: str
+    decades: float  # negative is lost, positive gained
+    layers: dict[str, float]  # decades by kind of layer, the largest cause first
+
+    @property
+    def blocks(self) -> str:
+        """`p3.2 to p3.9`."""
+        first, last = short(self.first), short(self.last)
+        return first if first == last else f"{first} to {last}"
+
+    def __str__(self) -> str:
+        """`blocks p3.2 to p3.9 lose 4.1 decades, 3.9 of them in the sigmoid`."""
+        verb = "lose" if self.decades < 0 else "gain"
+        subject = (
+            f"blocks {self.blocks} {verb}" if self.first != self.last else f"block {self.blocks} {verb}s"
+        )
+        text = f"{subject} {abs(self.decades):.1f} decades"
+        layer, decades = next(iter(self.layers.items()))
+        if abs(decades) > abs(self.decades):
+            return f"{text}: {abs(decades):.1f} in the {layer}, made up for in part by other operations"
+        return f"{text}, {abs(decades):.1f} of them in the {layer}"
+
+
+def short(block: str) -> str:
+    """`p3.2` of `07_p3.2`."""
+    return block.split("_", 1)[-1]
+
+
+def summarise_ledger(entries: Sequence[Entry], *, gain: bool = False) -> Stretch | None:
+    """The largest fall of the gradient on its way back: between which blocks, and in which operations.
+
+    It is the largest fall of the recorder's curve, so what joins from the neck counts as the gain that it
+    is: a gradient lost behind such a place matters little in front of it. A norm undoes its convolution's
+    scale, so the two are one cause: only their sum means something.
+
+    Args:
+        entries: one step's, in network order.
+        gain: look for the largest rise instead.
+
+    Returns:
+        The stretch, or None if nothing falls (rises), or a factor is not finite.
+    """
+    blocks: dict[str, float] = {}
+    for entry in entries:
+        blocks[entry.block] = blocks.get(entry.block, 0.0) + entry.decades
+    if not all(math.isfinite(value) for value in blocks.values()):
+        return None
+    sign = 1 if gain else -1
+    names = list(blocks)
+    start, stop, best = _largest_run([sign * value for value in blocks.values()])
+    if best <= 0:
+        return None
+    normed = {(entry.block, _unit(entry)) for entry in entries if entry.operation.endswith("norm")}
+    layers: dict[str, float] = {}
+    for entry in entries:
+        if entry.block not in names[start:stop]:
+            continue
+        scale = entry.operation.endswith(("conv", "norm")) and (entry.block, _unit(entry)) in normed
+        layer = "convolution with its norm" if scale else entry.layer
+        layers[layer] = layers.get(layer, 0.0) + entry.decades
+    ordered = dict(sorted(layers.items(), key=lambda item: -sign * item[1]))
+    return Stretch(names[start], names[stop - 1], sign * best, ordered)
+
+
+def _unit(entry: Entry) -> str:
+    """`a` of `a.conv`."""
+    return entry.operation.rpartition(".")[0]
+
+
+def _largest_run(values: Sequence[float]) -> tuple[int, int, float]:
+    """Start, stop and sum of the run of neighbours with the largest sum (Kadane's algorithm)."""
+    best, begin = (0, 1, -math.inf), 0
+    total = 0.0
+    for at, value in enumerate(values):
+        if total <= 0:
+            begin, total = at, 0.0
+        total += value
+        if total > best[2]:
+            best = begin, at + 1, total
+    return best
+
+
+def write_ledger(path: Path, step: int, entries: Sequence[Entry]) -> None:
+    """Put one step's entries into a ledger file; they replace what it holds from that step on.
+
+    The file is a JSON list of rows `step`, `block`, `operation`, `layer`, `factor`, `log10`, in the order of
+    steps and of the network. A factor that is not finite, and the logarithm of zero, are null.
+    """
+    rows = [row for row in _rows(path) if row["step"] < step]
+    rows += [
+        {
+            "step": step,
+            "block": entry.block,
+            "operation": entry.operation,
+            "layer": entry.layer,
+            "factor": entry.factor if math.isfinite(entry.factor) else None,
+            "log10": math.log10(entry.factor) if 0 < entry.factor < math.inf else None,
+        }
+        for entry in entries
+    ]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_ledger(path: Path) -> dict[int, list[Entry]]:
+    """The entries of each step in a ledger file; empty if there is none, or it cannot be read."""
+    steps: dict[int, list[Entry]] = {}
+    for row in _rows(path):
+        factor = math.nan if row["factor"] is None else float(row["factor"])
+        steps.setdefault(row["step"], []).append(Entry(row["block"], row["operation"], row["layer"], factor))
+    return steps
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    keys = {"step", "block", "operation", "layer", "factor"}
+    return (
+        rows if isinstance(rows, list) and all(isinstance(r, dict) and keys <= r.keys() for r in rows) else []
+    )

@@ -1,0 +1,242 @@
+"""The ledger multiplies out to the recorder's curve, and each of its factors to autograd's by hand."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detector.config import ModelConfig
+from detector.gradients.entries import Entry, read_ledger, summarise_ledger, write_ledger
+from detector.gradients.ledger import Ledger, LedgerFile
+from detector.gradients.recorder import GradientRecorder
+from detector.nn.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Block, Components, Unit
+from detector.nn.detector import Detector, build_detector
+
+SMALL = {"depths": (1, 3, 2, 1), "widths": (8, 8, 16, 16, 24), "neck_width": 8, "reg_max": 4}
+
+
+def loss_of(model: Detector, images: Tensor) -> Tensor:
+    """A loss that reaches all three scales, as the detection loss does."""
+    out = model(images)
+    return out["boxes"].square().mean() + out["scores"].sigmoid().sum()
+
+
+def model_of(**changes: object) -> Detector:
+    torch.manual_seed(0)
+    model = build_detector(ModelConfig(**{**SMALL, **changes}), 3)
+    for module in model.modules():  # a gate that has learnt something, so that its weights matter
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
+            nn.init.normal_(module.weight, 0, 0.3)
+    return model
+
+
+def measure(model: Detector, *batches: Tensor) -> tuple[list[Entry], dict[str, float]]:
+    points = model.trunk_points()
+    ledger, recorder = Ledger(points), GradientRecorder(points)
+    ledger.begin()
+    recorder.begin()
+    for images in batches:
+        loss_of(model, images).backward()
+    recorder.gradients()
+    return ledger.entries(), recorder.end()
+
+
+def by_block(entries: list[Entry]) -> dict[str, float]:
+    products: dict[str, float] = {}
+    for entry in entries:
+        products[entry.block] = products.get(entry.block, 1.0) * entry.factor
+    return products
+
+
+@pytest.mark.parametrize(
+    ("shortcut", "norm", "act"), list(product(SHORTCUTS, NORMS, ("silu", "sigmoid", "identity")))
+)
+def test_the_product_is_the_recorded_curve(shortcut: str, norm: str, act: str) -> None:
+    torch.manual_seed(1)
+    model = model_of(shortcut=shortcut, norm=norm, act=act)
+    entries, record = measure(model, torch.rand(2, 3, 64, 64), torch.rand(1, 3, 64, 64))
+    names = list(model.trunk_points())
+    curve = [record[f"activation_grad/{name}"] for name in names]
+    factors = by_block(entries)
+    assert list(factors) == names[1:]
+    for position, name in enumerate(names[1:]):
+        assert factors[name] == pytest.approx(curve[position] / curve[position + 1], rel=1e-12), name
+    assert math.prod(e.factor for e in entries) == pytest.approx(curve[0] / curve[-1], rel=1e-10)
+
+
+@pytest.mark.parametrize("shortcut", SHORTCUTS)
+def test_each_factor_by_hand(shortcut: str) -> None:
+    """A stem and one block, each gradient asked of autograd for that tensor alone."""
+    torch.manual_seed(0)
+    parts = Components(ACTIVATIONS["silu"], NORMS["batch"], SHORTCUTS[shortcut])
+    stem, block = Unit(3, 8, parts), Block(8, parts)
+    images, target = torch.rand(2, 3, 8, 8), torch.randn(2, 8, 8, 8)
+    ledger = Ledger({"00_stem": stem, "01_p2.0": block})
+    ledger.begin()
+    (block(stem(images)) * target).sum().backward()
+    factors = {entry.operation: entry.factor for entry in ledger.entries()}
+
+    x = stem(images).detach().requires_grad_()
+    branch = x.detach().clone().requires_grad_()  # a second copy: the branch's gradient stays apart
+    seen = [branch]
+    for unit in (block.a, block.b):
+        for part in (unit.conv, unit.norm, unit.act):
+            seen.append(part(seen[-1]))
+    y = block.shortcut(x, seen[-1])
+    grads = torch.autograd.grad((y * target).sum(), [*seen, y, x], allow_unused=True)
+    norms = [float(g.double().norm()) for g in grads[:-1]]
+    expected = {
+        place: norms[at] / norms[at + 1]
+        for at, place in enumerate(["a.conv", "a.norm", "a.act", "b.conv", "b.norm", "b.act"])
+    }
+    total = grads[0] if grads[-1] is None else grads[0] + grads[-1]
+    if shortcut != "none":
+        expected["shortcut"] = norms[-2] / norms[-1] * float(total.double().norm()) / norms[0]
+    assert list(factors) == list(expected)
+    assert factors == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_neck_joins_where_it_taps_the_trunk() -> None:
+    entries, _ = measure(model_of(), torch.rand(2, 3, 64, 64))
+    joins = [e.block for e in entries if e.operation == "neck"]
+    assert joins == ["07_p4.down", "10_p5.down"]  # the ends of P3 and P4 feed the neck, that of P2 does not
+    assert all(e.factor > 0 for e in entries)
+
+
+def test_a_frozen_trunk_has_the_same_ledger() -> None:
+    images = torch.rand(2, 3, 64, 64)
+    free, frozen = measure(model_of(), images)[0], measure(model_of(freeze="backbone"), images)[0]
+    assert [e.factor for e in frozen] == pytest.approx([e.factor for e in free], rel=1e-5)
+    model = model_of(freeze="backbone")
+    ledger = Ledger(model.trunk_points())
+    ledger.begin()
+    loss_of(model, images).backward()
+    assert [e.factor for e in ledger.entries()] == pytest.approx([e.factor for e in free], rel=1e-5)
+
+
+@pytest.mark.parametrize("shortcut", SHORTCUTS)
+def test_the_run_is_bit_for_bit_the_same_with_it(shortcut: str) -> None:
+    def gradients(watched: bool) -> list[Tensor]:
+        model = model_of(shortcut=shortcut)
+        ledger = Ledger(model.trunk_points())
+        torch.manual_seed(1)
+        if watched:
+            ledger.begin()
+        loss_of(model, torch.rand(2, 3, 64, 64)).backward()
+        ledger.entries()
+        return [p.grad for p in model.parameters() if p.grad is not None]
+
+    assert all(torch.equal(a, b) for a, b in zip(gradients(True), gradients(False), strict=True))
+
+
+def test_no_hook_is_left_behind() -> None:
+    model = model_of()
+    ledger = Ledger(model.trunk_points())
+    ledger.begin()
+    assert ledger.active
+    with torch.no_grad():
+        model(torch.rand(2, 3, 32, 32))
+    assert ledger.entries() == []  # nothing went back
+    assert not ledger.active
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_dead_branch_is_one_entry_and_the_product_stays_exact() -> None:
+    model = model_of(act="relu", norm="none")
+    dead = model.trunk.p3_1.b.conv
+    nn.init.zeros_(dead.weight)
+    nn.init.constant_(dead.bias, -1.0)
+    entries, record = measure(model, torch.rand(2, 3, 64, 64))
+    (entry,) = [e for e in entries if e.block == "05_p3.1"]
+    assert (entry.operation, entry.factor) == ("block", 1.0)  # all of it goes through the shortcut
+    ends = record["activation_grad/00_stem"] / record["activation_grad/10_p5.down"]
+    assert math.prod(e.factor for e in entries if e.block <= "10_p5.down") == pytest.approx(ends, rel=1e-10)
+
+
+def test_where_nothing_arrives_nothing_is_lost() -> None:
+    model = model_of(act="relu", norm="none", shortcut="none")
+    for module in model.modules():  # so that what follows the dead layer is alive
+        if isinstance(module, nn.Conv2d):
+            nn.init.constant_(module.bias, 0.5)
+    dead = model.trunk.p3_1.b.conv
+    nn.init.zeros_(dead.weight)
+    nn.init.constant_(dead.bias, -1.0)
+    entries, record = measure(model, torch.rand(2, 3, 64, 64))
+    assert record["activation_grad/00_stem"] == 0
+    assert math.prod(e.factor for e in entries) == 0
+    factors = {e.operation: e.factor for e in entries if e.block == "05_p3.1"}
+    assert factors["b.act"] == 0
+    assert factors["a.conv"] == 1
+
+
+def test_numbers_that_are_not_finite_do_not_stop_it(tmp_path: Path) -> None:
+    model = model_of()
+    with torch.no_grad():
+        model.trunk.p3_1.b.conv.weight.fill_(math.inf)
+    entries, _ = measure(model, torch.rand(2, 3, 64, 64))
+    write_ledger(tmp_path / "ledger.json", 0, entries)
+    assert any(math.isnan(e.factor) for e in read_ledger(tmp_path / "ledger.json")[0])
+    assert summarise_ledger(entries) is None
+
+
+def test_the_file_keeps_the_chosen_steps_and_replaces_what_is_repeated(tmp_path: Path) -> None:
+    model = model_of()
+    path = tmp_path / "ledger.json"
+    keep = LedgerFile(Ledger(model.trunk_points()), path, lambda step: step in (0, 9))
+    for step in (0, 5, 9, 9):  # a resumed run repeats a step
+        with keep(step):
+            loss_of(model, torch.rand(2, 3, 64, 64)).backward()
+    steps = read_ledger(path)
+    assert list(steps) == [0, 9]
+    assert len(steps[0]) == len(steps[9])
+    assert steps[9][0].block == "01_p2.down"
+    assert read_ledger(tmp_path / "missing.json") == {}
+    path.write_text("[{")
+    assert read_ledger(path) == {}
+
+
+def chain(**decades: float) -> list[Entry]:
+    """`b1__conv=-1` is an entry of block 01_b1."""
+    entries = []
+    for key, value in decades.items():
+        block, operation = key.split("__")
+        layer = {"conv": "convolution", "norm": "batch norm", "act": "sigmoid"}.get(operation, operation)
+        entries.append(Entry(f"0{block[1:]}_{block}", operation, layer, 10**value))
+    return entries
+
+
+def test_the_largest_fall_by_hand() -> None:
+    entries = chain(
+        b1__conv=0.5, b1__act=-0.2, b2__conv=0.1, b2__act=-2.0, b3__conv=0.1, b3__act=-2.0,
+        b4__neck=5.0, b4__act=-1.0, b5__act=-3.0, b6__conv=0.5,
+    )  # fmt: skip
+    fall = summarise_ledger(entries)
+    assert fall is not None
+    assert (fall.blocks, fall.decades) == ("b2 to b3", pytest.approx(-3.8))  # what is behind the neck is not
+    assert fall.layers == pytest.approx({"sigmoid": -4.0, "convolution": 0.2})
+    assert str(fall) == (
+        "blocks b2 to b3 lose 3.8 decades: 4.0 in the sigmoid, made up for in part by other operations"
+    )
+    rise = summarise_ledger(entries, gain=True)
+    assert rise is not None
+    assert str(rise) == "block b4 gains 4.0 decades: 5.0 in the neck, made up for in part by other operations"
+
+
+def test_a_norm_and_its_convolution_are_one_cause() -> None:
+    entries = chain(b1__conv=-20.0, b1__norm=19.9, b1__act=-0.5, b2__conv=-0.2)
+    worst = summarise_ledger(entries)
+    assert worst is not None
+    assert worst.decades == pytest.approx(-0.8)
+    assert worst.layers == pytest.approx(
+        {"sigmoid": -0.5, "convolution": -0.2, "convolution with its norm": -0.1}
+    )
+
+
+def test_a_trunk_that_only_gains_has_no_worst_stretch() -> None:
+    assert summarise_ledger(chain(b1__conv=0.1, b2__conv=0.2)) is None
+    assert summarise_ledger([]) is None
