@@ -8,10 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from detector.data.coco8 import DatasetUnavailable
 from detector.data.sources import load_dataset
 from tests.support import ROOT, Run, environment
+
+# A slow machine is no failure: no test asserts how long anything takes.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
