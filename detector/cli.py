@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     ablate = commands.add_parser("ablate", help="run a suite of ablations over several seeds")
     ablate.add_argument("suite", type=Path, metavar="SUITE", help="such as ablations/suites/factorial.yaml")
-    ablate.add_argument("--seeds", type=int, metavar="N", help="runs a cell; default: the suite's own number")
+    ablate.add_argument("--seeds", type=int, metavar="N", help="seeds a cell; default: as the suite says")
     ablate.add_argument(
         "--jobs", type=int, metavar="N", help="runs at a time; default: one a core, at most 4"
     )
@@ -35,11 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ablate.add_argument("overrides", nargs="*", metavar="section.key=value", help="for all cells")
     ablate.set_defaults(run=run_suite)
 
-    dashboard = commands.add_parser("dashboard", help="make the W&B workspace for the runs of a project")
+    dashboard = commands.add_parser("dashboard", help="make the W&B workspace that shows a project's runs")
     dashboard.add_argument("--entity", required=True, metavar="E", help="the W&B user or team")
     dashboard.add_argument("--project", default="detector-gradients", metavar="P")
-    dashboard.add_argument("--config", type=Path, default=Path("configs/coco8.yaml"), metavar="FILE",
-                           help="whose trunk names the layers")  # fmt: skip
+    dashboard.add_argument("--config", type=Path, default=Path("configs/coco8.yaml"), metavar="FILE")
+    dashboard.add_argument("--explicit", action="store_true", help="list the layers instead of a pattern")
     dashboard.add_argument("--dry-run", action="store_true", help="print it as JSON; needs no network")
     dashboard.add_argument("overrides", nargs="*", metavar="section.key=value")
     dashboard.set_defaults(run=make_dashboard)

@@ -57,7 +57,7 @@ class LocalProcesses:
             if job.start == "new":
                 arguments = job.cell.arguments(job.directory, self.threads)
             threads = str(job.cell.config.train.threads or self.threads)
-            shared = {name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+            shared = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
             process = subprocess.Popen(
                 [*self._program, *arguments],
                 stdin=subprocess.DEVNULL,
