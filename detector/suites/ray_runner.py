@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import shutil
 import sys
 import tarfile
 import tempfile
@@ -26,7 +27,7 @@ from detector.suites.runner import LOG, End, Job, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 RETRIES = 3  # of a cell whose node or worker process died
-_SENT = ("train.py", "detector", "configs", "datasets")  # what of the project a node needs
+_SENT = ("train.py", "detector/**/*.py", "datasets/*.yaml")  # what of the project a node needs
 _TAIL = 300
 
 
@@ -61,21 +62,21 @@ class RayCluster:
             import ray
         except ImportError as error:
             raise UserError(f"Ray is needed ({error}): pip install 'gradient-detector[ray]'") from error
-        excluded = [f"/{path.name}" for path in ROOT.iterdir() if path.name not in _SENT]
-        # Data are fetched by each node, and may be large: only their descriptions are sent.
-        excluded += [f"/datasets/{path.name}" for path in (ROOT / "datasets").iterdir() if path.is_dir()]
         try:
-            ray.init(
-                address=address,
-                namespace="detector",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env={"working_dir": str(ROOT), "excludes": [*excluded, "__pycache__"]},
-            )
+            with tempfile.TemporaryDirectory() as code:
+                copy_code(Path(code))
+                ray.init(
+                    address=address,
+                    namespace="detector",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    runtime_env={"working_dir": code},
+                )
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise UserError(f"--ray {address}: no cluster can be reached: {reason}") from error
         self._ray = ray
+        self._task = ray.remote(max_calls=1, max_retries=RETRIES)(train_on_node)
         self._limit = slots
         self._running: dict[Any, Job] = {}  # by the reference to what the task will return
 
@@ -96,12 +97,10 @@ class RayCluster:
             save(config, file)
             content = file.read_bytes()
         earlier = pack(job.directory) if job.start == "resume" else None
-        task = self._ray.remote(train_on_node).options(
+        task = self._task.options(
             name=job.cell.name,
             num_cpus=threads,
             num_gpus=1 if config.train.device.startswith("cuda") else 0,
-            max_retries=RETRIES,
-            max_calls=1,
         )
         self._running[task.remote(Order(content, job.cell.ablation, threads, earlier))] = job
 
@@ -162,6 +161,15 @@ def train_on_node(order: Order) -> tuple[int, str, bytes]:
         lines = (directory / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
         said = next((line for line in reversed(lines) if line.strip()), "")
         return code, said[-_TAIL:], pack(directory)
+
+
+def copy_code(target: Path) -> None:
+    """Copy what a node needs of the project: no data, no runs, nothing that happens to lie beside it."""
+    for pattern in _SENT:
+        for file in ROOT.glob(pattern):
+            copy = target / file.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
 
 
 def pack(directory: Path) -> bytes:
