@@ -175,4 +175,4 @@ def _bands(title: str, metric: str, *, log_y: bool = False) -> Any:
 def _first_middle_last(layers: Sequence[str]) -> list[tuple[str, str]]:
     """Three residual blocks; the stem and the downsamplings are no blocks."""
     blocks = [layer for layer in layers if layer.rpartition(".")[2].isdigit()]
-    return [("first", blocks[0]), ("middle", blocks[len(blocks) // 2]), ("last", blocks[-1])]
+    return [("first", blocks[0]), ("middle", blocks[(len(blocks) - 1) // 2]), ("last", blocks[-1])]

@@ -70,7 +70,7 @@ def test_three_blocks_are_compared_by_ablation_with_bands(capsys: pytest.Capture
     panels = {
         panel["metrics"][0]: panel for panel in spec(capsys)["Gradient flow"] if len(panel["metrics"]) == 1
     }
-    for layer in ("02_p2.0", "10_p3.5", "22_p5.1"):
+    for layer in ("02_p2.0", "11_p3.6", "22_p5.1"):
         panel = panels[f"activation_grad/{layer}"]
         assert (panel["groupAgg"], panel["groupArea"], panel["yLogScale"]) == ("mean", "stddev", True)
         assert panel["groupBy"].startswith("ablation")

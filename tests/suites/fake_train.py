@@ -32,10 +32,9 @@ else:
     save(loaded.config, directory / "config.yaml")
 name, steps = str(loaded.config.run.name), loaded.config.train.steps or 1
 with (directory.parent / "calls.txt").open("a") as calls:
-    began = (
-        f"{directory.name} {'resume' if resuming else 'new'} {os.environ['OMP_NUM_THREADS']} {time.time()}"
-    )
-    calls.write(f"{began} {loaded.config.train.threads} {os.getpid()}\n")
+    how = "resume" if resuming else "new"
+    threads = f"{os.environ['OMP_NUM_THREADS']} {loaded.config.train.threads}"
+    calls.write(f"{directory.name} {how} {threads} {os.getpid()}\n")
 
 last = directory / "checkpoints" / "last.pt"
 first = int(last.read_text()) if resuming else 0

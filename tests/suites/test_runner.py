@@ -89,10 +89,10 @@ def test_a_failing_cell_is_reported_and_the_rest_go_on(tmp_path: Path) -> None:
     retried = plan([job.cell for job in jobs], out)
     assert [job.status for job in retried] == ["waiting", "waiting", "diverged", "finished"]
     assert result_table(jobs).splitlines()[1:] == [
-        "fails     0      -       -          -        -  1 missing",
-        "killed    0      -       -          -        -  1 missing",
-        "diverges  1  +0.50       -      0.900        -  1 diverged",
-        "a         1  +0.50   +0.00      0.900        -",
+        "fails     0       -       -          -        -  1 missing",
+        "killed    0       -       -          -        -  1 missing",
+        "diverges  1   +0.50       -      0.900        -  1 diverged",
+        "a         1   +0.50   +0.00      0.900        -",
     ]
 
 
