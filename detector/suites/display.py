@@ -99,8 +99,8 @@ class SuiteDisplay:
         if left is not None:
             caption += f", {_clock(left)} left"
         table = Table(
-            title=Text(self._name, style="bold"),
-            caption=Text(f"{caption}. Ctrl-C stops; the same command goes on."),
+            title=Text(f"{self._name}: V late", style="bold"),
+            caption=Text(f"{caption}\nCtrl-C stops; the same command goes on"),
             show_edge=False,
             pad_edge=False,
         )
