@@ -3,6 +3,7 @@
     python train.py                                        # the baseline on COCO8
     python train.py --config ablations/no_residual.yaml    # with a component stripped
     python train.py --config … train.seed=1 train.lr=0.01  # any key of the configuration
+    python train.py --ablation no_residual --seed 1        # short for the two above; W&B sweeps call it so
     python train.py --resume runs/baseline-s0-…            # go on where a run stopped
 
 This file only assembles: configuration → data → model → fit. Read it first; then detector/training/engine.py.
@@ -39,13 +40,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--config", type=Path, default=BASELINE, metavar="FILE", help="default: configs/coco8.yaml"
     )
     start.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with a run that was stopped")
+    start.add_argument("--ablation", metavar="NAME", help="--config ablations/NAME.yaml; or baseline")
+    parser.add_argument("--seed", metavar="N", help="train.seed=N")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as train.seed=1")
     options = parser.parse_args(arguments)
+    if options.ablation is not None and options.ablation != "baseline":
+        options.config = ROOT / "ablations" / f"{options.ablation}.yaml"
+    if options.seed is not None:
+        options.overrides.append(f"train.seed={options.seed}")
     try:
         if options.resume is None:
             return run(load_config(options.config, options.overrides), options)
         if options.overrides:
-            raise UserError("--resume goes on with the run's own config.yaml: it takes no section.key=value")
+            raise UserError(
+                "--resume goes on with the run's own config.yaml: it takes no key=value or --seed"
+            )
         return run(load_config(options.resume / "config.yaml"), options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from detector.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit code: 0, or 2 for a mistake the user can fix."""
+    """Run one command; return the exit code: 0, 2 for a mistake the user can fix, or the command's own."""
     parser = argparse.ArgumentParser(prog="detector", description="Tools around train.py.")
     parser.add_argument("--version", action="version", version=f"detector {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -32,13 +33,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     theory.set_defaults(run=show_theory)
 
-    options = parser.parse_args(arguments)
+    ablate = commands.add_parser("ablate", help="run a suite of ablations over several seeds")
+    ablate.add_argument("suite", type=Path, metavar="SUITE", help="such as ablations/suites/factorial.yaml")
+    ablate.add_argument("--seeds", type=int, metavar="N", help="seeds a cell; default: as the suite says")
+    ablate.add_argument(
+        "--jobs", type=int, metavar="N", help="runs at a time; default: one a core, at most 4"
+    )
+    ablate.add_argument("--out", type=Path, metavar="DIR", help="default: runs/<the suite's name>")
+    ablate.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster: auto, HOST:PORT or ray://…")
+    ablate.add_argument("--dry-run", action="store_true", help="print the command of each run, and run none")
+    ablate.add_argument("overrides", nargs="*", metavar="section.key=value", help="for all cells")
+    ablate.set_defaults(run=run_suite)
+
+    dashboard = commands.add_parser("dashboard", help="make the W&B workspace that shows a project's runs")
+    dashboard.add_argument("--entity", required=True, metavar="E", help="the W&B user or team")
+    dashboard.add_argument("--project", default="detector-gradients", metavar="P")
+    dashboard.add_argument("--config", type=Path, default=Path("configs/coco8.yaml"), metavar="FILE")
+    dashboard.add_argument("--explicit", action="store_true", help="list the layers instead of a pattern")
+    dashboard.add_argument("--dry-run", action="store_true", help="print it as JSON; needs no network")
+    dashboard.add_argument("overrides", nargs="*", metavar="section.key=value")
+    dashboard.set_defaults(run=make_dashboard)
+
+    # argparse takes positional arguments only in one go: those after a later option are left over.
+    options, rest = parser.parse_known_args(arguments)
+    if any(argument.startswith("-") for argument in rest) or (rest and not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
     try:
-        options.run(options)
+        return options.run(options) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `| head` has seen enough; nothing may be flushed to it at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def run_suite(options: argparse.Namespace) -> int:
+    """Run a suite of ablations; see `detector.suites`."""
+    from detector.suites.command import ablate
+
+    return ablate(options)
+
+
+def make_dashboard(options: argparse.Namespace) -> None:
+    """Make the W&B workspace, or print it."""
+    from detector.report.dashboard import dashboard
+
+    dashboard(options)
 
 
 def show_info(options: argparse.Namespace) -> None:

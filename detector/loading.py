@@ -64,11 +64,11 @@ def load_config(path: Path, overrides: Sequence[str] = (), fallback: Path | None
 
     Raises UserError for anything a user can mend.
     """
-    chain = _read_chain(path)
+    chain = read_chain(path)
     sources = tuple(file for file, _ in chain)
     files = [layer for _, layer in chain]
-    command_line = _parse_overrides(overrides)
-    base = _check(files[0])
+    command_line = parse_overrides(overrides)
+    base = check(files[0])
 
     # The root keeps its run section only if it is itself what was asked for.
     layers = [{key: v for key, v in layer.items() if not key.startswith("run.")} for layer in files[:-1]]
@@ -79,10 +79,10 @@ def load_config(path: Path, overrides: Sequence[str] = (), fallback: Path | None
         layers.insert(chooses_data[-1] + 1 if chooses_data else 0, stand_in)
         command_line["data.path"] = data_path
 
-    merged = _merge([*layers, command_line])
+    merged = merge([*layers, command_line])
     if "run.name" not in merged or merged["run.name"].value is None:
-        merged["run.name"] = Value(path.stem, _display(path))
-    config = _check(merged)
+        merged["run.name"] = Value(path.stem, display(path))
+    config = check(merged)
     name = config.run.name or path.stem
     return LoadedConfig(config, base, name, difference(base, config), sources)
 
@@ -106,18 +106,18 @@ def save(config: Config, path: Path) -> None:
 # --- files and overrides to layers ---------------------------------------------------------------
 
 
-def _read_chain(path: Path) -> list[tuple[Path, Layer]]:
+def read_chain(path: Path) -> list[tuple[Path, Layer]]:
     """The file at `path` and its bases as layers, the root first."""
     chain: list[tuple[Path, Layer]] = []
     seen: list[Path] = []
     written, named_by = str(path), ""
     while True:
-        source = _display(path)
+        source = display(path)
         if not _exists(path):
             raise UserError(f"{named_by}{source}: no such file{_near_file(path, written)}")
         real = path.resolve()
         if real in seen:
-            cycle = [_display(file) for file, _ in chain[seen.index(real) :]]
+            cycle = [display(file) for file, _ in chain[seen.index(real) :]]
             raise UserError(f"{named_by}circular: {' -> '.join([*cycle, cycle[0]])}")
         seen.append(real)
         layer, base = _read_layer(path, source)
@@ -132,7 +132,14 @@ def _read_chain(path: Path) -> list[tuple[Path, Layer]]:
 
 def _read_layer(path: Path, source: str) -> tuple[Layer, Value | None]:
     """The settings of one file, and the value of its `base:` key if it has one."""
-    document = safe_yaml.read(path, source)
+    return as_layer(safe_yaml.read(path, source))
+
+
+def as_layer(document: Value) -> tuple[Layer, Value | None]:
+    """A mapping of sections, such as a whole file, as a layer, and the value of its `base:` key if any.
+
+    Raises UserError for a section or key that does not exist; values are checked by `check`.
+    """
     if document.value is None:  # an empty file: all defaults
         return {}, None
     if not isinstance(document.value, dict):
@@ -155,7 +162,7 @@ def _read_layer(path: Path, source: str) -> tuple[Layer, Value | None]:
     return layer, base
 
 
-def _parse_overrides(overrides: Iterable[str]) -> Layer:
+def parse_overrides(overrides: Iterable[str]) -> Layer:
     """`section.key=value` arguments as one layer; of two for the same key the later wins."""
     layer: Layer = {}
     for override in overrides:
@@ -178,15 +185,16 @@ def _parse_overrides(overrides: Iterable[str]) -> Layer:
 
 def _fallback_layer(path: Path) -> tuple[Layer, Value]:
     """The data and training values of the fallback file itself, and the dataset that it ends up with."""
-    chain = _read_chain(path)
-    whole = _merge(layer for _, layer in chain)
+    chain = read_chain(path)
+    whole = merge(layer for _, layer in chain)
     if "data.path" not in whole:
-        raise UserError(f"{_display(path)}: data.path: a fallback must name its dataset")
+        raise UserError(f"{display(path)}: data.path: a fallback must name its dataset")
     own = {key: value for key, value in chain[-1][1].items() if key.startswith(("data.", "train."))}
     return own, whole["data.path"]
 
 
-def _merge(layers: Iterable[Layer]) -> Layer:
+def merge(layers: Iterable[Layer]) -> Layer:
+    """One layer of several, in which the later win."""
     merged: Layer = {}
     for layer in layers:
         for one, other in (("train.steps", "train.epochs"), ("train.epochs", "train.steps")):
@@ -199,7 +207,7 @@ def _merge(layers: Iterable[Layer]) -> Layer:
 # --- checking, and the words of the errors -------------------------------------------------------
 
 
-def _check(layer: Layer) -> Config:
+def check(layer: Layer) -> Config:
     """The layer as a Config. Raises UserError with at most two problems, each on one line."""
     sections: dict[str, dict[str, Any]] = {}
     for dotted, setting in layer.items():
@@ -307,7 +315,7 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _display(path: Path) -> str:
+def display(path: Path) -> str:
     """`ablations/../configs/coco8.yaml` as `configs/coco8.yaml`."""
     text = os.path.normpath(path)
     return text if text.isprintable() else ascii(text)

@@ -45,7 +45,14 @@ def test_mistakes_are_named(arguments: list[str], named: str, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize(
-    "command", [["-m", "detector", "--help"], ["-m", "detector", "--version"], ["train.py", "--help"]]
+    "command",
+    [
+        ["-m", "detector", "--help"],
+        ["-m", "detector", "--version"],
+        ["-m", "detector", "ablate", "--help"],
+        ["-m", "detector", "ablate", "ablations/suites/factorial.yaml", "--dry-run"],
+        ["train.py", "--help"],
+    ],
 )
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     done = subprocess.run(
@@ -54,3 +61,16 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
     assert done.stdout
     for heavy in ("torch", "ultralytics", "wandb", "cv2", "matplotlib", "numpy"):
         assert f" {heavy}\n" not in done.stderr, heavy
+
+
+def test_settings_may_stand_on_either_side_of_the_options(capsys: pytest.CaptureFixture[str]) -> None:
+    suite = str(ROOT / "ablations/suites/factorial.yaml")
+    arguments = ["ablate", suite, "train.steps=7", "--seeds", "1", "--dry-run", "train.lr=0.01"]
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 8
+    assert all("train.steps=7" in line and "train.lr=0.01" in line for line in lines)
+    with pytest.raises(SystemExit) as refused:
+        main(["ablate", suite, "--sedes", "1"])
+    assert refused.value.code == 2
+    assert "--sedes" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from detector.loading import KEYS, load_config, save
 ROOT = Path(__file__).parents[1]
 BASELINE = ROOT / "configs" / "coco8.yaml"
 SHAPES = ROOT / "configs" / "shapes.yaml"
-ABLATIONS = sorted((ROOT / "ablations").glob("*.yaml"))
+ABLATIONS = sorted(path for path in (ROOT / "ablations").glob("*.yaml") if path.stem != "sweep")
 
 
 @pytest.fixture(autouse=True)

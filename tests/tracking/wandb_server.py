@@ -1,6 +1,6 @@
 """A loopback stand-in for the W&B server: enough of it for the real client to run online against it.
 
-Only the standard library. It keeps what it is sent in plain dictionaries for tests to look at, and can
+It keeps what it is sent in plain dictionaries for tests to look at, and can
 be told to answer every request with an error.
 """
 
@@ -8,11 +8,40 @@ from __future__ import annotations
 
 import base64
 import gzip
+import itertools
 import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import yaml
+
+
+class Sweep:
+    """A sweep by grid: what is left of it, handed out one run a heartbeat."""
+
+    def __init__(self, config: str) -> None:
+        """Take the YAML that `wandb sweep` sent."""
+        self.config = config
+        content = yaml.safe_load(config)
+        assert content["method"] == "grid"
+        self.program = content["program"]
+        names = list(content["parameters"])
+        values = [content["parameters"][name]["values"] for name in names]
+        self.waiting = [dict(zip(names, chosen, strict=True)) for chosen in itertools.product(*values)]
+        self.given: dict[str, dict[str, Any]] = {}  # by run
+
+    def command(self, running: bool) -> list[dict[str, Any]]:
+        """What an agent shall do next."""
+        if running:
+            return []
+        if not self.waiting:
+            return [{"type": "exit"}]
+        run = f"sweeprun{len(self.given)}"
+        self.given[run] = self.waiting.pop(0)
+        arguments = {name: {"value": value} for name, value in self.given[run].items()}
+        return [{"type": "run", "run_id": run, "program": self.program, "args": arguments}]
 
 
 class Server(ThreadingHTTPServer):
@@ -31,6 +60,8 @@ class Server(ThreadingHTTPServer):
         self.streams: dict[str, dict[str, dict[int, str]]] = {}  # run, file, line number
         self.uploads: dict[str, bytes] = {}
         self.artifacts: list[dict[str, Any]] = []
+        self.sweeps: dict[str, Sweep] = {}
+        self.views: list[dict[str, Any]] = []
         self.requests: list[str] = []
         self.unknown: list[str] = []  # operations this stand-in cannot answer: a test should see none
         self.failing: int | None = None
@@ -243,6 +274,33 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _gql_UseArtifact(self, sent: dict[str, Any]) -> object:  # noqa: N802
         return {"useArtifact": {"artifact": {"id": sent["artifactID"]}}}
+
+    # What `wandb sweep` and `wandb agent` ask.
+
+    def _gql_UpsertSweep(self, sent: dict[str, Any]) -> object:  # noqa: N802
+        name = f"sweep{len(self.server.sweeps)}"
+        self.server.sweeps[name] = Sweep(sent["config"])
+        sweep = {"name": name, "project": self._project(sent.get("projectName"), sent.get("entityName"))}
+        return {"upsertSweep": {"sweep": sweep, "configValidationWarnings": []}}
+
+    def _gql_SweepWithRuns(self, sent: dict[str, Any]) -> object:  # noqa: N802
+        name = sent["sweep"]
+        sweep = {"id": name, "name": name, "config": self.server.sweeps[name].config, "runs": {"edges": []}}
+        return {"project": {"sweep": sweep}}
+
+    def _gql_CreateAgent(self, sent: dict[str, Any]) -> object:  # noqa: N802
+        return {"createAgent": {"agent": {"id": sent["sweep"]}}}
+
+    def _gql_Heartbeat(self, sent: dict[str, Any]) -> object:  # noqa: N802
+        commands = self.server.sweeps[sent["id"]].command(bool(json.loads(sent["runState"])))
+        return {"agentHeartbeat": {"agent": {"id": sent["id"]}, "commands": json.dumps(commands)}}
+
+    # What wandb-workspaces sends.
+
+    def _gql_UpsertView2(self, sent: dict[str, Any]) -> object:  # noqa: N802
+        self.server.views.append(sent)
+        view = {"id": "dmlldw==", "name": sent["name"]}
+        return {"upsertView": {"view": view, "inserted": True}}
 
     @staticmethod
     def _project(name: str | None, entity: str | None) -> dict[str, Any]:

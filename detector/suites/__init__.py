@@ -1,0 +1,1 @@
+"""Suites: many ablations over many seeds, on this machine or on a cluster, from one small file."""
