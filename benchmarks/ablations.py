@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -164,6 +165,38 @@ def table(out: Path, dataset: str, ablations: Iterable[str], metrics: Sequence[s
     return "\n".join(lines)
 
 
+def expectation(runs: list[dict[str, Any]]) -> list[str]:
+    """What an ablation's header says to expect: its measured results, in comment lines."""
+    if all(run["status"] == "diverged" for run in runs):
+        steps = sorted({run["steps"] for run in runs})
+        text = f"the numbers stop being finite at step {' or '.join(map(str, steps))}: verdict diverged"
+    else:
+        at_init, late = "gradient/vanishing_index_init", "gradient/vanishing_index"
+        text = (
+            f"V {spread((r[at_init] for r in runs), 2, '+')} at initialisation "
+            f"({verdicts(runs, 'gradient/verdict_init')}), {spread((r[late] for r in runs), 2, '+')} late "
+            f"({verdicts(runs, 'gradient/verdict')}); "
+            f"final loss {spread((r['train/loss'] for r in runs), 2)}, "
+            f"train mAP50-95 {spread((r['train/mAP50-95'] for r in runs), 2)} (n = {len(runs)} seeds)"
+        )
+    whole = f"Expected: {text}.".replace(" ± ", "\xa0±\xa0")  # never broken at its middle
+    lines = textwrap.wrap(whole, 100, subsequent_indent=" " * 10)
+    return [f"# {line}".replace("\xa0", " ").replace("−", "-") for line in lines]
+
+
+def write_header(file: Path, runs: list[dict[str, Any]]) -> None:
+    """Put the measured expectation into an experiment's comment header; nothing if there is none measured."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    start = next((i for i, line in enumerate(lines) if line.startswith("# Expected:")), None)
+    if start is None or not runs:
+        return
+    end = start + 1
+    while lines[end].startswith("#  "):
+        end += 1
+    lines[start:end] = expectation(runs)
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def write_between(file: Path, marker: str, text: str) -> None:
     """Replace what stands between `<!-- marker -->` and `<!-- /marker -->`."""
     content = file.read_text(encoding="utf-8")
@@ -203,6 +236,9 @@ def main() -> int:
     write_between(readme, "table: coco8", table(options.out, "coco8", ABLATIONS, measured))
     measured += ("val/mAP50",)
     write_between(readme, "table: shapes", table(options.out, "shapes", ON_SHAPES, measured))
+    for name in ABLATIONS:
+        file = ROOT / ("configs/coco8.yaml" if name == "baseline" else f"ablations/{name}.yaml")
+        write_header(file, load(options.out, "coco8", name))
     for path in draw(options.out, ROOT / "docs"):
         print(path)
     return 0
