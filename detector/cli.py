@@ -9,6 +9,7 @@ from pathlib import Path
 
 from detector import __version__
 from detector.errors import UserError
+from detector.report.command import add_compare
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     info.add_argument("--config", type=Path, default=Path("configs/coco8.yaml"), metavar="FILE")
     info.add_argument("overrides", nargs="*", metavar="section.key=value")
     info.set_defaults(run=show_info)
+
+    add_compare(commands)
 
     options = parser.parse_args(arguments)
     try:
