@@ -141,10 +141,10 @@ def _partition(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs by label. Where one name stands for several configurations, the label says what differs."""
     by_name: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
-        key = repr((run.data, sorted(run.identity.items(), key=repr)))
+        key = repr((run.data, sorted(run.identity.items())))
         if not run.data:  # it joins the runs that know their data, if there are any
             same = [other for other in runs if other.data and other.dataset == run.dataset]
-            key = repr(((same or [run])[0].data, sorted(run.identity.items(), key=repr)))
+            key = repr(((same or [run])[0].data, sorted(run.identity.items())))
         by_name.setdefault(run.name, {}).setdefault(key, []).append(run)
     parts: dict[str, list[Run]] = {}
     for name, variants in by_name.items():

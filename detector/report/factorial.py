@@ -54,7 +54,7 @@ def find_factorial(parts: Mapping[str, Sequence[Run]]) -> Factorial | None:
         if None in levels:
             continue
         key = tuple(bool(level) for level in levels)
-        context = repr((runs[0].data, sorted(other.items(), key=repr)))
+        context = repr((runs[0].data, sorted(other.items())))
         rest.setdefault(context, len(rest))
         if rest[context] == 0:  # of the first, which is the baseline's: it is what the others strip
             cells.setdefault(key, label)

@@ -240,29 +240,35 @@ def _ledger(path: Path) -> tuple[tuple[Step, ...], str | None]:
     try:
         entries = json.loads(path.read_bytes())
         steps = tuple(
-            Step(int(entry["step"]), str(entry["block"]), str(entry["operation"]), number(entry["factor"]))
+            Step(int(entry["step"]), str(entry["block"]), _operation(entry), number(entry["factor"]))
             for entry in entries
         )
     except FileNotFoundError:
         return (), None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         return (), "ledger.json is not a list of {step, block, operation, factor}, and left out"
     return steps, None
+
+
+def _operation(entry: Mapping[str, Any]) -> str:
+    """Its place in the block, and what stands there if the ledger says so: `a.act (SiLU)`."""
+    layer = entry.get("layer")
+    return str(entry["operation"]) + (f" ({layer})" if layer and layer != entry["operation"] else "")
 
 
 def _without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[LeftOut]]:
     """One run for each configuration and seed, finished if possible: a repeat is not another sample."""
     rank = {"finished": 0, "diverged": 1, "stopped": 2, "unfinished": 3}
-    kept: dict[str, Run] = {}
+    kept: dict[str, list[Run]] = {}
     out = []
     for run in sorted(runs, key=lambda run: rank[run.state]):
-        key = repr((run.name, run.seed, run.data or run.dataset, sorted(run.identity.items(), key=repr)))
-        if key in kept:
-            reason = (
-                f"the same ablation, configuration and seed as {kept[key].directory.name}: not another sample"
-            )
-            out.append(LeftOut(run.directory, reason))
+        same = kept.setdefault(repr((run.name, run.seed, run.dataset, sorted(run.identity.items()))), [])
+        # A run that did not end knows its data by name only.
+        twin = next((other for other in same if run.data in (other.data, None)), None)
+        if twin is None:
+            same.append(run)
         else:
-            kept[key] = run
-    chosen = {id(run) for run in kept.values()}
+            reason = f"the same ablation, configuration and seed as {twin.directory.name}: not another sample"
+            out.append(LeftOut(run.directory, reason))
+    chosen = {id(run) for same in kept.values() for run in same}
     return [run for run in runs if id(run) in chosen], out
