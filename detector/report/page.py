@@ -137,7 +137,11 @@ def _json(value: object) -> str:
 
 def _table(sheet: Sheet) -> str:
     title = html.escape(sheet.title)
-    head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in sheet.columns)
+    numeric = [' class="number"' if cell.numeric else "" for cell in sheet.rows[0]]
+    head = "".join(
+        f'<th scope="col"{kind}>{html.escape(column)}</th>'
+        for column, kind in zip(sheet.columns, numeric, strict=True)
+    )
     rows = []
     for row in sheet.rows:
         cells = []

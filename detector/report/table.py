@@ -148,9 +148,15 @@ def print_console(comparison: Comparison, console: Console) -> None:
     """Print everything, the runs left out included."""
     for sheet in sheets(comparison):
         table = Table(title=Text(sheet.title), title_justify="left", title_style="bold", show_lines=True)
+        names = min(24, max(len(row[0].text) for row in sheet.rows))  # not folded on a narrow terminal
         for at, column in enumerate(sheet.columns):
             left = at == 0 or not sheet.rows[0][at].numeric
-            table.add_column(Text(column), justify="left" if left else "right", overflow="fold")
+            table.add_column(
+                Text(column),
+                justify="left" if left else "right",
+                overflow="fold",
+                min_width=names if at == 0 else None,
+            )
         for row in sheet.rows:
             table.add_row(*(Text.assemble(c.text, *(("\n" + line, "dim") for line in c.below)) for c in row))
         console.print(table)

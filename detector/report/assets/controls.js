@@ -33,13 +33,13 @@ const watcher = new IntersectionObserver((entries) => {
 }, { rootMargin: "400px" });
 
 function swatch(group) {
-  const dashes = { solid: "", dash: "7 4", dot: "2 3", dashdot: "7 3 2 3" }[look(group).dash];
+  const dashes = { solid: "", dash: "7 4", dot: "2 3", dashdot: "7 3 2 3" }[dashOf(group)];
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
   for (const [name, value] of Object.entries({ width: 22, height: 8, "aria-hidden": "true" })) svg.setAttribute(name, value);
   const drawn = { x1: 0, x2: 22, y1: 4, y2: 4, "stroke-width": 3, "stroke-dasharray": dashes };
   for (const [name, value] of Object.entries(drawn)) line.setAttribute(name, value);
-  line.style.stroke = `var(--c${group % 8})`;
+  line.style.stroke = `var(${colorOf(group)})`;
   svg.append(line);
   return svg;
 }

@@ -5,7 +5,11 @@ const css = (name) => getComputedStyle(document.documentElement).getPropertyValu
 const dark = () => getComputedStyle(document.documentElement).colorScheme === "dark";
 const phone = () => window.innerWidth < 600;
 const DASHES = ["solid", "dash", "dot", "dashdot"];
-const look = (group) => ({ color: css(`--c${group % 8}`), dash: DASHES[Math.floor(group / 8) % 4] });
+
+// The baseline's colour is its own; the others take turns, and change their dashes with every turn.
+const colorOf = (group) => `--c${group ? 1 + ((group - 1) % 7) : 0}`;
+const dashOf = (group) => DASHES[group ? Math.floor((group - 1) / 7) % 4 : 0];
+const look = (group) => ({ color: css(colorOf(group)), dash: dashOf(group) });
 
 function faint(color, alpha) {
   const parts = [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16));
