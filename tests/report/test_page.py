@@ -109,7 +109,7 @@ def test_underflow_is_at_the_floor_and_nan_is_a_gap() -> None:
     assert np.isnan(found[3:]).all()
 
 
-def test_sixty_runs_of_two_thousand_rows_stay_small(make_run: Make) -> None:
+def test_a_long_history_is_thinned_out(make_run: Make) -> None:
     data = payload(written(make_run(steps=9000)))
     run = data["runs"][0]
     assert len(run["steps"]) == 100
