@@ -10,6 +10,7 @@ from pathlib import Path
 
 from detector import __version__
 from detector.errors import UserError
+from detector.report.command import add_compare
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dashboard.add_argument("--dry-run", action="store_true", help="print it as JSON; needs no network")
     dashboard.add_argument("overrides", nargs="*", metavar="section.key=value")
     dashboard.set_defaults(run=make_dashboard)
+
+    add_compare(commands)
 
     # argparse takes positional arguments only in one go: those after a later option are left over.
     options, rest = parser.parse_known_args(arguments)
