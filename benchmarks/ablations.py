@@ -4,7 +4,7 @@
     python benchmarks/ablations.py --report-only   # only writes, from the runs that are there
 
 A run that has finished is not run again, so an interrupted measurement goes on where it stopped.
-Each run is one process of `train.py` on its share of the cores; 20 ablations on COCO8 and 3 on shapes,
+Each run is one process of `train.py` on its share of the cores; 22 ablations on COCO8 and 3 on shapes,
 3 seeds each, take about an hour on 2 cores.
 """
 
@@ -36,6 +36,8 @@ ABLATIONS = {
     "plain_silu": "shortcut and batch norm",
     "plain_relu": "both, and SiLU → ReLU",
     "plain_sigmoid": "both, and SiLU → sigmoid",
+    "no_residual_sigmoid": "shortcut, and SiLU → sigmoid",
+    "no_batchnorm_sigmoid": "batch norm, and SiLU → sigmoid",
     "sigmoid": "SiLU → sigmoid",
     "tanh": "SiLU → tanh",
     "relu": "SiLU → ReLU",
@@ -197,6 +199,14 @@ def write_header(file: Path, runs: list[dict[str, Any]]) -> None:
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def update_effects(runs: Path, ablations: Path) -> None:
+    """Give the diagnosis the effects that were measured: by this script, and by `factorial.py` in `runs`."""
+    from detector.gradients.effects import write_effects
+
+    folders = ablations, runs / "factorial", runs / "factorial_shapes"
+    write_effects(sorted(run for folder in folders if folder.is_dir() for run in folder.iterdir()))
+
+
 def write_between(file: Path, marker: str, text: str) -> None:
     """Replace what stands between `<!-- marker -->` and `<!-- /marker -->`."""
     content = file.read_text(encoding="utf-8")
@@ -229,9 +239,8 @@ def main() -> int:
                 print(line, flush=True)
 
     from benchmarks.pictures import draw
-    from detector.gradients.effects import write_effects
 
-    write_effects(sorted(options.out.iterdir()))
+    update_effects(options.out.parent, options.out)
     readme, measured = ROOT / "README.md", ("train/loss", "train/mAP50-95", "val/mAP50-95")
     write_between(readme, "table: coco8", table(options.out, "coco8", ABLATIONS, measured))
     measured += ("val/mAP50",)

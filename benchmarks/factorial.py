@@ -48,7 +48,7 @@ def photograph(page: Path, picture: Path) -> None:
 
 def main() -> int:
     """Run, then write."""
-    from benchmarks.ablations import write_between
+    from benchmarks.ablations import update_effects, write_between
 
     parser = argparse.ArgumentParser(description="Run the factorials and write what the README says of them.")
     parser.add_argument("--out", type=Path, default=ROOT / "runs", help="where the suites' runs are kept")
@@ -70,6 +70,7 @@ def main() -> int:
         write_between(ROOT / "README.md", f"effects: {dataset}", effects)
         if dataset == "coco8":
             photograph(page.resolve(), ROOT / "docs" / "report.png")
+    update_effects(options.out, options.out / "ablations")
     return 0
 
 
