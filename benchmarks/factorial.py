@@ -1,10 +1,10 @@
-"""Run the 2³ factorial on COCO8 and on shapes, and write what the README says of it.
+"""Run the 2³ factorial on COCO8 and on shapes, and write what the documentation says of it.
 
     python benchmarks/factorial.py                 # runs what is missing (about half an hour on 2 cores)
     python benchmarks/factorial.py --report-only   # only writes
 
 Writes docs/factorial_coco8.md and docs/factorial_shapes.md (what `detector compare --markdown` prints), the
-effects in the README, and docs/report.png, a picture of the web page, if Chromium is there.
+effects on COCO8 in the README, and docs/report.png, a picture of the web page, if Chromium is there.
 """
 
 from __future__ import annotations
@@ -63,12 +63,15 @@ def main() -> int:
             )
             if status:
                 return status
+        elif not runs.is_dir():
+            print(f"{suite}: not run yet", file=sys.stderr)
+            continue
         table, page = ROOT / "docs" / f"factorial_{dataset}.md", options.out / f"{suite}.html"
         if status := detector("compare", str(runs), f"--markdown={table}", f"--html={page}"):
             return status
-        effects = block(table.read_text(encoding="utf-8"), "Factorial effects")
-        write_between(ROOT / "README.md", f"effects: {dataset}", effects)
         if dataset == "coco8":
+            effects = block(table.read_text(encoding="utf-8"), "Factorial effects")
+            write_between(ROOT / "README.md", "effects: coco8", effects)
             photograph(page.resolve(), ROOT / "docs" / "report.png")
     update_effects(options.out, options.out / "ablations")
     return 0

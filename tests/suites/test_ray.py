@@ -77,6 +77,7 @@ def cluster(coco8: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_suite_survives_the_death_of_a_node(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

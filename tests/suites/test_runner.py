@@ -210,6 +210,7 @@ def test_the_time_left_is_in_proportion_to_the_work(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_stopped_suite_ends_as_an_uninterrupted_one(tmp_path: Path, coco8: Path) -> None:
     """From the command line, with the real train.py: Ctrl-C to the one process that a user sees."""
     from detector.tracking.local import read_history

@@ -66,6 +66,7 @@ def test_the_shorthands_are_what_they_say(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_real_agent_runs_the_sweep(tmp_path: Path, coco8: Path) -> None:
     """`wandb sweep`, then `wandb agent`, both as a user calls them; two runs instead of 24."""
     config = yaml.safe_load(SWEEP.read_text())
