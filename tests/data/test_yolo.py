@@ -184,12 +184,9 @@ def test_bytes_after_the_end_of_a_jpeg_are_allowed(dataset: Path) -> None:
     assert len(read_dataset(dataset / "data.yaml").splits["train"]) == 2
 
 
-def test_real_coco8() -> None:
-    folder = os.environ.get("DETECTOR_DATASETS")
-    if not folder or not Path(folder, "coco8").is_dir():
-        pytest.skip("DETECTOR_DATASETS names no folder with coco8")
+def test_real_coco8(coco8: Path) -> None:
     project = Path(__file__).resolve().parents[2]
-    read = read_dataset(project / "datasets/coco8.yaml", root=Path(folder, "coco8"))
+    read = read_dataset(project / "datasets/coco8.yaml", root=coco8 / "coco8")
     assert {split: len(items) for split, items in read.splits.items()} == {"train": 4, "val": 4}
     first = read.splits["train"][0]
     words = [read.names[index] for index in first.classes]
