@@ -77,9 +77,10 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
     from detector.gradients.explain import explain
     from detector.gradients.ledger import Ledger, LedgerFile
     from detector.gradients.recorder import GradientRecorder
+    from detector.nn.build import architecture_of, build_model, rebuild
     from detector.nn.describe import measure
-    from detector.nn.detector import build_detector
     from detector.nn.loss import DetectionLoss
+    from detector.nn.model import freeze
     from detector.tracking.examples import prediction_images
     from detector.tracking.local import read_history
     from detector.tracking.summary import summarise
@@ -100,19 +101,24 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
 
     # Model.
     seed_everything(seed)
-    model = build_detector(config.model, len(dataset.names))
+    directory, saved = options.resume, None
+    if directory is None:
+        model, origin = build_model(config.model, dataset.names)
+    else:  # the checkpoint has the weights, so that files of pretrained ones are not needed again
+        saved = read(directory / "checkpoints" / "last.pt")
+        model, origin = rebuild(architecture_of(saved), len(dataset.names)), ""
+        freeze(model, config.model.freeze)
     learner = build_learner(model, config.train)
-    criterion = DetectionLoss(model, config.train)
+    criterion = DetectionLoss(model, config.train, plan.steps * plan.accumulate / plan.batches_per_epoch)
     recorder = GradientRecorder(model.trunk_points())
 
     # The run's directory: a new one, or one that goes on from its last checkpoint.
     label = loaded.name if dataset.name in ("coco8", loaded.name) else f"{loaded.name}-{dataset.name}"
-    directory, resume = options.resume, None
+    resume = None
     if directory is None:
         directory = new_directory(config, label)
         save(config, directory / "config.yaml")
-    else:
-        saved = read(directory / "checkpoints" / "last.pt")
+    elif saved is not None:
         if saved["extra"]["data_fingerprint"] != dataset.fingerprint:
             raise UserError(f"{config.data.path}: the data changed since {directory} was trained on it")
         load_state(saved, learner)
@@ -121,6 +127,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
     facts = {
         "config": config.model_dump(mode="json"),
         "names": list(dataset.names),
+        "architecture": model.architecture(),
         "data_fingerprint": dataset.fingerprint,
         "wandb_id": wandb_id,
     }
@@ -130,7 +137,8 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
 
     def evaluate_all(step: int) -> dict[str, float]:
         metrics: dict[str, float] = {}
-        for split, loader in loaders.items():
+        for split in ("train", "val") if config.train.eval_train else ("val",):
+            loader = loaders[split]
             result = evaluate(learner, loader.eval_batches(batch=config.train.batch), dataset.splits[split])
             metrics |= {f"{split}/{name}": value for name, value in result.metrics.items()}
             examples = prediction_images(dataset, split, result.predictions, config.tracking.images)
@@ -154,6 +162,8 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
         tracker.message(f"{label} on {dataset.name} ({counts} images), seed {seed}, {learner.device}")
         tracker.message(f"{measure(model, config.data.image_size)}; {plan.steps} steps, to {directory}")
         tracker.message("differs from the base in: " + ("; ".join(loaded.difference) or "nothing"))
+        if origin:
+            tracker.message(origin)
         for line in dataset.skipped:
             tracker.message(f"left out: {line}")
         earlier, started = learner.seconds, time.perf_counter()

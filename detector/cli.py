@@ -95,12 +95,12 @@ def show_info(options: argparse.Namespace) -> None:
     from detector.data.data_yaml import read_data_yaml
     from detector.data.sources import locate
     from detector.loading import load_config
+    from detector.nn.build import build_model
     from detector.nn.describe import measure
-    from detector.nn.detector import build_detector
 
     loaded = load_config(options.config, options.overrides)
     names = read_data_yaml(locate(loaded.config.data.path)).names
-    model = build_detector(loaded.config.model, len(names))
+    model = build_model(loaded.config.model, names).model
     for name, module in model.trunk_points().items():
         parameters = sum(p.numel() for p in module.parameters())
         print(f"{name:12s} {type(module).__name__:6s} {parameters:>9,} parameters")

@@ -69,13 +69,24 @@ class ModelConfig(Section):
     shortcut: Literal["residual", "none", "gated"] = "residual"
     init: Literal["he", "xavier", "lecun", "default", "naive"] = "he"
     init_std: Annotated[float, Field(gt=0)] = 0.01  # only for init=naive: N(0, init_std)
-    freeze: Literal["none", "backbone"] = "none"  # "backbone" keeps the trunk at its random initialisation
+    pretrained: Text | None = None  # a YOLO's .pt or .yaml, or our best.pt: brings its own architecture
+    freeze: Literal["none", "backbone"] | Positive = (
+        "none"  # or how many of the first layers keep their weights
+    )
 
     @model_validator(mode="after")
     def _init_std_is_used(self) -> Self:
         # A key that silently does nothing is worse than an error: the student would believe it mattered.
         if self.init != "naive" and self.init_std != type(self).model_fields["init_std"].default:
             raise broken_rule("init_std", f"only model.init=naive uses it, and model.init is {self.init}")
+        return self
+
+    @model_validator(mode="after")
+    def _pretrained_brings_its_architecture(self) -> Self:
+        if self.pretrained is not None:
+            for key, field in type(self).model_fields.items():
+                if key not in ("pretrained", "freeze") and getattr(self, key) != field.default:
+                    raise broken_rule(key, "model.pretrained brings its own architecture; leave this key out")
         return self
 
 
@@ -92,6 +103,11 @@ class TrainConfig(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # Nesterov for SGD, beta1 for AdamW
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4  # never on norms and biases
     warmup_steps: Annotated[int, Field(ge=0)] = 20
+    backbone_lr: Annotated[float, Field(gt=0, le=1)] = 1.0  # the backbone's learning rate, as a factor of lr
+    freeze_norms: bool = False  # batch norms keep the running statistics that pretrained weights came with
+    norm_momentum: Annotated[float, Field(gt=0, le=1)] | None = (
+        None  # of batch norms; null: as the model has it
+    )
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     final_lr: Fraction = 0.05  # the schedule's end, as a fraction of lr
     clip: Annotated[float, Field(gt=0)] | None = 10.0  # global gradient norm; null: no clipping
@@ -104,6 +120,7 @@ class TrainConfig(Section):
     cls_gain: Annotated[float, Field(ge=0)] = 0.5
     dfl_gain: Annotated[float, Field(ge=0)] = 1.5
     eval_every: Positive | None = 50  # steps between evaluations; null: only at the end
+    eval_train: bool = True  # evaluate the training images too: what was memorised
     on_nonfinite: Literal["stop", "record"] = "stop"  # a NaN or Inf: exit 3, or record it as the finding
 
     @model_validator(mode="before")

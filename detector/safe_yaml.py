@@ -82,6 +82,10 @@ class Value:
     where: str  # "file:line", for messages
     typed: str | None = None  # an unquoted scalar as it was typed: `off` where the value is False
 
+    def plain(self) -> Any:
+        """The value without its places: dicts, lists, text and numbers."""
+        return _plain(self.value)
+
     def __str__(self) -> str:
         return printable(self.typed or ("nothing" if self.value is None else repr(_plain(self.value))))
 

@@ -6,25 +6,19 @@ unpacked, and the folder appears whole or not at all.
 
 from __future__ import annotations
 
-import http.client
 import os
 import shutil
 import stat
-import sys
 import tempfile
-import time
-import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.error import HTTPError
 
+from detector.data.download import STALL_SECONDS, download
 from detector.errors import UserError
 
 URL = "https://github.com/ultralytics/assets/releases/download/v0.0.0/coco8.zip"
-STALL_SECONDS = 10.0  # without a byte
 TOTAL_SECONDS = 300.0  # against a server that sends a byte every nine seconds
 MAX_BYTES = 50_000_000  # of the download, and again of its content; the real one has 0.4 MB
 MAX_FILES = 200
@@ -68,13 +62,14 @@ def fetch_coco8(
         destination.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".coco8-") as folder:
             archive, content = Path(folder, "coco8.zip"), Path(folder, "content")
-            _download(url, archive, stall_seconds, total_seconds)
+            download(
+                url, archive, largest=MAX_BYTES, stall_seconds=stall_seconds, total_seconds=total_seconds
+            )
             content.mkdir()
             extract_safely(archive, content)
             _publish(_verified(content), destination)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = error if isinstance(error, HTTPError) else getattr(error, "reason", None)
-        reason = reason or getattr(error, "strerror", None) or error
+    except (OSError, ValueError) as error:
+        reason = error if isinstance(error, HTTPError) else getattr(error, "strerror", None) or error
         raise DatasetUnavailable(
             f"COCO8 could not be downloaded from {url} to {destination}: {reason}; check the network, or put "
             f"its images/ and labels/ there yourself"
@@ -142,45 +137,3 @@ def _publish(folder: Path, destination: Path) -> None:
     except OSError:
         if not destination.is_dir():
             raise
-
-
-def _download(url: str, file: Path, stall_seconds: float, total_seconds: float) -> None:
-    """Write the file at `url` to `file`. Raises OSError, ValueError or HTTPException."""
-    if not url.startswith(("http://", "https://")):
-        raise ValueError("only http and https addresses are supported")
-    deadline = time.monotonic() + total_seconds
-    received = 0
-    request = urllib.request.Request(url, headers={"User-Agent": "detector"})
-    try:
-        # The timeout holds for the connection and for every single wait for bytes.
-        with urllib.request.urlopen(request, timeout=stall_seconds) as response, file.open("wb") as out:
-            announced = response.headers.get("Content-Length")
-            total = int(announced) if announced and announced.isdecimal() else None
-            with _progress(total) as advance:
-                while chunk := response.read1(65536):  # read1: whatever is there, without waiting for more
-                    received += len(chunk)
-                    if received > MAX_BYTES:
-                        raise ValueError(f"more than {MAX_BYTES // 1_000_000} MB arrived")
-                    if time.monotonic() > deadline:
-                        raise ValueError(f"it took longer than {total_seconds:g} s")
-                    out.write(chunk)
-                    advance(len(chunk))
-    except TimeoutError:
-        raise ValueError(f"no data for {stall_seconds:g} s") from None
-    if total is not None and received != total:
-        raise ValueError(f"the connection broke after {received} of {total} bytes")
-
-
-@contextmanager
-def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr for a person, nothing for a log file."""
-    if not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("downloading COCO8"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda count: progress.update(task, advance=count)

@@ -53,7 +53,8 @@ def explain(
             found = worst(ledger[step], summary.get(f"gradient/vanishing_index{suffix}"), suffix)
             facts |= found
             sentences.append(_place(found, suffix))
-    facts |= expected(rows, config.model)
+    if config.model.pretrained is None:  # of other networks' layers theory says nothing here
+        facts |= expected(rows, config.model)
     sentences.append(_theory(facts))
     if summary["gradient/verdict"] != "healthy":
         facts |= causality(summary, config, effects)
@@ -120,6 +121,8 @@ def causality(summary: Mapping[str, Any], config: Config, effects: Sequence[Effe
 def candidates(verdict: str, config: Config) -> Sequence[Change]:
     """Single changes that address a verdict, the one to try first at the front."""
     model, train = config.model, config.train
+    if model.pretrained is not None:
+        return [*([("train.clip", 10.0)] if train.clip is None else []), ("train.lr", train.lr / 2)]
     shortcut = model.shortcut != "residual" and ("model.shortcut", "residual")
     norm = model.norm == "none" and ("model.norm", "batch")
     act = model.act in ("sigmoid", "tanh") and ("model.act", "silu")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from detector.nn.detector import Predictions
+from detector.nn.model import Predictions
 
 
 class Detections(NamedTuple):
@@ -33,15 +33,18 @@ def decode(preds: Predictions, strides: tuple[int, ...]) -> tuple[Tensor, Tensor
     """Turn raw predictions into boxes (B, A, 4), corners in pixels, and probabilities (B, A, classes).
 
     Each side's distance is the mean of its distribution over 0 … reg_max-1 strides
-    (Li et al. 2020, "Generalized Focal Loss", arXiv:2006.04388).
+    (Li et al. 2020, "Generalized Focal Loss", arXiv:2006.04388); with a single bin it is the output itself.
     """
     logits = preds["boxes"].float()
     batch, channels, count = logits.shape
     points, sizes = anchor_points([(f.shape[2], f.shape[3]) for f in preds["feats"]], strides)
     points, sizes = points.to(logits.device), sizes.to(logits.device)
-    bins = torch.arange(channels // 4, dtype=torch.float32, device=logits.device)
-    mass = logits.view(batch, 4, channels // 4, count).softmax(2)
-    distance = torch.einsum("bsra,r->bas", mass, bins) * sizes  # (B, A, 4): left, top, right, bottom
+    if channels == 4:
+        distance = logits.transpose(1, 2) * sizes  # (B, A, 4): left, top, right, bottom
+    else:
+        bins = torch.arange(channels // 4, dtype=torch.float32, device=logits.device)
+        mass = logits.view(batch, 4, channels // 4, count).softmax(2)
+        distance = torch.einsum("bsra,r->bas", mass, bins) * sizes
     boxes = torch.cat((points - distance[..., :2], points + distance[..., 2:]), -1)
     return boxes, preds["scores"].float().sigmoid().transpose(1, 2)
 
@@ -51,7 +54,7 @@ def select(
     scores: Tensor,
     *,
     confidence: float = 0.001,
-    iou: float = 0.7,
+    iou: float | None = 0.7,
     limit: int = 300,
     candidates: int = 30_000,
 ) -> Detections:
@@ -61,7 +64,8 @@ def select(
         boxes: (A, 4) corners in pixels.
         scores: (A, classes) probabilities.
         confidence: the lowest score that counts.
-        iou: of two boxes of a class that overlap more than this, the better one stays.
+        iou: of two boxes of a class that overlap more than this, the better one stays; None keeps both, for
+            heads that predict each object once.
         limit: how many detections are kept.
         candidates: how many of the best scores enter the suppression.
     """
@@ -70,5 +74,8 @@ def select(
     if len(score) > candidates:
         score, order = score.topk(candidates)
         anchor, label = anchor[order], label[order]
-    keep = batched_nms(boxes[anchor], score, label, iou)[:limit]
+    if iou is None:
+        keep = score.argsort(descending=True, stable=True)[:limit]
+    else:
+        keep = batched_nms(boxes[anchor], score, label, iou)[:limit]
     return Detections(boxes[anchor[keep]], score[keep], label[keep])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,14 +11,7 @@ from torch import Tensor, nn
 from detector.config import ModelConfig
 from detector.nn.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Block, Components, Unit
 from detector.nn.init import init_predictors, init_weights
-
-
-class Predictions(TypedDict):
-    """Raw outputs; A is the number of anchor points, summed over the three scales."""
-
-    boxes: Tensor  # (B, 4·reg_max, A): logits of the distances to left, top, right, bottom
-    scores: Tensor  # (B, classes, A): class logits
-    feats: list[Tensor]  # three of (B, neck, H/8·, …): only their height and width are used
+from detector.nn.model import DetectionModel, Predictions, freeze
 
 
 class Trunk(nn.Sequential):
@@ -91,7 +84,7 @@ class Head(nn.Module):
         return {"boxes": torch.cat(boxes, 2), "scores": torch.cat(scores, 2), "feats": feats}
 
 
-class Detector(nn.Module):
+class Detector(DetectionModel):
     """Images in, raw predictions out.
 
     Args:
@@ -103,6 +96,7 @@ class Detector(nn.Module):
         parts: the injected activation, norm and shortcut.
     """
 
+    config: ModelConfig  # what `build_detector` made it from
     strides = (8, 16, 32)
 
     def __init__(
@@ -133,15 +127,27 @@ class Detector(nn.Module):
         children = self.trunk.named_children()
         return {f"{depth:02d}_{name.replace('_', '.', 1)}": m for depth, (name, m) in enumerate(children)}
 
+    def backbone(self) -> list[nn.Module]:
+        """See `DetectionModel.backbone`."""
+        return [self.trunk]
+
+    def class_layers(self) -> set[str]:
+        """See `DetectionModel.class_layers`."""
+        return {f"head.cls.{scale}.2" for scale in range(len(self.head.cls))}
+
+    def architecture(self) -> dict[str, Any]:
+        """See `DetectionModel.architecture`."""
+        return {"kind": "compact", "model": self.config.model_dump(mode="json")}
+
 
 def build_detector(config: ModelConfig, num_classes: int) -> Detector:
     """Build and initialise the detector from torch's global generator: seed it first."""
     parts = Components(ACTIVATIONS[config.act], NORMS[config.norm], SHORTCUTS[config.shortcut])
     model = Detector(num_classes, config.depths, config.widths, config.neck_width, config.reg_max, parts)
+    model.config = config
     init_weights(model, config.init, config.init_std)
     init_predictors(model.head.box, model.head.cls, model.strides, num_classes)
-    if config.freeze == "backbone":
-        model.trunk.requires_grad_(False)
+    freeze(model, config.freeze)
     return model
 
 

@@ -1,15 +1,15 @@
-"""The detection loss: ultralytics' own `v8DetectionLoss`, driven by our detector."""
+"""The detection loss: ultralytics' own, driven by any `DetectionModel`."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from detector.config import TrainConfig
-from detector.nn.detector import Detector, Predictions
+from detector.nn.model import DetectionModel, Predictions
 from detector.nn.ultralytics_import import import_ultralytics
 
 
@@ -17,37 +17,60 @@ class Loss(NamedTuple):
     """The value that is differentiated, and its parts."""
 
     total: Tensor  # scalar: the batch size times the sum of the parts, as ultralytics trains on
-    parts: Tensor  # (3,) box, cls and dfl, gains applied, detached: the mean over the batch
+    parts: (
+        Tensor  # (3,) box, cls and dfl (of two heads the last's), gains applied, detached: the batch's mean
+    )
 
 
 class DetectionLoss:
     """Task-aligned assignment, CIoU, binary cross-entropy and distribution focal loss.
 
-    Only the model's strides, classes and `reg_max` are read: any detector with them can be given.
+    A model with two heads is trained on both, the emphasis moving from the one with many assignments to the
+    one without duplicates. A model without a distribution (`reg_max` 1) has an L1 loss in place of the DFL.
+
+    Args:
+        model: only its device, strides, classes, `reg_max` and `dual` are read.
+        config: the gains.
+        epochs: of the whole run; only two heads need it.
     """
 
-    def __init__(self, model: Detector, config: TrainConfig) -> None:
+    def __init__(self, model: DetectionModel, config: TrainConfig, epochs: float = 1) -> None:
         device = next(model.parameters()).device
         detect = SimpleNamespace(
             stride=torch.tensor(model.strides, dtype=torch.float32, device=device),
             nc=model.num_classes,
             reg_max=model.reg_max,
         )
-        gains = SimpleNamespace(box=config.box_gain, cls=config.cls_gain, dfl=config.dfl_gain)
-        loss = import_ultralytics("utils.loss").v8DetectionLoss
+        gains = SimpleNamespace(box=config.box_gain, cls=config.cls_gain, dfl=config.dfl_gain, epochs=epochs)
+        losses = import_ultralytics("utils.loss")
+        loss = losses.E2ELoss if model.dual else losses.v8DetectionLoss
+        self.dual = model.dual
         self._loss = loss(SimpleNamespace(parameters=model.parameters, args=gains, model=[detect]))
+        one = self._loss.one2one if model.dual else self._loss
+        self._names = one.loss_names
 
-    def __call__(self, preds: Predictions, targets: dict[str, Tensor]) -> Loss:
+    def begin_epoch(self, epoch: int) -> None:
+        """Weigh two heads: a function of the epoch (from 0) alone, so that a resumed run does the same."""
+        if self.dual:
+            self._loss.updates = epoch - 1
+            if epoch > 0:
+                self._loss.update()
+
+    def __call__(self, preds: Any, targets: dict[str, Tensor]) -> Loss:
         """Compute the loss in fp32, whatever the precision of the forward pass.
 
         Args:
-            preds: the detector's raw outputs.
+            preds: the model's raw outputs in training: `Predictions`, or `DualPredictions`.
             targets: `batch_idx` (N,), `cls` (N,) and `bboxes` (N, 4), normalised centre x, y, width, height.
         """
-        full = {
-            "boxes": preds["boxes"].float(),
-            "scores": preds["scores"].float(),
-            "feats": [f.float() for f in preds["feats"]],
-        }
+        full = {name: _float(head) for name, head in preds._asdict().items()} if self.dual else _float(preds)
         losses, parts = self._loss(full, targets)
-        return Loss(losses.sum(), torch.stack([parts[f"{name}_loss"] for name in ("box", "cls", "dfl")]))
+        return Loss(losses.sum(), torch.stack([parts[name] for name in self._names]))
+
+
+def _float(preds: Predictions) -> Predictions:
+    return {
+        "boxes": preds["boxes"].float(),
+        "scores": preds["scores"].float(),
+        "feats": [f.float() for f in preds["feats"]],
+    }

@@ -17,6 +17,7 @@ QUIET = {
     "YOLO_OFFLINE": "true",
     "YOLO_AUTOINSTALL": "false",
     "YOLO_VERBOSE": "false",
+    "ULTRALYTICS_SAFE_LOAD": "true",  # weights and network descriptions are read without running code in them
 }
 
 

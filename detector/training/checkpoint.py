@@ -1,11 +1,8 @@
-"""Checkpoints: tensors and plain data only, written so that a crash never costs the previous one."""
+"""What a checkpoint holds: everything needed to go on, exactly. Its file is nn/checkpoint_file.py's."""
 
 from __future__ import annotations
 
-import os
-import pickle
 import random
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from detector.errors import UserError
+from detector.nn.checkpoint_file import FORMAT, read, write
 from detector.training.learner import Learner
 
-FORMAT = 1
+__all__ = ["Checkpoints", "load_state", "read", "state_dict", "write"]
 
 
 class Checkpoints:
@@ -74,37 +71,6 @@ def load_state(state: Mapping[str, Any], learner: Learner) -> None:
         learner.scaler.load_state_dict(state["scaler"])
     _restore_random_state(state["rng"])
     learner.step, learner.seconds, learner.best = state["step"], state["seconds"], tuple(state["best"])
-
-
-def write(state: Mapping[str, Any], path: Path) -> None:
-    """Write atomically: to a temporary file beside, flushed to the disk, then renamed."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; no code in it is ever run.
-
-    Raises:
-        UserError: it is missing, broken, or not one of this project's.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no checkpoint here") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise UserError(f"{path}: not a checkpoint of this project (format {FORMAT} expected)")
-    return state
 
 
 def _random_state() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from detector.data.yolo import Item
 from detector.gradients.nonfinite import first_bad_layer
 from detector.gradients.recorder import GradientRecorder
 from detector.nn.decode import decode, select
-from detector.nn.detector import Detector, Predictions
 from detector.nn.loss import Loss
 from detector.training.learner import Learner
 from detector.training.metrics import Prediction, Truth, coco_map
@@ -29,7 +28,16 @@ from detector.training.optimizer import learning_rate
 from detector.training.plan import Plan
 
 Row = dict[str, float]
-Criterion = Callable[[Predictions, dict[str, Tensor]], Loss]
+
+
+class Criterion(Protocol):
+    """Scores raw predictions against targets."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Training is in this epoch (from 0)."""
+
+    def __call__(self, preds: Any, targets: dict[str, Tensor]) -> Loss:
+        """Compute the loss."""
 
 
 @dataclass
@@ -70,10 +78,11 @@ def train(
         if stop():
             return Outcome("stopped")
         step = learner.step
-        model.train()
+        learner.train_mode()
+        criterion.begin_epoch(plan.epoch(step))
         rate = learning_rate(step, plan.steps, config)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["lr_factor"]
         if plan.records(step):
             recorder.begin()
 
@@ -138,7 +147,7 @@ def evaluate(learner: Learner, batches: Iterable[Batch], items: Sequence[Item]) 
             preds = model(learner.images(batch.images))
         boxes, scores = decode(preds, learner.model.strides)  # (B, A, 4), (B, A, classes)
         for row, (index, letterbox) in enumerate(zip(batch.indices, batch.letterboxes, strict=True)):
-            found = select(boxes[row], scores[row])
+            found = select(boxes[row], scores[row], iou=None if learner.model.dual else 0.7)
             corners = letterbox.to_original(found.boxes.cpu().numpy())
             predictions.append(Prediction(corners, found.scores.cpu().numpy(), found.classes.cpu().numpy()))
             truths.append(truth_of(items[index], letterbox.width, letterbox.height))
@@ -165,7 +174,7 @@ def _total_loss(learner: Learner, criterion: Criterion, batches: Sequence[Batch]
     return torch.stack([backward(learner, criterion, batch).total for batch in batches]).sum()
 
 
-def clip_gradients(model: Detector, limit: float | None) -> Tensor:
+def clip_gradients(model: torch.nn.Module, limit: float | None) -> Tensor:
     """Scale all gradients down so that their joint norm is at most `limit`; return the norm before."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)

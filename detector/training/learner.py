@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from detector.config import TrainConfig
 from detector.errors import UserError
-from detector.nn.detector import Detector
+from detector.nn.model import DetectionModel
 from detector.training.optimizer import averaged_model, build_optimizer
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -24,13 +24,14 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 class Learner:
     """A model, what trains it, and how far it has come."""
 
-    model: Detector
+    model: DetectionModel
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler  # only active under fp16, whose small gradients would become zero
     ema: AveragedModel | None
     device: torch.device
     precision: torch.dtype
     channels_last: bool
+    frozen_norms: tuple[torch.nn.Module, ...] = ()  # whose running statistics are used, and stay
     step: int = 0  # optimiser steps completed
     seconds: float = 0.0  # spent in the training loop, evaluations included; a resumed run adds up
     best: tuple[float, ...] = field(default=())  # the best evaluation so far, see `Checkpoints`
@@ -39,6 +40,12 @@ class Learner:
     def evaluated_model(self) -> torch.nn.Module:
         """The weights that are evaluated and predicted with: the average where there is one."""
         return self.model if self.ema is None else self.ema
+
+    def train_mode(self) -> None:
+        """Put every layer into training mode, except norms whose statistics are frozen."""
+        self.model.train()
+        for norm in self.frozen_norms:
+            norm.eval()
 
     def autocast(self) -> AbstractContextManager[None]:
         """Run the forward pass in the chosen precision."""
@@ -52,7 +59,7 @@ class Learner:
         return images.to(torch.float32, memory_format=layout) / 255
 
 
-def build_learner(model: Detector, config: TrainConfig) -> Learner:
+def build_learner(model: DetectionModel, config: TrainConfig) -> Learner:
     """Place a model on its device and give it an optimiser.
 
     Raises:
@@ -61,18 +68,27 @@ def build_learner(model: Detector, config: TrainConfig) -> Learner:
     device = choose_device(config.device)
     if config.precision == "fp16" and device.type != "cuda":
         raise UserError("train.precision=fp16 needs a CUDA GPU; on a CPU use bf16 or fp32")
+    if config.norm_momentum is not None:
+        for norm in batch_norms(model):
+            norm.momentum = config.norm_momentum
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     return Learner(
         model=model,
-        optimizer=build_optimizer(model, config),
+        optimizer=build_optimizer(model, config, model.backbone()),
         # torch's first scale, 65536, overflows in the first steps: the very ones worth recording.
         scaler=torch.amp.GradScaler(device.type, init_scale=1024.0, enabled=config.precision == "fp16"),
         ema=averaged_model(model, config.ema) if config.ema else None,
         device=device,
         precision=PRECISIONS[config.precision],
         channels_last=config.channels_last,
+        frozen_norms=tuple(batch_norms(model)) if config.freeze_norms else (),
     )
+
+
+def batch_norms(model: torch.nn.Module) -> list[torch.nn.BatchNorm2d]:
+    """The layers that keep running statistics of what passes through them."""
+    return [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
 
 
 def choose_device(name: str) -> torch.device:

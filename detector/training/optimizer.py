@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +12,33 @@ from torch.optim.swa_utils import AveragedModel
 from detector.config import TrainConfig
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Decay the weights that multiply activations; never biases and the scales and shifts of norms."""
+def parameter_groups(
+    model: nn.Module, weight_decay: float, backbone: Sequence[nn.Module] = (), backbone_lr: float = 1.0
+) -> list[dict[str, object]]:
+    """Decay the weights that multiply activations; never biases and the scales and shifts of norms.
+
+    With `backbone_lr` other than 1, the backbone's parameters form two groups of their own, whose learning
+    rate is that factor of the others'.
+    """
+    slow = {id(p) for module in backbone for p in module.parameters()} if backbone_lr != 1 else set()
     trainable = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, object]] = []
+    for factor, members in (
+        (1.0, [p for p in trainable if id(p) not in slow]),
+        (backbone_lr, [p for p in trainable if id(p) in slow]),
+    ):
+        if members or factor == 1:
+            decayed, others = [p for p in members if p.dim() > 1], [p for p in members if p.dim() <= 1]
+            groups.append({"params": decayed, "weight_decay": weight_decay, "lr_factor": factor})
+            groups.append({"params": others, "weight_decay": 0.0, "lr_factor": factor})
+    return groups
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, config: TrainConfig, backbone: Sequence[nn.Module] = ()
+) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum, or AdamW with `momentum` as its beta1."""
-    groups = parameter_groups(model, config.weight_decay)
+    groups = parameter_groups(model, config.weight_decay, backbone, config.backbone_lr)
     if config.optimizer == "sgd":
         nesterov = config.momentum > 0
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov)

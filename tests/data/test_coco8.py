@@ -283,7 +283,7 @@ def test_progress_is_for_a_terminal_only(
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     fetch_coco8(tmp_path / "bar", url=server.url)
     out, err = capsys.readouterr()
-    assert out == "" and "downloading COCO8" in err
+    assert out == "" and "downloading coco8.zip" in err
 
 
 def test_waits_are_bounded_by_default() -> None:

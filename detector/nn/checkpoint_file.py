@@ -1,0 +1,69 @@
+"""The file that a checkpoint is: tensors and plain data only, whole or not there at all."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detector.errors import UserError
+
+FORMAT = 1
+
+
+def write(state: Mapping[str, Any], path: Path) -> None:
+    """Write atomically: to a temporary file beside, flushed to the disk, then renamed."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; no code in it is ever run.
+
+    Raises:
+        UserError: it is missing, broken, or not one of this project's.
+    """
+    state = read_if_own(path)
+    if state is None:
+        raise UserError(f"{path}: not a checkpoint of this project (format {FORMAT} expected)")
+    return state
+
+
+def read_if_own(path: Path) -> dict[str, Any] | None:
+    """As `read`, but None for a file that somebody else's program wrote.
+
+    Raises:
+        UserError: it is missing or broken.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no checkpoint here") from None
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "GLOBAL" in str(error):  # intact, but it wants code to be run
+            return None
+        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
+    return state if isinstance(state, dict) and state.get("format") == FORMAT else None
+
+
+def evaluated_weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights that the run was evaluated with: the average where it kept one."""
+    if state["ema"] is None:
+        return dict(state["model"])
+    prefix = "module."  # of torch's AveragedModel, which also counts its updates
+    return {key.removeprefix(prefix): value for key, value in state["ema"].items() if key.startswith(prefix)}
