@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import yaml
 import train as front_door
 from detector.config import ModelConfig
 from detector.nn.detector import build_detector
-from tests.support import ROOT, Run, environment
+from tests.support import ROOT, Run, environment, wait_for
 from tests.tracking import wandb_file
 
 TRUNK = list(build_detector(ModelConfig(), 80).trunk_points())
@@ -110,14 +109,6 @@ def test_resuming_is_as_if_nothing_had_happened(
     for part in ("model", "ema"):
         if states[0][part] is not None:
             assert all(torch.equal(value, states[1][part][key]) for key, value in states[0][part].items())
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, "the run ended before it could be interrupted"
-        assert time.monotonic() < deadline, "the run never got that far"
-        time.sleep(0.01)
 
 
 def test_ctrl_c_stops_cleanly_and_the_run_can_go_on(train_py: TrainPy, tmp_path: Path, coco8: Path) -> None:

@@ -54,7 +54,7 @@ def select(
     scores: Tensor,
     *,
     confidence: float = 0.001,
-    iou: float | None = 0.7,
+    iou: float = 0.7,
     limit: int = 300,
     candidates: int = 30_000,
 ) -> Detections:
@@ -64,8 +64,7 @@ def select(
         boxes: (A, 4) corners in pixels.
         scores: (A, classes) probabilities.
         confidence: the lowest score that counts.
-        iou: of two boxes of a class that overlap more than this, the better one stays; None keeps both, for
-            heads that predict each object once.
+        iou: of two boxes of a class that overlap more than this, the better one stays.
         limit: how many detections are kept.
         candidates: how many of the best scores enter the suppression.
     """
@@ -74,8 +73,5 @@ def select(
     if len(score) > candidates:
         score, order = score.topk(candidates)
         anchor, label = anchor[order], label[order]
-    if iou is None:
-        keep = score.argsort(descending=True, stable=True)[:limit]
-    else:
-        keep = batched_nms(boxes[anchor], score, label, iou)[:limit]
+    keep = batched_nms(boxes[anchor], score, label, iou)[:limit]
     return Detections(boxes[anchor[keep]], score[keep], label[keep])

@@ -25,7 +25,7 @@ class DetectionModel(nn.Module):
     strides: tuple[int, ...]  # pixels a cell of each scale
     num_classes: int
     reg_max: int  # bins of each box side's distribution; 1: the distance itself is predicted
-    dual: bool = False  # a second head assigns each object to one cell: no suppression needed
+    dual: bool = False  # trained with a second head, which assigns each object to a single cell
 
     def trunk_points(self) -> dict[str, nn.Module]:
         """The backbone's layers in network order, under the names that every curve carries."""

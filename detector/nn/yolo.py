@@ -42,8 +42,9 @@ class YoloModel(DetectionModel):
             self.net: nn.Module = tasks.DetectionModel(deepcopy(dict(description)), verbose=False)
         except Exception as error:  # whatever a wrong description makes their parser stumble over
             reason = " ".join(str(error).split())[:200]
+            kind = type(error).__name__
             raise UserError(
-                f"not a network that ultralytics can build ({type(error).__name__}: {reason})"
+                f"model.pretrained: ultralytics cannot build this network ({kind}: {reason})"
             ) from error
         head = self.head
         if type(head).__name__ not in ("Detect", "v10Detect"):
@@ -66,14 +67,15 @@ class YoloModel(DetectionModel):
     def forward(self, images: Tensor) -> Predictions | DualPredictions:
         """(B, 3, H, W) in [0, 1], H and W multiples of 32 -> raw predictions.
 
-        A network with two heads gives both in training, and the one to evaluate otherwise.
+        A network with two heads gives both in training, and otherwise the usual one, whose duplicates are
+        suppressed: as ultralytics evaluates by default.
         """
         raw = self.net(images)
         if not self.dual:
             return raw  # type: ignore[no-any-return]
         if self.training:
             return DualPredictions(raw["one2many"], raw["one2one"])
-        return raw["one2one"]  # type: ignore[no-any-return]
+        return raw["one2many"]  # type: ignore[no-any-return]
 
     def train(self, mode: bool = True) -> YoloModel:
         """Switch every layer; the head itself always gives raw predictions, as in training."""

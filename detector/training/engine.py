@@ -147,7 +147,7 @@ def evaluate(learner: Learner, batches: Iterable[Batch], items: Sequence[Item]) 
             preds = model(learner.images(batch.images))
         boxes, scores = decode(preds, learner.model.strides)  # (B, A, 4), (B, A, classes)
         for row, (index, letterbox) in enumerate(zip(batch.indices, batch.letterboxes, strict=True)):
-            found = select(boxes[row], scores[row], iou=None if learner.model.dual else 0.7)
+            found = select(boxes[row], scores[row])
             corners = letterbox.to_original(found.boxes.cpu().numpy())
             predictions.append(Prediction(corners, found.scores.cpu().numpy(), found.classes.cpu().numpy()))
             truths.append(truth_of(items[index], letterbox.width, letterbox.height))

@@ -22,15 +22,14 @@ def parameter_groups(
     """
     slow = {id(p) for module in backbone for p in module.parameters()} if backbone_lr != 1 else set()
     trainable = [p for p in model.parameters() if p.requires_grad]
+    parts = [(1.0, [p for p in trainable if id(p) not in slow])]
+    if slow:
+        parts.append((backbone_lr, [p for p in trainable if id(p) in slow]))
     groups: list[dict[str, object]] = []
-    for factor, members in (
-        (1.0, [p for p in trainable if id(p) not in slow]),
-        (backbone_lr, [p for p in trainable if id(p) in slow]),
-    ):
-        if members or factor == 1:
-            decayed, others = [p for p in members if p.dim() > 1], [p for p in members if p.dim() <= 1]
-            groups.append({"params": decayed, "weight_decay": weight_decay, "lr_factor": factor})
-            groups.append({"params": others, "weight_decay": 0.0, "lr_factor": factor})
+    for factor, members in parts:
+        decayed, others = [p for p in members if p.dim() > 1], [p for p in members if p.dim() <= 1]
+        groups.append({"params": decayed, "weight_decay": weight_decay, "lr_factor": factor})
+        groups.append({"params": others, "weight_decay": 0.0, "lr_factor": factor})
     return groups
 
 

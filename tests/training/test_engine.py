@@ -14,7 +14,7 @@ from detector.config import TrainConfig
 from detector.data.loader import Batch
 from detector.data.yolo import Item
 from detector.gradients.recorder import GradientRecorder
-from detector.nn.loss import DetectionLoss
+from detector.nn.loss import DetectionLoss, Loss
 from detector.training.engine import Outcome, Row, clip_gradients, evaluate, train
 from detector.training.learner import Learner
 from detector.training.optimizer import learning_rate
@@ -172,16 +172,39 @@ def test_numbers_that_break_end_the_run_and_name_the_layer(
 
 
 def test_a_broken_step_does_not_touch_the_weights(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
-    learner, criterion = make_learner()
+    learner, _ = make_learner()
     before = weights(learner)
 
-    def broken(preds: object, targets: dict[str, torch.Tensor]) -> object:
-        loss = criterion(preds, targets)
-        return loss._replace(total=loss.total * math.inf)
+    class Broken(DetectionLoss):
+        def __call__(self, preds: object, targets: dict[str, torch.Tensor]) -> Loss:
+            loss = super().__call__(preds, targets)
+            return loss._replace(total=loss.total * math.inf)
 
-    outcome, _ = run(learner, broken, iter([make_batch()]), 1)
+    outcome, _ = run(learner, Broken(learner.model, TrainConfig()), iter([make_batch()]), 1)
     assert outcome == Outcome("diverged", "loss")
     assert all(torch.equal(a, b) for a, b in zip(before, weights(learner), strict=True))
+
+
+def test_frozen_norms_keep_their_statistics(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
+    """Running statistics stay, and are what is used: an image's output does not depend on its batch."""
+    learner, criterion = make_learner(freeze_norms=True)
+    norms = [m for m in learner.model.modules() if isinstance(m, nn.BatchNorm2d)]
+    before = [norm.running_mean.clone() for norm in norms]
+    run(learner, criterion, (make_batch() for _ in range(2)), 2)
+    assert all(torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, before, strict=True))
+    assert all(norm.weight.requires_grad for norm in norms)
+    learner.train_mode()
+    images = learner.images(make_batch().images)
+    with torch.no_grad():
+        alone, together = learner.model(images[:1])["scores"], learner.model(images)["scores"][:1]
+    torch.testing.assert_close(alone, together)
+
+
+def test_the_momentum_of_norms(make_learner: MakeLearner) -> None:
+    norms = [m for m in make_learner(norm_momentum=0.03)[0].model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {norm.momentum for norm in norms} == {0.03}
+    default = [m for m in make_learner()[0].model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {norm.momentum for norm in default} == {0.1}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -31,6 +31,25 @@ def test_frozen_weights_are_not_the_optimiser_s() -> None:
     assert held >= {id(p) for p in model.head.parameters()}
 
 
+def test_the_backbone_can_learn_more_slowly() -> None:
+    """One step of plain SGD moves a weight by lr times its gradient: a tenth of that in the backbone."""
+    torch.manual_seed(0)
+    model = build_detector(ModelConfig(depths=(1, 1, 1, 1)), num_classes=2)
+    config = TrainConfig(lr=0.5, momentum=0.0, weight_decay=0.0, backbone_lr=0.1)
+    optimizer = build_optimizer(model, config, model.backbone())
+    for group in optimizer.param_groups:
+        group["lr"] = 0.5 * group["lr_factor"]  # as the engine does at each step
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    for name, p in model.named_parameters():
+        moved = 0.05 if name.startswith("trunk.") else 0.5
+        torch.testing.assert_close(before[name] - p.detach(), torch.full_like(p, moved))
+    members = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(members) == sorted(id(p) for p in model.parameters())  # each once
+
+
 def test_nesterov_by_hand() -> None:
     # Sutskever et al. as torch writes it: v = μv + g; w -= lr (g + μv). Gradient 1 throughout.
     layer = nn.Linear(1, 1, bias=False)
