@@ -172,8 +172,8 @@ def _classes(file: Path, statistics: Statistics) -> Iterator[Problem]:
     if trained and trained[-1][0] >= IMBALANCE * trained[0][0]:
         (fewest, rare), (most, common) = trained[0], trained[-1]
         message = (
-            f"{common!r} has {most} boxes in 'train', {most // fewest} times as many as {rare!r} with {fewest}, "
-            "which will hardly be learnt"
+            f"{common!r} has {most} boxes in 'train', {most // fewest} times as many as {rare!r} "
+            f"with {fewest}, which will hardly be learnt"
         )
         yield _warning("imbalance", file, None, message)
 
