@@ -135,7 +135,7 @@ def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for number, column in enumerate(columns):
         if number == 0:
-            table.add_column(column, overflow="ellipsis", no_wrap=True, min_width=8)
+            table.add_column(column, overflow="ellipsis", min_width=8)  # the one that gives way
         else:
             table.add_column(column, justify="right", no_wrap=True)
     return table

@@ -137,6 +137,8 @@ def _tags(data: bytes) -> dict[int, int]:
     order = "<" if data[:2] == b"II" else ">"
     big = data[2:4] in (b"+\0", b"\0+")  # BigTIFF: 64-bit offsets
     (start,) = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, 8 if big else 4)
+    if start >= len(data):  # an offset of 64 bits is too large for struct to refuse by itself
+        raise struct.error("the directory lies beyond the end")
     (count,) = struct.unpack_from(f"{order}{'Q' if big else 'H'}", data, start)
     first, step, value = (start + 8, 20, 12) if big else (start + 2, 12, 8)
     tags = {}

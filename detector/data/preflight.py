@@ -191,9 +191,10 @@ def _tiny(scan: Scan, statistics: Statistics) -> Iterator[Problem]:
     for index, (path, line) in sorted(first.items()):
         one = statistics.classes[index]
         share = one.sizes.below_stride / one.total
+        many = "1 box" if one.sizes.below_stride == 1 else f"{one.sizes.below_stride} boxes"
         message = (
-            f"the first of {one.sizes.below_stride} boxes of {one.name!r} ({share:.1%}) with a side below "
-            f"{STRIDE} pixels, the finest grid, at {statistics.image_size} px; train on larger images"
+            f"here and in all {many} of {one.name!r} ({share:.1%}), a side is below {STRIDE} pixels, the "
+            f"finest grid, at {statistics.image_size} px; train on larger images"
         )
         yield (_warning if share >= TINY_SHARE else _note)("tiny", path, line, message)
 
