@@ -139,7 +139,7 @@ def test_every_file_is_tracked_once(tmp_path: Path) -> None:
 
 
 def test_real_bccd_has_one_leak() -> None:
-    """Two shots of one field of view, which the published splits put into train and val."""
+    """Two shots of one field of view, of which one is in train and the other in val."""
     data = datasets_dir() / "bccd/data.yaml"
     if not data.is_file():
         pytest.skip("BCCD is not here")
