@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from detector.data.geometry import Image
+from detector.data.image_header import JPEG_END, Header, jpeg_segments, read_header
 from detector.errors import UserError
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
-# A JPEG marker that is neither a stuffed zero, a restart (both belong to the pixel data) nor fill.
-_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
+MAX_PIXELS = 100_000_000  # 300 MB once decoded; what is larger is a bomb, or wants to be cut into tiles
 _PNG_END = b"IEND\xae\x42\x60\x82"
+
+
+class BadImage(ValueError):  # noqa: N818  what it says, not that it is an error
+    """Why a file is no usable picture, in words for the user."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind  # empty, truncated, corrupt or too-large
 
 
 def decode(data: bytes) -> Image:
@@ -27,12 +34,24 @@ def decode(data: bytes) -> Image:
         (H, W, 3) uint8, RGB; greyscale is repeated, 16 bit is scaled to 8, transparency is dropped.
 
     Raises:
-        ValueError: why it is no picture, in words for the user.
+        BadImage: it is no picture, in none of the accepted formats, or larger than `MAX_PIXELS`.
     """
+    return decode_with_header(data)[0]
+
+
+def decode_with_header(data: bytes) -> tuple[Image, Header]:
+    """Decode a picture, as `decode`, and say what its header says: format, stored size, orientation."""
     if not data:
-        raise ValueError("the file is empty")
+        raise BadImage("empty", "the file is empty")
     if _is_truncated(data):
-        raise ValueError("the image is truncated (its end is missing)")
+        raise BadImage("truncated", "the image is truncated (its end is missing)")
+    try:
+        header = read_header(data)
+    except ValueError as error:
+        raise BadImage("corrupt", f"the image cannot be decoded: {error}") from None
+    if header.width * header.height > MAX_PIXELS:
+        raise BadImage("too-large", f"the image cannot be decoded: it has {header.width} x {header.height} "
+                       f"pixels, and at most {MAX_PIXELS // 1_000_000} megapixels are accepted")  # fmt: skip
     encoded = np.frombuffer(data, np.uint8)
     try:
         if hasattr(cv2, "IMREAD_COLOR_RGB"):
@@ -40,11 +59,11 @@ def decode(data: bytes) -> Image:
         else:
             image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
             image = image if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    except cv2.error as error:  # such as more pixels than OpenCV's limit
-        raise ValueError(f"the image cannot be decoded ({error.err})") from None
+    except cv2.error as error:  # such as a side longer than OpenCV's limit
+        raise BadImage("corrupt", f"the image cannot be decoded ({error.err})") from None
     if image is None:
-        raise ValueError("the image cannot be decoded: it is corrupt or in an unknown format")
-    return np.asarray(image, np.uint8)
+        raise BadImage("corrupt", "the image cannot be decoded: it is corrupt")
+    return np.asarray(image, np.uint8), header
 
 
 def read_image(path: Path) -> Image:
@@ -80,12 +99,4 @@ def _jpeg_ends(data: bytes) -> bool:
     Looking at the last two bytes is not enough: cameras append data after the end. Nor is searching
     for the marker: the thumbnail inside the EXIF header has one too. So walk from marker to marker.
     """
-    position = 2
-    while found := _JPEG_MARKER.search(data, position):
-        marker = found[1][0]
-        if marker == 0xD9:  # end of image
-            return True
-        position = found.end()
-        if marker != 0x01:  # every other marker has a length, which counts its own two bytes
-            position += int.from_bytes(data[position : position + 2], "big")
-    return False
+    return any(marker == JPEG_END for marker, _, _ in jpeg_segments(data))

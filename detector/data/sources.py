@@ -13,7 +13,7 @@ from detector.data.shapes import render_shapes
 from detector.data.yolo import Dataset, read_dataset
 from detector.errors import UserError
 
-__all__ = ["DatasetUnavailable", "datasets_dir", "load_dataset", "locate"]
+__all__ = ["DatasetUnavailable", "datasets_dir", "load_dataset", "locate", "obtain"]
 
 PROJECT = Path(__file__).resolve().parents[2]
 VARIABLE = "DETECTOR_DATASETS"
@@ -52,20 +52,34 @@ def locate(data_path: str) -> Path:
 def load_dataset(data_path: str, on_error: Literal["raise", "skip"] = "raise") -> Dataset:
     """Find, and if need be fetch or render, a dataset, then read it strictly.
 
-    `source: coco8` or `source: shapes` in a data YAML says that the data can be had from nothing and
-    lies in the folder for datasets; any other value of that key is somebody's own and is ignored.
-
     Raises:
         DatasetUnavailable: COCO8 is absent and cannot be downloaded.
         UserError: as `locate` and `read_dataset`.
     """
+    path, root = obtain(data_path)
+    return read_dataset(path, on_error, root=root)
+
+
+def obtain(data_path: str) -> tuple[Path, Path | None]:
+    """Find a data YAML and, for a built-in dataset, the folder of its data, made if it is nowhere.
+
+    `source: coco8` or `source: shapes` in a data YAML says that the data can be had from nothing and
+    lies in the folder for datasets; any other value of that key is somebody's own and is ignored.
+
+    Returns:
+        The data YAML, and the root that replaces its `path`; None keeps it.
+
+    Raises:
+        DatasetUnavailable: COCO8 is absent and cannot be downloaded.
+        UserError: as `locate` and `read_data_yaml`.
+    """
     path = locate(data_path)
     data = read_data_yaml(path)
     if data.source == "coco8":
-        return read_dataset(path, on_error, root=_coco8(_folder_name(data)))
+        return path, _coco8(_folder_name(data))
     if data.source == "shapes":
-        return read_dataset(path, on_error, root=_shapes(_folder_name(data)))
-    return read_dataset(path, on_error)
+        return path, _shapes(_folder_name(data))
+    return path, None
 
 
 def _coco8(name: str) -> Path:

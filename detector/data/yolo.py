@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.data.data_yaml import DataYaml, read_data_yaml, shown
-from detector.data.geometry import Floats
-from detector.data.images import SUFFIXES, decode
-from detector.data.labels import parse_labels
+from detector.data.geometry import Floats, Image
+from detector.data.image_header import Header
+from detector.data.images import BadImage, decode_with_header
+from detector.data.labels import Labels, read_labels
+from detector.data.listing import Listed, label_path, list_split
+from detector.data.problems import Problem
 from detector.errors import UserError
 
+Signature = NDArray[np.uint8]
 REPORTED = 10  # problems listed in one error: enough to see the pattern
 
 
@@ -46,17 +50,30 @@ class Dataset:
     fingerprint: str  # sha256 of names, relative image paths, file sizes and labels
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong with one image or one line; the rest of the dataset is usable without it."""
+@dataclass(frozen=True, eq=False)
+class File:
+    """What one image and its label file hold."""
 
-    file: Path
-    line: int | None
-    message: str
+    item: Item | None = None  # None: the image is unusable
+    labelled: bool = False  # there is a label file
+    content: bytes = b""  # digest of the image file
+    bytes: int = 0
+    problems: tuple[Problem, ...] = ()
+    header: Header | None = None  # of the image as stored
+    size: tuple[int, int] = (0, 0)  # width and height of the upright image, pixels
+    labels: Labels | None = None
+    signature: Signature | None = None  # where one was asked for
 
-    def __str__(self) -> str:
-        """`file:line: what is wrong and the fix`."""
-        return f"{shown(self.file)}{'' if self.line is None else f':{self.line}'}: {self.message}"
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """Everything that reading a dataset showed."""
+
+    data: DataYaml
+    dataset: Dataset  # without what is bad
+    problems: tuple[Problem, ...]
+    listed: dict[str, tuple[Listed, ...]]  # split -> all its images, usable or not
+    files: dict[Path, File]  # image -> what is in it
 
 
 def read_dataset(
@@ -91,19 +108,43 @@ def scan_dataset(yaml_path: Path, *, root: Path | None = None) -> tuple[Dataset,
     Raises:
         UserError: what cannot be dropped: a missing folder, an empty split, wrong names.
     """
+    found = scan(yaml_path, root=root)
+    return found.dataset, found.problems
+
+
+def scan(
+    yaml_path: Path,
+    *,
+    root: Path | None = None,
+    sign: Callable[[Image], Signature] | None = None,
+    track: Callable[[Iterable[File], int], Iterable[File]] = lambda files, _: files,
+) -> Scan:
+    """Read a dataset and keep everything that was seen: see `scan_dataset`.
+
+    Args:
+        yaml_path: the data YAML.
+        root: the dataset's folder, instead of the YAML's `path`.
+        sign: what to keep of each picture's pixels, such as a small copy.
+        track: is given the files as they are read and their number, and passes them on.
+
+    Raises:
+        UserError: what cannot be dropped: a missing folder, an empty split, wrong names.
+    """
     data = read_data_yaml(yaml_path)
     if root is not None:
         data = data.at(root)
     problems: list[Problem] = []
-    listed = {split: list(_list_split(data, split, problems)) for split in data.splits}
+    listed = {split: tuple(list_split(data, split, problems)) for split in data.splits}
+    paths = list(dict.fromkeys(entry.image for entries in listed.values() for entry in entries))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding and hashing release the GIL
-        paths = dict.fromkeys(path for images in listed.values() for path in images)
-        files = dict(zip(paths, pool.map(lambda path: _read(path, len(data.names)), paths), strict=True))
+        reading = pool.map(lambda path: _read(path, len(data.names), sign), paths)
+        files = dict(zip(paths, track(reading, len(paths)), strict=True))
 
     digest = hashlib.sha256(repr(data.names).encode())
     splits: dict[str, tuple[Item, ...]] = {}
     seen: dict[bytes, tuple[str, Path]] = {}  # content of an image -> where it was met
-    for split, images in listed.items():
+    for split, entries in listed.items():
+        images = [entry.image for entry in entries]
         if split != "test" and not any(files[path].labelled for path in images):
             raise UserError(f"{shown(yaml_path)}: none of the {len(images)} images of {split!r} has a label "
                             f"file; the first is looked for at {shown(label_path(images[0]))}")  # fmt: skip
@@ -127,114 +168,51 @@ def scan_dataset(yaml_path: Path, *, root: Path | None = None) -> tuple[Dataset,
                             f"{problems[before]}")  # fmt: skip
         splits[split] = tuple(items)
     skipped = tuple(map(str, problems))
-    return Dataset(data.name, data.names, splits, skipped, digest.hexdigest()), tuple(problems)
+    dataset = Dataset(data.name, data.names, splits, skipped, digest.hexdigest())
+    return Scan(data, dataset, tuple(problems), listed, files)
 
 
-def label_path(image: Path) -> Path:
-    """Where the labels of an image are: the last `/images/` becomes `/labels/`, the suffix `.txt`."""
-    parts = list(image.parts)
-    for index in range(len(parts) - 2, -1, -1):  # folders only, from the deepest
-        if parts[index] == "images":
-            parts[index] = "labels"
-            break
-    return Path(*parts).with_suffix(".txt")
-
-
-@dataclass(frozen=True)
-class _File:
-    """What one image and its label file hold."""
-
-    item: Item | None = None  # None: the image is unusable
-    labelled: bool = False  # there is a label file
-    content: bytes = b""  # digest of the image file
-    bytes: int = 0
-    problems: tuple[Problem, ...] = ()
-
-
-def _read(image: Path, classes: int) -> _File:
+def _read(path: Path, classes: int, sign: Callable[[Image], Signature] | None) -> File:
     """Decode one image and parse its labels."""
-    labels = label_path(image)
+    labels_file = label_path(path)
     try:
-        data = image.read_bytes()
-        decode(data)
+        data = path.read_bytes()
+        image, header = decode_with_header(data)
     except OSError as error:
-        return _File(problems=(Problem(image, None, f"the image cannot be read: {error.strerror}"),),
-                     labelled=labels.is_file())  # fmt: skip
-    except ValueError as error:
-        return _File(problems=(Problem(image, None, f"{error}; replace or remove it"),),
-                     labelled=labels.is_file())  # fmt: skip
+        problem = Problem(path, None, f"the image cannot be read: {error.strerror}", "unreadable")
+        return File(problems=(problem,), labelled=labels_file.is_file())
+    except BadImage as error:
+        problem = Problem(path, None, f"{error}; replace or remove it", error.kind)
+        return File(problems=(problem,), labelled=labels_file.is_file())
     problems: tuple[Problem, ...] = ()
     labelled, text = True, ""
     try:
-        text = labels.read_text(encoding="utf-8-sig")  # some editors on Windows write a BOM
+        if labels_file.exists() and not labels_file.is_file():  # reading a pipe or a device would hang
+            raise OSError("it is not a file")
+        text = labels_file.read_text(encoding="utf-8-sig")  # some editors on Windows write a BOM
     except FileNotFoundError:
         labelled = False  # a background: an image on purpose without objects
     except (OSError, UnicodeDecodeError) as error:
-        problems = (Problem(labels, None, f"the labels cannot be read: {error}"),)
-    ids, boxes, mistakes = parse_labels(text, classes)
-    problems += tuple(Problem(labels, line, message) for line, message in mistakes)
-    content = hashlib.blake2b(data, digest_size=16).digest()
-    return _File(Item(image, ids, boxes), labelled, content, len(data), problems)
+        problems = (Problem(labels_file, None, f"the labels cannot be read: {error}", "unreadable"),)
+    labels = read_labels(text, classes)
+    problems += tuple(Problem(labels_file, line, message, kind) for line, kind, message in labels.mistakes)
+    return File(
+        item=Item(path, labels.classes, labels.boxes),
+        labelled=labelled,
+        content=hashlib.blake2b(data, digest_size=16).digest(),
+        bytes=len(data),
+        problems=problems,
+        header=header,
+        size=(image.shape[1], image.shape[0]),
+        labels=labels,
+        signature=None if sign is None else sign(image),
+    )
 
 
 def _duplicate(path: Path, split: str, other_split: str, other: Path) -> Problem:
     """The problem of an image met before."""
     if split == other_split:
-        return Problem(path, None, f"is identical to {shown(other)}; remove one of them")
+        return Problem(path, None, f"is identical to {shown(other)}; remove one of them",
+                       "duplicate")  # fmt: skip
     return Problem(path, None, f"is in {split!r} and, as {shown(other)}, in {other_split!r}: "
-                   f"scores on it would mean nothing; keep it in one split")  # fmt: skip
-
-
-def _list_split(data: DataYaml, split: str, problems: list[Problem]) -> Iterator[Path]:
-    """The images of a split, absolute, in a fixed order, each once."""
-    seen: set[str] = set()  # real paths
-    for source in data.sources(split):
-        entries: Iterable[tuple[Path, Problem | None]]
-        entries = _in_folder(source) if source.is_dir() else _in_list(source)
-        for path, problem in entries:
-            if problem is None and (real := os.path.realpath(path)) not in seen:
-                seen.add(real)
-                yield path
-            else:
-                problems.append(problem or Problem(path, None, f"is listed twice in {split!r}; remove one"))
-    if not seen:
-        raise UserError(f"{shown(data.file)}: {split!r} has no images: none of "
-                        f"{', '.join(sorted(SUFFIXES))} in {data.describe(split)}")  # fmt: skip
-
-
-def _in_folder(folder: Path) -> Iterator[tuple[Path, Problem | None]]:
-    """All images below a folder, sorted. Links are followed, each real folder once, so loops end."""
-    walked: set[str] = set()
-    found: list[Path] = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in walked:
-            folders.clear()
-            continue
-        walked.add(real)
-        folders.sort()
-        # Hidden files are not the user's: macOS leaves a `._photo.jpg` beside every photo it copies.
-        found += [Path(parent, name) for name in files
-                  if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")]  # fmt: skip
-    for path in sorted(found):
-        # Reading a pipe or a device would hang; a dangling link is worth a word.
-        yield path, None if path.is_file() else Problem(path, None, "is not a file; remove it")
-
-
-def _in_list(file: Path) -> Iterator[tuple[Path, Problem | None]]:
-    """The images of a list file, in its order; relative ones start at the list's own folder."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{shown(file)}: the list of images cannot be read: {error}") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        path = Path(os.path.normpath(file.parent / line.strip()))
-        problem: Problem | None = None
-        if not os.path.isfile(path):  # unlike Path.is_file, no error for an overlong name
-            problem = Problem(file, number, f"there is no image {line.strip()[:200]!r}")
-        elif path.suffix.lower() not in SUFFIXES:
-            problem = Problem(file, number, f"{path.name!r} is no image: write one of "
-                              f"{', '.join(sorted(SUFFIXES))}")  # fmt: skip
-        yield path, problem
+                   f"scores on it would mean nothing; keep it in one split", "leak")  # fmt: skip

@@ -1,0 +1,204 @@
+"""What training would accept and a person should know: the check beyond reading.
+
+Reading finds errors. The findings here are warnings, which cost accuracy or make scores mean less than
+they seem to, and notes, which are only worth knowing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from detector.data.data_yaml import shown
+from detector.data.geometry import xywh_to_xyxy
+from detector.data.labels import Labels
+from detector.data.listing import label_path
+from detector.data.near_duplicates import near_duplicates
+from detector.data.orphans import orphan_labels
+from detector.data.problems import Problem, Severity
+from detector.data.statistics import STRIDE, Statistics, box_sides
+from detector.data.yolo import File, Scan, Signature
+
+CLIPPED = 1.0  # pixels beyond the edge: less is rounding
+SAME_OBJECT = 0.95  # IoU above which two boxes of a class surely mean one object
+IMBALANCE = 100  # times as many boxes in the most frequent class as in the rarest
+TINY_SHARE = 0.05  # of a class's boxes: below it, a few tiny ones are a note
+LISTED = 8  # names in one message
+
+_SUFFIXES = {
+    "BMP": {".bmp"}, "JPEG": {".jpg", ".jpeg"}, "PNG": {".png"}, "TIFF": {".tif", ".tiff"}, "WebP": {".webp"}
+}  # fmt: skip
+_SEVERITIES: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
+
+
+def preflight(scan: Scan, statistics: Statistics) -> list[Problem]:
+    """All problems of a dataset: the errors of reading it, then warnings, then notes.
+
+    Near-duplicates are looked for where the scan kept thumbnails (`sign=thumbnail`).
+    """
+    found = list(scan.problems)
+    for path, file in scan.files.items():
+        found += _of_image(path, file)
+        if file.labels is not None:
+            found += _of_labels(path, file.size, file.labels)
+    found += _outside(scan)
+    found += _orphans(scan)
+    found += _near_duplicates(scan)
+    found += _unlabelled(scan)
+    found += _classes(scan.data.file, statistics)
+    found += _tiny(scan, statistics)
+    return sorted(found, key=lambda problem: _SEVERITIES[problem.severity])  # stable
+
+
+def _warning(kind: str, file: Path, line: int | None, message: str) -> Problem:
+    return Problem(file, line, message, kind, "warning")
+
+
+def _note(kind: str, file: Path, line: int | None, message: str) -> Problem:
+    return Problem(file, line, message, kind, "note")
+
+
+def _of_image(path: Path, file: File) -> Iterator[Problem]:
+    if not path.name.isascii():
+        yield _note("non-ascii-name", path, None, "the name is not ASCII, which some tools cannot open")
+    if file.header is None:
+        return
+    if path.suffix.lower() not in _SUFFIXES[file.header.format]:
+        yield _warning(
+            "mislabelled", path, None, f"is a {file.header.format} file named {path.suffix}; rename it"
+        )
+    if file.header.orientation != 1:
+        width, height = file.size
+        message = (
+            f"is stored turned (EXIF orientation {file.header.orientation}) and read upright, "
+            f"{width} x {height}; its labels must refer to that"
+        )
+        yield _note("exif-rotated", path, None, message)
+
+
+def _of_labels(image: Path, size: tuple[int, int], labels: Labels) -> Iterator[Problem]:
+    file = label_path(image)
+    beyond = (labels.outside * np.array(size, np.float32)).max(axis=1, initial=0)
+    for line, pixels in zip(labels.lines.tolist(), beyond.tolist(), strict=True):
+        if pixels > CLIPPED:
+            message = f"the box leaves the image by {pixels:.0f} pixels and is clipped; check it"
+            yield _warning("clipped", file, line, message)
+    for first, second, iou in _same_objects(labels):
+        message = f"covers the same object as line {labels.lines[first]} (IoU {iou:.2f}); remove one"
+        yield _warning("double-box", file, int(labels.lines[second]), message)
+
+
+def _same_objects(labels: Labels) -> Iterator[tuple[int, int, float]]:
+    """For each box that nearly coincides with an earlier one of its class: the first such, itself, IoU."""
+    boxes = xywh_to_xyxy(labels.boxes).astype(np.float64)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    for second in range(1, len(boxes)):
+        corner = np.minimum(boxes[:second, 2:], boxes[second, 2:])
+        inner = (corner - np.maximum(boxes[:second, :2], boxes[second, :2])).clip(0).prod(axis=1)
+        iou = inner / (area[:second] + area[second] - inner)
+        iou[labels.classes[:second] != labels.classes[second]] = 0
+        first = int(iou.argmax())
+        if iou[first] >= SAME_OBJECT:
+            yield first, second, float(iou[first])
+
+
+def _outside(scan: Scan) -> Iterator[Problem]:
+    """Images that a list file takes from outside the dataset's folders."""
+    inside = (scan.data.root, scan.data.file.parent)
+    for entries in scan.listed.values():
+        for entry in entries:
+            if entry.line is not None and not any(entry.image.is_relative_to(folder) for folder in inside):
+                message = f"{shown(entry.image)} lies outside the dataset's folder {shown(scan.data.root)}"
+                yield _note("outside", entry.source, entry.line, message)
+
+
+def _orphans(scan: Scan) -> Iterator[Problem]:
+    for file, folder in orphan_labels(scan.data, scan.listed):
+        message = f"no image is called {file.stem!r} in {shown(folder)}; add it or remove the labels"
+        yield _warning("orphan-label", file, None, message)
+
+
+def _near_duplicates(scan: Scan) -> Iterator[Problem]:
+    """Images of val and test that look like one of an earlier split; identical ones are errors already."""
+    earlier: list[tuple[str, Path]] = []
+    for split, items in scan.dataset.splits.items():
+        here = [item.image for item in items if scan.files[item.image].signature is not None]
+        pairs = near_duplicates(_thumbnails(scan, here), _thumbnails(scan, [path for _, path in earlier]))
+        for pair in pairs:
+            other_split, other = earlier[pair.reference]
+            message = (
+                f"is in {split!r} and looks like {shown(other)} in {other_split!r} "
+                f"({pair.bits} of 256 bits differ): keep both in one split"
+            )
+            yield _warning("near-leak", here[pair.query], None, message)
+        earlier += [(split, path) for path in here]
+
+
+def _thumbnails(scan: Scan, paths: list[Path]) -> list[Signature]:
+    return [signature for path in paths if (signature := scan.files[path].signature) is not None]
+
+
+def _unlabelled(scan: Scan) -> Iterator[Problem]:
+    for split, items in scan.dataset.splits.items():
+        missing = [item.image for item in items if not scan.files[item.image].labelled]
+        if missing:
+            message = (
+                f"{len(missing)} of {len(items)} images of {split!r} without a label file, taken as "
+                f"backgrounds; the first is {shown(missing[0])}"
+            )
+            yield _note("unlabelled", scan.data.file, None, message)
+
+
+def _classes(file: Path, statistics: Statistics) -> Iterator[Problem]:
+    """Classes that are absent, from everywhere or from a split, or drowned by others."""
+    classes = statistics.classes
+    if empty := [one.name for one in classes if one.total == 0]:
+        message = f"{len(empty)} of {len(classes)} classes without a box: {_names(empty)}"
+        yield _warning("empty-class", file, None, message)
+    for split, other, consequence in (
+        ("val", "train", "their score is not measured"),
+        ("train", "val", "they cannot be learnt"),
+    ):
+        absent = [one.name for one in classes if one.boxes[other] and not one.boxes[split]]
+        if absent:
+            message = (
+                f"{len(absent)} of {len(classes)} classes in {other!r} but not in {split!r}, so that "
+                f"{consequence}: {_names(absent)}"
+            )
+            yield _warning(f"missing-from-{split}", file, None, message)
+    trained = sorted((one.boxes["train"], one.name) for one in classes if one.boxes["train"])
+    if trained and trained[-1][0] >= IMBALANCE * trained[0][0]:
+        (fewest, rare), (most, common) = trained[0], trained[-1]
+        message = (
+            f"{common!r} has {most} boxes in 'train', {most // fewest} times as many as {rare!r} "
+            f"with {fewest}, which will hardly be learnt"
+        )
+        yield _warning("imbalance", file, None, message)
+
+
+def _tiny(scan: Scan, statistics: Statistics) -> Iterator[Problem]:
+    """One finding a class whose boxes, as the network sees them, fall below its finest grid."""
+    first: dict[int, tuple[Path, int]] = {}  # class -> where its first tiny box is
+    for items in scan.dataset.splits.values():
+        for item in items:
+            file = scan.files[item.image]
+            narrow = box_sides(item, file.size, statistics.image_size).min(axis=1, initial=np.inf) < STRIDE
+            if file.labels is not None:
+                for index, line in zip(item.classes[narrow], file.labels.lines[narrow], strict=True):
+                    first.setdefault(int(index), (label_path(item.image), int(line)))
+    for index, (path, line) in sorted(first.items()):
+        one = statistics.classes[index]
+        share = one.sizes.below_stride / one.total
+        many = "1 box" if one.sizes.below_stride == 1 else f"{one.sizes.below_stride} boxes"
+        message = (
+            f"here and in all {many} of {one.name!r} ({share:.1%}), a side is below {STRIDE} pixels, the "
+            f"finest grid, at {statistics.image_size} px; train on larger images"
+        )
+        yield (_warning if share >= TINY_SHARE else _note)("tiny", path, line, message)
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
