@@ -4,7 +4,7 @@
     python benchmarks/factorial.py --report-only   # only writes
 
 Writes docs/factorial_coco8.md and docs/factorial_shapes.md (what `detector compare --markdown` prints), the
-effects on COCO8 in the README, and docs/report.png, a picture of the web page, if Chromium is there.
+effects in the README, and docs/report.png, a picture of the web page, if Chromium is there.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ def main() -> int:
         table, page = ROOT / "docs" / f"factorial_{dataset}.md", options.out / f"{suite}.html"
         if status := detector("compare", str(runs), f"--markdown={table}", f"--html={page}"):
             return status
+        effects = block(table.read_text(encoding="utf-8"), "Factorial effects")
+        write_between(ROOT / "README.md", f"effects: {dataset}", effects)
         if dataset == "coco8":
-            effects = block(table.read_text(encoding="utf-8"), "Factorial effects")
-            write_between(ROOT / "README.md", "effects: coco8", effects)
             photograph(page.resolve(), ROOT / "docs" / "report.png")
     update_effects(options.out, options.out / "ablations")
     return 0

@@ -32,7 +32,10 @@ _BANDS = (  # from, to, colour: the verdict's thresholds in decades
 
 
 def write_plots(
-    history: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], directory: Path
+    history: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Any],
+    directory: Path,
+    expected: Mapping[str, float] | None = None,
 ) -> list[Path]:
     """Draw a run's history as PNG files.
 
@@ -42,6 +45,7 @@ def write_plots(
         history: rows as `read_history` returns them; NaN, zeros and missing keys are fine.
         summary: the run's summary, for titles.
         directory: where the files go; created.
+        expected: the activation-gradient norm that theory predicts for each layer at initialisation.
 
     Returns:
         The files written.
@@ -53,7 +57,7 @@ def write_plots(
     directory.mkdir(parents=True, exist_ok=True)
     run = f"{summary.get('ablation', 'run')}, seed {summary.get('seed', '?')}"
     figures = {
-        "gradient_depth.png": _depth(history, summary, run),
+        "gradient_depth.png": _depth(history, summary, run, expected or {}),
         "gradient_curves.png": _curves(history, run, "activation_grad", "‖dL/d activation‖", with_index=True),
         "weight_gradients.png": _curves(history, run, "weight_grad", "‖dL/d weight‖", with_index=False),
         "loss_map.png": _loss_map(history, run),
@@ -118,8 +122,13 @@ def _logarithmic(axis: Axes, values: Array) -> Array:
     return drawn
 
 
-def _depth(history: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], run: str) -> Figure | None:
-    """Activation-gradient norm against depth, one line at several steps."""
+def _depth(
+    history: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Any],
+    run: str,
+    expected: Mapping[str, float],
+) -> Figure | None:
+    """Activation-gradient norm against depth, one line at several steps; theory speaks of the first."""
     import numpy as np
     from matplotlib import colormaps
 
@@ -138,6 +147,9 @@ def _depth(history: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], run
         wide = 2.4 if pick in (picks[0], picks[-1]) else 1.3  # initialisation and the end stand out
         step = f"step {row.get('step', at):,}" + (" (init)" if pick == 0 else "")
         axis.plot(places, line, color=color, linewidth=wide, marker="o", markersize=3, label=step)
+    if set(expected) == set(layers):
+        theory = _logarithmic(axis, np.array([expected[name] for name in layers]))
+        axis.plot(places, theory, color="black", linestyle=(0, (4, 2)), linewidth=1.2, label="theory at init")
     axis.set_xticks(places, layers, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
     axis.set_xlim(-0.5, len(layers) - 0.5)
     axis.set_xlabel("trunk block, from the image to the head")

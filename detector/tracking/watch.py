@@ -47,5 +47,5 @@ def watch(
         history=read_history(local.path),
         report=console.message,
     )
-    plots = [PlotTracker(directory)] if config.tracking.plots else []
+    plots = [PlotTracker(directory, config.model)] if config.tracking.plots else []
     return Watch(Trackers([local, console, wandb, *plots]), wandb.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Callable
@@ -12,7 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
-from detector.tracking import plots
+from detector.config import ModelConfig
+from detector.tracking import plot_tracker, plots
 from detector.tracking.plots import write_plots
 
 Make = Callable[..., list[dict[str, Any]]]
@@ -34,7 +36,7 @@ def test_the_depth_picture_shows_the_rows(
     make_history: Make, summary: dict[str, Any], blocks: list[str]
 ) -> None:
     history = make_history()
-    figure = plots._depth(history, summary, "run")
+    figure = plots._depth(history, summary, "run", {})
     assert figure is not None
     (axis,) = figure.axes
     first, last = axis.lines[0], axis.lines[-1]
@@ -45,6 +47,35 @@ def test_the_depth_picture_shows_the_rows(
     assert last.get_ydata() == pytest.approx([history[-1][f"activation_grad/{block}"] for block in blocks])
     assert "+1.45 decades: exploding" in axis.get_title(loc="left")
     assert "-1.91 decades: vanishing" in axis.get_title(loc="left")
+
+
+def test_theory_is_drawn_over_the_first_step(
+    make_history: Make, summary: dict[str, Any], blocks: list[str], tmp_path: Path
+) -> None:
+    history = make_history()
+    figure = plots._depth(history, summary, "run", {block: 2.0**-at for at, block in enumerate(blocks)})
+    assert figure is not None
+    line = figure.axes[0].lines[-1]
+    assert line.get_label() == "theory at init"
+    assert line.get_ydata() == pytest.approx([2.0**-at for at in range(len(blocks))])
+    other = plots._depth(history, summary, "run", {"00_other": 1.0})  # another network's
+    assert other is not None
+    assert len(other.axes[0].lines) == 6
+
+
+def test_a_run_is_drawn_with_the_theory_of_its_model(
+    make_history: Make, summary: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prediction is anchored at the measured ends of the stages, so there the two agree."""
+    given: list[Any] = []
+    monkeypatch.setattr(plot_tracker, "write_plots", lambda *arguments: given.append(arguments))
+    history = make_history()
+    (tmp_path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
+    plot_tracker.PlotTracker(tmp_path, ModelConfig(shortcut="none")).finish(summary, None)
+    expected = given[0][3]
+    for end in ("14_p3.9", "19_p4.3", "22_p5.1"):
+        assert expected[end] == pytest.approx(history[0][f"activation_grad/{end}"])
+    assert expected["03_p2.1"] > expected["14_p3.9"]  # without shortcuts the gradient grows towards the image
 
 
 def test_the_curves_are_by_depth_with_the_index_below(make_history: Make, blocks: list[str]) -> None:
@@ -79,7 +110,7 @@ def test_nothing_but_wrong_values(tmp_path: Path, make_history: Make) -> None:
 def test_an_underflowed_gradient_is_drawn_at_the_floor(blocks: list[str]) -> None:
     row = {"step": 0} | {f"activation_grad/{block}": 0.0 for block in blocks[:10]}
     row |= {f"activation_grad/{block}": 1.0 for block in blocks[10:]}
-    figure = plots._depth([row], {}, "run")
+    figure = plots._depth([row], {}, "run", {})
     assert figure is not None
     drawn = np.asarray(figure.axes[0].lines[0].get_ydata())
     assert drawn.min() == 1e-40 and drawn.max() == 1.0
