@@ -159,7 +159,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
     exit_code = 0
     try:
         counts = ", ".join(f"{len(loader)} {split}" for split, loader in loaders.items())
-        tracker.message(f"{label} on {dataset.name} ({counts} images), seed {seed}, {learner.device}")
+        tracker.message(f"{label} on {dataset.name} ({counts} images), seed {seed}, {learner.where}")
         tracker.message(f"{measure(model, config.data.image_size)}; {plan.steps} steps, to {directory}")
         tracker.message("differs from the base in: " + ("; ".join(loaded.difference) or "nothing"))
         if origin:

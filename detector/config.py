@@ -112,7 +112,8 @@ class TrainConfig(Section):
     final_lr: Fraction = 0.05  # the schedule's end, as a fraction of lr
     clip: Annotated[float, Field(gt=0)] | None = 10.0  # global gradient norm; null: no clipping
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of the averaged weights; null: off
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # fp16 needs CUDA: checked when the run starts
+    # fp16 needs CUDA; auto is bf16 where the hardware multiplies in it, else fp32: seen when the run starts
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
     channels_last: bool = True
     device: Device = "auto"
     threads: Positive | None = None  # CPU threads; null: torch's default

@@ -37,6 +37,11 @@ class Learner:
     best: tuple[float, ...] = field(default=())  # the best evaluation so far, see `Checkpoints`
 
     @property
+    def where(self) -> str:
+        """Device and precision, for a person."""
+        return f"{self.device} in {next(n for n, t in PRECISIONS.items() if t == self.precision)}"
+
+    @property
     def evaluated_model(self) -> torch.nn.Module:
         """The weights that are evaluated and predicted with: the average where there is one."""
         return self.model if self.ema is None else self.ema
@@ -80,7 +85,7 @@ def build_learner(model: DetectionModel, config: TrainConfig) -> Learner:
         scaler=torch.amp.GradScaler(device.type, init_scale=1024.0, enabled=config.precision == "fp16"),
         ema=averaged_model(model, config.ema) if config.ema else None,
         device=device,
-        precision=PRECISIONS[config.precision],
+        precision=PRECISIONS[choose_precision(config.precision, device)],
         channels_last=config.channels_last,
         frozen_norms=tuple(batch_norms(model)) if config.freeze_norms else (),
     )
@@ -102,6 +107,17 @@ def choose_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise UserError(f"train.device={name} cannot be used ({reason}); try auto or cpu") from error
     return device
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """`auto` is bf16 where the hardware multiplies in it, else fp32."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere; before, bf16 is emulated
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if fast else "fp32"
 
 
 def seed_everything(seed: int) -> None:

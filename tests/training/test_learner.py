@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from detector.errors import UserError
-from detector.training.learner import choose_device, seed_everything
+from detector.training.learner import choose_device, choose_precision, seed_everything
 
 
 def test_auto_takes_the_gpu_where_there_is_one() -> None:
@@ -38,3 +38,15 @@ def test_a_seed_fixes_the_draws() -> None:
     first = torch.rand(4)
     seed_everything(3)
     assert torch.equal(first, torch.rand(4))
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [((True, False), "bf16"), ((False, True), "bf16"), ((False, False), "fp32")]
+)
+def test_auto_is_bf16_where_the_cpu_multiplies_in_it(
+    monkeypatch: pytest.MonkeyPatch, flags: tuple[bool, bool], expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: flags[0])
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: flags[1])
+    assert choose_precision("auto", torch.device("cpu")) == expected
+    assert choose_precision("fp32", torch.device("cpu")) == "fp32"
