@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from detector.data.images import read_image
 from detector.data.yolo import Dataset
 from detector.tracking.tracker import PredictionImage
-from detector.training.engine import truth_of
+from detector.training.evaluate import truth_of
 from detector.training.metrics import Prediction
 
 SHOWN = 0.25  # the lowest score that is drawn: the evaluation counts boxes far below it
