@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -49,11 +50,14 @@ def locate(data_path: str) -> Path:
     raise UserError(f"{data_path}: there is no such file{hint}")
 
 
-def load_dataset(data_path: str, on_error: Literal["raise", "skip"] = "raise") -> Dataset:
+def load_dataset(
+    data_path: str, on_error: Literal["raise", "skip"] = "raise", *, splits: Collection[str] | None = None
+) -> Dataset:
     """Find, and if need be fetch or render, a dataset, then read it strictly.
 
     `source: coco8` or `source: shapes` in a data YAML says that the data can be had from nothing and
     lies in the folder for datasets; any other value of that key is somebody's own and is ignored.
+    `splits`: read these only.
 
     Raises:
         DatasetUnavailable: COCO8 is absent and cannot be downloaded.
@@ -62,10 +66,10 @@ def load_dataset(data_path: str, on_error: Literal["raise", "skip"] = "raise") -
     path = locate(data_path)
     data = read_data_yaml(path)
     if data.source == "coco8":
-        return read_dataset(path, on_error, root=_coco8(_folder_name(data)))
+        return read_dataset(path, on_error, root=_coco8(_folder_name(data)), splits=splits)
     if data.source == "shapes":
-        return read_dataset(path, on_error, root=_shapes(_folder_name(data)))
-    return read_dataset(path, on_error)
+        return read_dataset(path, on_error, root=_shapes(_folder_name(data)), splits=splits)
+    return read_dataset(path, on_error, splits=splits)
 
 
 def _coco8(name: str) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,11 @@ class Problem:
 
 
 def read_dataset(
-    yaml_path: Path, on_error: Literal["raise", "skip"] = "raise", *, root: Path | None = None
+    yaml_path: Path,
+    on_error: Literal["raise", "skip"] = "raise",
+    *,
+    root: Path | None = None,
+    splits: Collection[str] | None = None,
 ) -> Dataset:
     """Read and check a dataset: every label parsed, every image decoded once.
 
@@ -69,12 +73,14 @@ def read_dataset(
             a list of these, relative to `path`), `names` (list, or map 0..n-1), optional `nc`.
         on_error: "raise" reports all bad lines and images in one error; "skip" drops and notes them.
         root: the dataset's folder, instead of the YAML's `path`.
+        splits: read these only; the fingerprint is then theirs, and images that another split holds too
+            go unnoticed.
 
     Raises:
         UserError: with "raise", any problem; with either, what cannot be dropped, such as a missing
             folder, an empty split or wrong names.
     """
-    dataset, problems = scan_dataset(yaml_path, root=root)
+    dataset, problems = scan_dataset(yaml_path, root=root, splits=splits)
     if problems and on_error == "raise":
         lines = [str(problem) for problem in problems[:REPORTED]]
         if len(problems) > REPORTED:
@@ -85,7 +91,9 @@ def read_dataset(
     return dataset
 
 
-def scan_dataset(yaml_path: Path, *, root: Path | None = None) -> tuple[Dataset, tuple[Problem, ...]]:
+def scan_dataset(
+    yaml_path: Path, *, root: Path | None = None, splits: Collection[str] | None = None
+) -> tuple[Dataset, tuple[Problem, ...]]:
     """Read a dataset without its bad lines and images, and list those: the base of `read_dataset`.
 
     Raises:
@@ -94,14 +102,18 @@ def scan_dataset(yaml_path: Path, *, root: Path | None = None) -> tuple[Dataset,
     data = read_data_yaml(yaml_path)
     if root is not None:
         data = data.at(root)
+    wanted = data.splits if splits is None else splits
+    for split in wanted:
+        if split not in data.splits:
+            raise UserError(f"{shown(yaml_path)}: has no split {split!r}, only {', '.join(data.splits)}")
     problems: list[Problem] = []
-    listed = {split: list(_list_split(data, split, problems)) for split in data.splits}
+    listed = {split: list(_list_split(data, split, problems)) for split in wanted}
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding and hashing release the GIL
         paths = dict.fromkeys(path for images in listed.values() for path in images)
         files = dict(zip(paths, pool.map(lambda path: _read(path, len(data.names)), paths), strict=True))
 
     digest = hashlib.sha256(repr(data.names).encode())
-    splits: dict[str, tuple[Item, ...]] = {}
+    read: dict[str, tuple[Item, ...]] = {}
     seen: dict[bytes, tuple[str, Path]] = {}  # content of an image -> where it was met
     for split, images in listed.items():
         if split != "test" and not any(files[path].labelled for path in images):
@@ -125,9 +137,9 @@ def scan_dataset(yaml_path: Path, *, root: Path | None = None) -> tuple[Dataset,
         if not items:
             raise UserError(f"{shown(yaml_path)}: no image of {split!r} is usable; the first problem is "
                             f"{problems[before]}")  # fmt: skip
-        splits[split] = tuple(items)
+        read[split] = tuple(items)
     skipped = tuple(map(str, problems))
-    return Dataset(data.name, data.names, splits, skipped, digest.hexdigest()), tuple(problems)
+    return Dataset(data.name, data.names, read, skipped, digest.hexdigest()), tuple(problems)
 
 
 def label_path(image: Path) -> Path:
