@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import orjson
 import torch
@@ -17,12 +16,11 @@ from rich.progress import track
 from torch import Tensor
 
 from detector.config import Config, DataConfig
-from detector.data.loader import Loader
+from detector.data.loader import Batch, Loader
 from detector.data.sources import load_dataset, locate
 from detector.data.yolo import Dataset
 from detector.errors import UserError
 from detector.nn.build import Loaded, load_model
-from detector.nn.checkpoint_file import read_if_own
 from detector.nn.model import DetectionModel, Predictions
 from detector.report.evaluation import Report, report
 from detector.report.evaluation_files import WORST, Setting, document, print_report, write_files
@@ -44,42 +42,32 @@ def val(options: argparse.Namespace) -> None:
     """
     started = time.perf_counter()
     checkpoint = _checkpoint(options.checkpoint)
+    name = _name(checkpoint)
     loaded = load_model(checkpoint)
-    config = _config(checkpoint)
-    size = options.image_size or loaded.image_size
-    stride = max(loaded.model.strides)
-    if size < stride or size % stride:
-        raise UserError(f"--image-size {size}: must be a multiple of {stride}, this network's largest stride")
+    config = _config(loaded, checkpoint)
+    size = _image_size(options.image_size, loaded)
     if options.batch < 1:
         raise UserError(f"--batch {options.batch}: must be at least 1")
     device = choose_device(options.device, "--device ")
-
     data = options.data or (config and config.data.path)
     if not data:
         raise UserError(f"{checkpoint} does not say what it was trained on: name the data with --data")
     on_error = options.on_error or (config.data.on_error if config else "raise")
     dataset = load_dataset(data, on_error, splits=(options.split,))
-    columns = class_columns(loaded.names, dataset.names, f"{checkpoint.name}", data)
-    directory = _new_directory(options.out, checkpoint)
+    columns = class_columns(loaded.names, dataset.names, str(checkpoint), data)
+    directory = _new_directory(options.out, name)
 
     clock = Stopwatch(device)
     forward = _forward(loaded.model, device, options.precision)
     items = dataset.splits[options.split]
     loader = Loader(items, DataConfig(image_size=size))
-    terminal = Console(stderr=True)
-    batches = track(
-        loader.eval_batches(batch=options.batch, pin=device.type == "cuda"),
-        "evaluating",
-        total=loader.batches_per_epoch(options.batch),
-        console=terminal,
-        transient=True,
-        disable=not terminal.is_terminal,
-    )
+    batches = _with_progress(loader, options.batch, device)
     truths, predictions = predict_split(forward, loaded.model, batches, items, columns=columns, lap=clock.lap)
     result = report(truths, predictions, dataset.names)
 
     setting = Setting(
         checkpoint=checkpoint,
+        name=name,
         step=loaded.step,
         data=locate(data),
         dataset=dataset.name,
@@ -92,25 +80,29 @@ def val(options: argparse.Namespace) -> None:
         threads=torch.get_num_threads(),
         seconds=clock.seconds | {"total": time.perf_counter() - started},
     )
-    origin = {key: value for key, value in provenance().items() if key in ("versions", "commit", "command")}
-    content = document(result, setting, origin) | {"out": str(directory)}
+    notes = [f"left out: {line}" for line in dataset.skipped]
+    if extra := len(loaded.names) - len(dataset.names):
+        notes.append(f"{extra} of the model's classes are not in the data and do not count")
+    content = document(result, setting, notes, provenance()) | {"out": str(directory)}
     worst = worst_images(dataset, options.split, result, predictions)
     try:
         write_files(directory, content, result, setting, truths, predictions)
         plots = write_evaluation_plots(result, setting.title, directory)
-        if worst:
-            save_grid(worst, directory / "worst.png", WORST)
+        save_grid(worst, directory / "worst.png", WORST)  # no file where there is no mistake
     except OSError as error:
         raise UserError(f"--out {directory}: cannot be written: {error.strerror or error}") from error
+    for note in notes:
+        print(note, file=sys.stderr)
     if options.json:
         sys.stdout.write(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
-        _print(result, setting, loaded, dataset, directory)
+        print_report(result, setting, Console())
+        print(f"Files: {directory}")
     if options.wandb:
         from detector.report.evaluation_wandb import log_evaluation
 
-        name = (config and config.run.name) or checkpoint.stem
-        log_evaluation(directory, config or Config(), name, dataset.name, content, plots, worst)
+        group = (config and config.run.name) or name
+        log_evaluation(directory, config or Config(), group, dataset.name, content, plots, worst)
 
 
 def class_columns(
@@ -173,27 +165,51 @@ def _forward(model: DetectionModel, device: torch.device, precision: str) -> Cal
     return forward
 
 
+def _with_progress(loader: Loader, batch: int, device: torch.device) -> Iterable[Batch]:
+    """The split's batches; on a terminal with a bar that is gone when they are."""
+    terminal = Console(stderr=True)
+    return track(
+        loader.eval_batches(batch=batch, pin=device.type == "cuda"),
+        "evaluating",
+        total=loader.batches_per_epoch(batch),
+        console=terminal,
+        transient=True,
+        disable=not terminal.is_terminal,
+    )
+
+
+def _image_size(wanted: int | None, loaded: Loaded) -> int:
+    size = loaded.image_size if wanted is None else wanted
+    unit = max(32, *loaded.model.strides)
+    if size < unit or size % unit:
+        raise UserError(f"--image-size {size}: must be a multiple of {unit}")
+    return size
+
+
+def _name(checkpoint: Path) -> str:
+    """What to call a model: its run, where it lies in a run's directory."""
+    folder = checkpoint.absolute().parent
+    return folder.parent.name if folder.name == "checkpoints" else checkpoint.stem
+
+
 def _checkpoint(path: Path) -> Path:
     """A file, or the best checkpoint of a run's directory."""
     return path / "checkpoints" / "best.pt" if path.is_dir() else path
 
 
-def _config(checkpoint: Path) -> Config | None:
+def _config(loaded: Loaded, checkpoint: Path) -> Config | None:
     """The configuration of the run that made a checkpoint; None for one of ultralytics."""
-    saved: Mapping[str, Any] | None = read_if_own(checkpoint)
-    if saved is None:
+    if loaded.config is None:
         return None
     try:
-        return Config.model_validate(saved["extra"]["config"])
+        return Config.model_validate(loaded.config)
     except ValidationError as error:
         raise UserError(f"{checkpoint}: its configuration is of another version of this project") from error
 
 
-def _new_directory(wanted: Path | None, checkpoint: Path) -> Path:
+def _new_directory(wanted: Path | None, name: str) -> Path:
     """Make the folder for the results; never one that holds something."""
     if wanted is None:
-        run = checkpoint.absolute().parent
-        name = run.parent.name if run.name == "checkpoints" else checkpoint.stem
         wanted = Path(f"runs/val-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
         while wanted.exists():  # two in a second
             wanted = wanted.with_name(f"{wanted.name}-2")
@@ -204,17 +220,6 @@ def _new_directory(wanted: Path | None, checkpoint: Path) -> Path:
     except OSError as error:
         raise UserError(f"--out {wanted}: cannot be made: {error.strerror}") from error
     return wanted
-
-
-def _print(result: Report, setting: Setting, loaded: Loaded, dataset: Dataset, directory: Path) -> None:
-    console = Console()
-    for line in dataset.skipped:
-        print(f"left out: {line}", file=sys.stderr)
-    extra = len(loaded.names) - len(dataset.names)
-    if extra:
-        print(f"{extra} of the model's classes are not in the data and do not count", file=sys.stderr)
-    print_report(result, setting, console)
-    print(f"Files: {directory}")
 
 
 def _in_words(device: torch.device) -> str:

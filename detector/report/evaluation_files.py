@@ -31,6 +31,7 @@ class Setting:
     """What was evaluated, on what, and how."""
 
     checkpoint: Path
+    name: str  # of the checkpoint, for people
     step: int | None
     data: Path
     dataset: str
@@ -46,7 +47,7 @@ class Setting:
     @property
     def title(self) -> str:
         """For a picture or the first line of the table."""
-        return f"{self.checkpoint.name} on {self.dataset} {self.split}"
+        return f"{self.name} on {self.dataset} {self.split}"
 
     @property
     def speed(self) -> dict[str, float]:
@@ -58,8 +59,17 @@ class Setting:
         }
 
 
-def document(report: Report, setting: Setting, provenance: Mapping[str, object]) -> dict[str, Any]:
-    """Everything but the curves, as plain data for JSON: NaN becomes null when it is written."""
+def document(
+    report: Report, setting: Setting, notes: Sequence[str], provenance: Mapping[str, object]
+) -> dict[str, Any]:
+    """Everything but the curves, as plain data for JSON: NaN becomes null when it is written.
+
+    Args:
+        report: the numbers.
+        setting: what they are of.
+        notes: what a reader must know besides.
+        provenance: as `detector.tracking.provenance` gives it.
+    """
     mean = report.mean
     return {
         "checkpoint": str(setting.checkpoint),
@@ -94,7 +104,8 @@ def document(report: Report, setting: Setting, provenance: Mapping[str, object])
             "ms_per_image": setting.speed,
             "seconds": setting.seconds["total"],
         },
-        **provenance,
+        "notes": list(notes),
+        **{key: provenance[key] for key in ("versions", "commit", "command")},
     }
 
 
@@ -166,7 +177,7 @@ def print_report(report: Report, setting: Setting, console: Console) -> None:
     )
     for errors in report.worst(3):
         console.print(
-            f"many errors: {escape(setting.files[errors.image])}, {errors.missed} missed, "
+            f"most errors: {escape(setting.files[errors.image])}, {errors.missed} missed, "
             f"{errors.false} false",
             highlight=False,
             soft_wrap=True,
@@ -175,8 +186,11 @@ def print_report(report: Report, setting: Setting, console: Console) -> None:
     threads = f"{setting.threads} thread{'s' if setting.threads != 1 else ''}"
     console.print(
         f"ms an image: {speed['load']:.1f} load, {speed['forward']:.1f} forward, "
-        f"{speed['postprocess']:.1f} post-processing ({escape(setting.device)}, {threads}, "
-        f"batch {setting.batch}); {setting.seconds['total']:.1f} s in all",
+        f"{speed['postprocess']:.1f} post-processing; {setting.seconds['total']:.1f} s in all",
+        highlight=False,
+    )
+    console.print(
+        f"  on {escape(setting.device)}, {threads}, batch {setting.batch}, {setting.precision}",
         highlight=False,
     )
 

@@ -5,6 +5,7 @@ Drawn with matplotlib's object interface: no global figures, no window, no state
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,8 +50,10 @@ def write_evaluation_plots(report: Report, title: str, directory: Path) -> list[
         "pr_curve.png": _precision_recall(report, title),
         "f1_curve.png": _f1(report, title),
     }
-    for name, figure in figures.items():
-        figure.savefig(directory / name, dpi=120)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the font has no Chinese: boxes are drawn
+        for name, figure in figures.items():
+            figure.savefig(directory / name, dpi=120)
     return [directory / name for name in figures]
 
 
@@ -118,6 +121,8 @@ def _f1(report: Report, title: str) -> Figure:
 def _best(name: str, f1: Array) -> str:
     if np.isnan(f1).all():
         return name
+    if not np.nanmax(f1):
+        return f"{name}: never found"
     return f"{name}: best {np.nanmax(f1):.3f} at {CONFIDENCES[int(np.nanargmax(f1))]:.3f}"
 
 
