@@ -118,9 +118,9 @@ def class_columns(
     place = {name: index for index, name in enumerate(model)}
     unknown = [name for name in data if name not in place]
     if unknown:
+        which = f"; new to the model: {_listed(unknown)}" if len(unknown) < len(data) else ""
         raise UserError(
-            f"{checkpoint} does not know {_listed(unknown)} of {source}: "
-            f"its classes are {_listed(model)}, the data's are {_listed(data)}"
+            f"{checkpoint} knows the classes {_listed(model)}, but {source} has {_listed(data)}{which}"
         )
     return tuple(place[name] for name in data)
 
