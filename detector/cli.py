@@ -7,11 +7,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detector import __version__
 from detector.check_command import add_check
 from detector.errors import UserError
 from detector.report.command import add_compare
+
+if TYPE_CHECKING:
+    from detector.report.command import Commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     add_compare(commands)
     add_check(commands)
+    add_val(commands)
 
     # argparse takes positional arguments only in one go: those after a later option are left over.
     options, rest = parser.parse_known_args(arguments)
@@ -76,6 +81,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has seen enough; nothing may be flushed to it at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def add_val(commands: Commands) -> None:
+    """Add `detector val`."""
+    val = commands.add_parser(
+        "val",
+        help="mAP and its reasons: a checkpoint on a split",
+        description="Evaluate a checkpoint, of this project or of ultralytics, by COCO's official metrics.",
+    )
+    val.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="best.pt, or a run's directory")
+    val.add_argument("--data", metavar="DATA.yaml", help="default: what the checkpoint was trained on")
+    val.add_argument("--split", choices=("train", "val", "test"), default="val")
+    val.add_argument("--image-size", type=int, metavar="N", help="pixels; default: as it was trained")
+    val.add_argument("--batch", type=int, default=16, metavar="N", help="images a forward pass (16)")
+    val.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    val.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    val.add_argument(
+        "--on-error",
+        choices=("raise", "skip"),
+        help="a bad label line or image: stop, or leave it out; default: as it was trained, else stop",
+    )
+    val.add_argument("--out", type=Path, metavar="DIR", help="a new folder; default: runs/val-<run>-<time>")
+    val.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
+    val.add_argument("--wandb", action="store_true", help="record it on W&B; offline without a key")
+    val.set_defaults(run=run_val)
+
+
+def run_val(options: argparse.Namespace) -> None:
+    """Evaluate a checkpoint."""
+    from detector.val_command import val
+
+    val(options)
 
 
 def run_suite(options: argparse.Namespace) -> int:

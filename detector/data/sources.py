@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -49,15 +50,19 @@ def locate(data_path: str) -> Path:
     raise UserError(f"{data_path}: there is no such file{hint}")
 
 
-def load_dataset(data_path: str, on_error: Literal["raise", "skip"] = "raise") -> Dataset:
+def load_dataset(
+    data_path: str, on_error: Literal["raise", "skip"] = "raise", *, splits: Collection[str] | None = None
+) -> Dataset:
     """Find, and if need be fetch or render, a dataset, then read it strictly.
+
+    `splits`: read these only.
 
     Raises:
         DatasetUnavailable: COCO8 is absent and cannot be downloaded.
         UserError: as `locate` and `read_dataset`.
     """
     path, root = obtain(data_path)
-    return read_dataset(path, on_error, root=root)
+    return read_dataset(path, on_error, root=root, splits=splits)
 
 
 def obtain(data_path: str) -> tuple[Path, Path | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +77,11 @@ class Scan:
 
 
 def read_dataset(
-    yaml_path: Path, on_error: Literal["raise", "skip"] = "raise", *, root: Path | None = None
+    yaml_path: Path,
+    on_error: Literal["raise", "skip"] = "raise",
+    *,
+    root: Path | None = None,
+    splits: Collection[str] | None = None,
 ) -> Dataset:
     """Read and check a dataset: every label parsed, every image decoded once.
 
@@ -86,12 +90,14 @@ def read_dataset(
             a list of these, relative to `path`), `names` (list, or map 0..n-1), optional `nc`.
         on_error: "raise" reports all bad lines and images in one error; "skip" drops and notes them.
         root: the dataset's folder, instead of the YAML's `path`.
+        splits: read these only; the fingerprint is then theirs, and images that another split holds too
+            go unnoticed.
 
     Raises:
         UserError: with "raise", any problem; with either, what cannot be dropped, such as a missing
             folder, an empty split or wrong names.
     """
-    dataset, problems = scan_dataset(yaml_path, root=root)
+    dataset, problems = scan_dataset(yaml_path, root=root, splits=splits)
     if problems and on_error == "raise":
         lines = [str(problem) for problem in problems[:REPORTED]]
         if len(problems) > REPORTED:
@@ -102,13 +108,15 @@ def read_dataset(
     return dataset
 
 
-def scan_dataset(yaml_path: Path, *, root: Path | None = None) -> tuple[Dataset, tuple[Problem, ...]]:
+def scan_dataset(
+    yaml_path: Path, *, root: Path | None = None, splits: Collection[str] | None = None
+) -> tuple[Dataset, tuple[Problem, ...]]:
     """Read a dataset without its bad lines and images, and list those: the base of `read_dataset`.
 
     Raises:
         UserError: what cannot be dropped: a missing folder, an empty split, wrong names.
     """
-    found = scan(yaml_path, root=root)
+    found = scan(yaml_path, root=root, splits=splits)
     return found.dataset, found.problems
 
 
@@ -116,6 +124,7 @@ def scan(
     yaml_path: Path,
     *,
     root: Path | None = None,
+    splits: Collection[str] | None = None,
     sign: Callable[[Image], Signature] | None = None,
     track: Callable[[Iterable[File], int], Iterable[File]] = lambda files, _: files,
 ) -> Scan:
@@ -124,6 +133,7 @@ def scan(
     Args:
         yaml_path: the data YAML.
         root: the dataset's folder, instead of the YAML's `path`.
+        splits: read these only; None reads all.
         sign: what to keep of each picture's pixels, such as a small copy.
         track: is given the files as they are read and their number, and passes them on.
 
@@ -133,15 +143,19 @@ def scan(
     data = read_data_yaml(yaml_path)
     if root is not None:
         data = data.at(root)
+    wanted = data.splits if splits is None else splits
+    for split in wanted:
+        if split not in data.splits:
+            raise UserError(f"{shown(yaml_path)}: has no split {split!r}, only {', '.join(data.splits)}")
     problems: list[Problem] = []
-    listed = {split: tuple(list_split(data, split, problems)) for split in data.splits}
+    listed = {split: tuple(list_split(data, split, problems)) for split in wanted}
     paths = list(dict.fromkeys(entry.image for entries in listed.values() for entry in entries))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding and hashing release the GIL
         reading = pool.map(lambda path: _read(path, len(data.names), sign), paths)
         files = dict(zip(paths, track(reading, len(paths)), strict=True))
 
     digest = hashlib.sha256(repr(data.names).encode())
-    splits: dict[str, tuple[Item, ...]] = {}
+    read: dict[str, tuple[Item, ...]] = {}
     seen: dict[bytes, tuple[str, Path]] = {}  # content of an image -> where it was met
     for split, entries in listed.items():
         images = [entry.image for entry in entries]
@@ -166,9 +180,9 @@ def scan(
         if not items:
             raise UserError(f"{shown(yaml_path)}: no image of {split!r} is usable; the first problem is "
                             f"{problems[before]}")  # fmt: skip
-        splits[split] = tuple(items)
+        read[split] = tuple(items)
     skipped = tuple(map(str, problems))
-    dataset = Dataset(data.name, data.names, splits, skipped, digest.hexdigest())
+    dataset = Dataset(data.name, data.names, read, skipped, digest.hexdigest())
     return Scan(data, dataset, tuple(problems), listed, files)
 
 

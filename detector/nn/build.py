@@ -56,6 +56,7 @@ class Trained(NamedTuple):
     names: tuple[str, ...]  # of its classes
     image_size: int  # it was trained at, pixels
     step: int | None  # of this project's checkpoints
+    config: Mapping[str, Any] | None = None  # likewise: the run's configuration, as plain data
 
 
 def read_trained(path: Path) -> Trained:
@@ -73,7 +74,12 @@ def read_trained(path: Path) -> Trained:
     extra = saved["extra"]
     size = int(extra["config"]["data"]["image_size"])
     return Trained(
-        architecture_of(saved), evaluated_weights(saved), tuple(extra["names"]), size, saved["step"]
+        architecture_of(saved),
+        evaluated_weights(saved),
+        tuple(extra["names"]),
+        size,
+        saved["step"],
+        extra["config"],
     )
 
 
@@ -99,6 +105,7 @@ class Loaded(NamedTuple):
     names: tuple[str, ...]
     image_size: int
     step: int | None
+    config: Mapping[str, Any] | None = None
 
 
 def load_model(path: Path) -> Loaded:
@@ -110,4 +117,4 @@ def load_model(path: Path) -> Loaded:
     trained = read_trained(path)
     model = rebuild(trained.architecture, len(trained.names))
     model.load_state_dict(dict(trained.weights))
-    return Loaded(model.eval(), trained.names, trained.image_size, trained.step)
+    return Loaded(model.eval(), trained.names, trained.image_size, trained.step, trained.config)

@@ -46,6 +46,7 @@ class Start:
     resume: bool
     init_timeout: float
     finish_timeout: float
+    job_type: str = "train"
 
 
 def wanted_mode(mode: Mode) -> Mode:
@@ -119,7 +120,7 @@ def _init(start: Start, mode: Literal["online", "offline"]) -> wandb.Run:
         project=start.project,
         entity=start.entity,
         group=start.group,
-        job_type="train",
+        job_type=start.job_type,
         name=start.name,
         tags=[tag[:64] for tag in start.tags],  # W&B refuses the whole run for one longer tag
         config=dict(start.config),

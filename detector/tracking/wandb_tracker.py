@@ -51,6 +51,7 @@ class WandbTracker(Tracker):
         *,
         ablation: str,
         dataset: str,
+        job_type: str = "train",
         resume_id: str | None = None,
         history: Sequence[Row] = (),
         report: Callable[[str], None] = _to_stderr,
@@ -64,6 +65,7 @@ class WandbTracker(Tracker):
             config: the resolved configuration; all of it is recorded.
             ablation: names the run and, unless `tracking.group` says otherwise, its group.
             dataset: the data's name, a tag.
+            job_type: what W&B files the run under, within its group.
             resume_id: the `id` of the run to continue.
             history: the rows kept when a run is continued: they hold its beginning and its best.
             report: gets the lines a human should see, from another thread.
@@ -107,6 +109,7 @@ class WandbTracker(Tracker):
             resume=resume_id is not None,
             init_timeout=init_timeout,
             finish_timeout=finish_timeout,
+            job_type=job_type,
         )
         self._name = name
         self._thread = threading.Thread(
@@ -163,6 +166,10 @@ class WandbTracker(Tracker):
             )
 
         self._submit(self._while_quick(send))
+
+    def send(self, job: Callable[[wandb.Run], None]) -> None:
+        """Do something else with the run, in its thread."""
+        self._submit(job)
 
     def finish(self, summary: Mapping[str, object], checkpoint: Path | None) -> None:
         """Send the summary with the best mAPs, then the checkpoint as an artifact of type "model"."""

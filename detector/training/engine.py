@@ -10,20 +10,19 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from detector.config import TrainConfig
-from detector.data.geometry import xywh_to_xyxy
 from detector.data.loader import Batch
 from detector.data.yolo import Item
 from detector.gradients.nonfinite import first_bad_layer
 from detector.gradients.recorder import GradientRecorder
-from detector.nn.decode import decode, select
 from detector.nn.loss import Loss
+from detector.nn.model import Predictions
+from detector.training.evaluate import predict_split
 from detector.training.learner import Learner
-from detector.training.metrics import Prediction, Truth, coco_map
+from detector.training.metrics import Prediction, coco_map
 from detector.training.optimizer import learning_rate
 from detector.training.plan import Plan
 
@@ -131,7 +130,6 @@ class Evaluation(NamedTuple):
     predictions: list[Prediction]  # one an image, in the split's order, in pixels of the original image
 
 
-@torch.no_grad()
 def evaluate(learner: Learner, batches: Iterable[Batch], items: Sequence[Item]) -> Evaluation:
     """Predict a split and score it against its labels by the official COCO evaluation.
 
@@ -140,24 +138,15 @@ def evaluate(learner: Learner, batches: Iterable[Batch], items: Sequence[Item]) 
         batches: the split's batches, in order.
         items: the split, with labels as fractions of each image.
     """
-    model = learner.evaluated_model.eval()
-    truths, predictions = [], []
-    for batch in batches:
+    network = learner.evaluated_model.eval()
+
+    def forward(images: Tensor) -> Predictions:
         with learner.autocast():
-            preds = model(learner.images(batch.images))
-        boxes, scores = decode(preds, learner.model.strides)  # (B, A, 4), (B, A, classes)
-        for row, (index, letterbox) in enumerate(zip(batch.indices, batch.letterboxes, strict=True)):
-            found = select(boxes[row], scores[row])
-            corners = letterbox.to_original(found.boxes.cpu().numpy())
-            predictions.append(Prediction(corners, found.scores.cpu().numpy(), found.classes.cpu().numpy()))
-            truths.append(truth_of(items[index], letterbox.width, letterbox.height))
+            raw: Predictions = network(learner.images(images))
+        return raw
+
+    truths, predictions = predict_split(forward, learner.model, batches, items)
     return Evaluation(coco_map(truths, predictions, learner.model.num_classes), predictions)
-
-
-def truth_of(item: Item, width: int, height: int) -> Truth:
-    """An item's labels in pixels of its original image, `width` x `height`."""
-    corners = xywh_to_xyxy(item.boxes) * np.array([width, height] * 2, np.float32)
-    return Truth(corners, item.classes, (width, height))
 
 
 def backward(learner: Learner, criterion: Criterion, batch: Batch) -> Loss:

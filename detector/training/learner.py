@@ -54,14 +54,22 @@ class Learner:
 
     def autocast(self) -> AbstractContextManager[None]:
         """Run the forward pass in the chosen precision."""
-        enabled = self.precision != torch.float32
-        return torch.autocast(self.device.type, self.precision, enabled=enabled)
+        return autocast(self.device, self.precision)
 
     def images(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) uint8 -> the same in [0, 1], on the device, in the model's memory format."""
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        images = images.to(self.device, non_blocking=True)
-        return images.to(torch.float32, memory_format=layout) / 255
+        return to_network(images, self.device, self.channels_last)
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[None]:
+    """Run a forward pass in this precision; with float32 it changes nothing."""
+    return torch.autocast(device.type, precision, enabled=precision != torch.float32)
+
+
+def to_network(images: Tensor, device: torch.device, channels_last: bool) -> Tensor:
+    """(B, 3, S, S) uint8 -> the same in [0, 1], on the device, in the model's memory format."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return images.to(device, non_blocking=True).to(torch.float32, memory_format=layout) / 255
 
 
 def build_learner(model: DetectionModel, config: TrainConfig) -> Learner:
@@ -96,8 +104,12 @@ def batch_norms(model: torch.nn.Module) -> list[torch.nn.BatchNorm2d]:
     return [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` is the first CUDA GPU where there is one, else the CPU."""
+def choose_device(name: str, option: str = "train.device=") -> torch.device:
+    """`auto` is the first CUDA GPU where there is one, else the CPU.
+
+    Raises:
+        UserError: the device is not there; the message names it after `option`.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -105,7 +117,7 @@ def choose_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"train.device={name} cannot be used ({reason}); try auto or cpu") from error
+        raise UserError(f"{option}{name} cannot be used ({reason}); try auto or cpu") from error
     return device
 
 

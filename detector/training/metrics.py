@@ -42,13 +42,22 @@ def coco_map(
         return {"mAP50-95": math.nan, "mAP50": math.nan}
     if not detections:
         return {"mAP50-95": 0.0, "mAP50": 0.0}
+    evaluation = run_coco(truth_json, detections)
+    return {"mAP50-95": float(evaluation.stats[0]), "mAP50": float(evaluation.stats[1])}
 
+
+def run_coco(truth: dict[str, Any], detections: list[dict[str, Any]]) -> Any:
+    """The official evaluation of boxes in COCO's form; neither may be empty.
+
+    Returns:
+        `COCOeval` after its run: `stats` are the twelve numbers of its summary, `eval` holds the curves.
+    """
     from faster_coco_eval import COCO, COCOeval_faster
 
-    truth = COCO(truth_json)
-    evaluation = COCOeval_faster(truth, truth.loadRes(detections), "bbox")
+    labels = COCO(truth)
+    evaluation = COCOeval_faster(labels, labels.loadRes(detections), "bbox")
     evaluation.run()
-    return {"mAP50-95": float(evaluation.stats[0]), "mAP50": float(evaluation.stats[1])}
+    return evaluation
 
 
 def to_coco(

@@ -53,6 +53,16 @@ def test_a_valid_dataset(dataset: Path) -> None:
     assert item.classes.tolist() == [0] and item.boxes.tolist() == [[0.5, 0.5, 0.25, 0.5]]
 
 
+def test_only_the_split_asked_for_is_read(dataset: Path) -> None:
+    (dataset / "images" / "train" / "a.jpg").write_bytes(b"no picture")
+    whole = read_dataset(dataset / "data.yaml", "skip")
+    read = read_dataset(dataset / "data.yaml", splits=("val",))
+    assert list(read.splits) == ["val"] and read.skipped == ()
+    assert read.splits["val"][0].image == whole.splits["val"][0].image
+    with pytest.raises(UserError, match=r"data\.yaml: has no split 'test', only train, val"):
+        read_dataset(dataset / "data.yaml", splits=("test",))
+
+
 def test_nothing_is_written_and_nothing_executed(dataset: Path) -> None:
     def state() -> dict[str, int]:
         return {str(path): path.stat().st_mtime_ns for path in dataset.rglob("*")}
