@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,7 @@ def run_convert(options: argparse.Namespace) -> None:
     """
     if options.zero_based and options.format != "voc":
         raise UserError("--zero-based is for --from voc; COCO counts from 0 anyway")
-    from detector.data.convert.conversion import Options, convert
+    from detector.data.convert.conversion import Options, convert, silent
     from detector.data.convert.split import parse_fractions
 
     report = convert(
@@ -69,9 +70,19 @@ def run_convert(options: argparse.Namespace) -> None:
             zero_based=options.zero_based,
             keep_difficult=options.keep_difficult,
             link=options.link,
-        )
+        ),
+        show_progress if sys.stderr.isatty() else silent,
     )
-    print(json.dumps(report.as_json(), indent=1) if options.json else _text(report))
+    text = json.dumps(report.as_json(), indent=1) if options.json else _text(report)
+    print(text.encode(errors="backslashreplace").decode())  # file names need not be Unicode
+
+
+def show_progress(stage: str, done: int, total: int) -> None:
+    """One line of the terminal, written over and over; nothing is left of it."""
+    if done == total:
+        print(end="\r\x1b[K", file=sys.stderr, flush=True)
+    elif done % 50 == 0:
+        print(end=f"\r{stage} {done} of {total} images", file=sys.stderr, flush=True)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ Boxes are x, y, width, height in pixels, edges counted from 0: nothing to conver
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 from collections import defaultdict
@@ -36,7 +37,8 @@ class _Document(NamedTuple):
     file: Path
     images: list[Any]
     annotations: list[Any]
-    categories: dict[Any, str]  # id -> name
+    categories: dict[Any, str]  # id -> name, in the order of the ids
+    parents: dict[str, object]  # name -> supercategory
 
 
 def read_coco(source: Path, images: Path | None, *, keep_crowd: bool) -> Annotations:
@@ -59,15 +61,14 @@ def read_coco(source: Path, images: Path | None, *, keep_crowd: bool) -> Annotat
     else:
         raise UserError(f"{source}: there is no such file or folder; name a COCO JSON or the folder with it")
     documents = [_load(file) for file in files]
-    index = ImageIndex([root, *image_folder(images)])
+    index = ImageIndex(image_folder(images, root))
     reader = _Reader(root, index, images is not None, keep_crowd)
     for document in documents:
         reader.read(document)
     if not reader.pictures:
         first = f"the first problem is {reader.notes[0]}" if reader.notes else "it lists none"
         raise UserError(f"{shown(source)}: no image of it can be used; {first}")
-    names = _names(documents, reader)
-    return Annotations(names, tuple(reader.pictures), tuple(reader.notes), reader.crowds)
+    return Annotations(reader.names(documents), tuple(reader.pictures), tuple(reader.notes), reader.crowds)
 
 
 def segmentation_corners(segmentation: object) -> Corners:
@@ -79,8 +80,10 @@ def segmentation_corners(segmentation: object) -> Corners:
     if isinstance(segmentation, dict):
         from faster_coco_eval import mask
 
-        height, width = (int(finite(side)) for side in segmentation.get("size") or ())
-        counts = segmentation.get("counts")
+        size, counts = segmentation.get("size"), segmentation.get("counts")
+        if not isinstance(size, list) or len(size) != 2:
+            raise ValueError("its segmentation has no size")
+        height, width = (int(finite(side)) for side in size)
         encoded = {"size": [height, width], "counts": counts}
         try:
             if isinstance(counts, list):
@@ -126,7 +129,8 @@ class _Reader:
                 self.notes.append(Note("left out", file, where, str(error)))
                 continue
             size = claimed_size(entry.get("width"), entry.get("height"))
-            self.pictures.append(Picture(image, file, split, size, tuple(boxes.get(identity, ()))))
+            chosen = split or split_of(image, self.index.root)
+            self.pictures.append(Picture(image, file, chosen, size, tuple(boxes.get(identity, ()))))
         for identity in boxes.keys() - seen:
             for box in boxes[identity]:
                 self.notes.append(
@@ -167,6 +171,27 @@ class _Reader:
                 self.notes.append(Note("dropped", document.file, where, str(error)))
         return boxes
 
+    def names(self, documents: list[_Document]) -> tuple[str, ...]:
+        """All classes: in the order of their ids in the first file, then what only later files have.
+
+        Left out is a category that nothing belongs to and that all others name as their supercategory:
+        Roboflow writes the project's name so, as category 0; it would become a class without objects.
+        """
+        parents: dict[str, object] = {}
+        for document in documents:
+            parents = {**document.parents, **parents}
+        if not parents:
+            raise UserError(f"{shown(documents[0].file)}: it has no categories")
+        for name in set(parents) - self.used:
+            if len(parents) > 1 and all(parents[other] == name for other in parents.keys() - {name}):
+                message = (
+                    f"the category {printable(name)!r} has no objects and is the supercategory of all others"
+                )
+                self.notes.append(Note("check", documents[0].file, "", f"{message}: it is not made a class"))
+                del parents[name]
+                break
+        return tuple(parents)
+
 
 def _choose(root: Path) -> list[Path]:
     """The files to read: COCO's own folder also has captions and key points for the same images."""
@@ -183,15 +208,18 @@ def _choose(root: Path) -> list[Path]:
 
 def _is_coco(file: Path) -> bool:
     try:
-        content = orjson.loads(file.read_bytes())
+        data = file.read_bytes().removeprefix(codecs.BOM_UTF8)
+        content = orjson.loads(data)
+    except OSError:
+        return True  # reading it again says why
     except orjson.JSONDecodeError:
-        return b'"annotations"' in file.read_bytes()  # a damaged one must not go unnoticed
+        return b'"annotations"' in data  # a damaged one must not go unnoticed
     return isinstance(content, dict) and all(key in content for key in _LISTS)
 
 
 def _load(file: Path) -> _Document:
     try:
-        content = orjson.loads(file.read_bytes())
+        content = orjson.loads(file.read_bytes().removeprefix(codecs.BOM_UTF8))
     except OSError as error:
         raise UserError(f"{shown(file)}: cannot be read: {error.strerror}") from None
     except orjson.JSONDecodeError as error:
@@ -215,30 +243,14 @@ def _load(file: Path) -> _Document:
             ) from None
         categories[identity] = name.strip()
     order = sorted(categories, key=lambda identity: (isinstance(identity, str), identity))
-    categories = {identity: categories[identity] for identity in order}
-    _drop_umbrella(categories, content["categories"], content["annotations"])
-    return _Document(file, content["images"], content["annotations"], categories)
-
-
-def _drop_umbrella(categories: dict[Any, str], entries: list[Any], annotations: list[Any]) -> None:
-    """Take out a category that nothing belongs to and that all others name as their supercategory.
-
-    Roboflow writes the project's name as such a category 0, which would become a class without objects.
-    """
-    used = {entry.get("category_id") for entry in annotations if isinstance(entry, dict)
-            and isinstance(entry.get("category_id"), (int, str))}  # fmt: skip
-    for identity, name in list(categories.items()):
-        others = [entry for entry in entries if entry["id"] != identity]
-        if identity not in used and others and all(entry.get("supercategory") == name for entry in others):
-            del categories[identity]
-
-
-def _names(documents: list[_Document], reader: _Reader) -> tuple[str, ...]:
-    """All classes: in the order of their ids in the first file, then what only later files have."""
-    names = tuple(dict.fromkeys(name for document in documents for name in document.categories.values()))
-    if not names:
-        raise UserError(f"{shown(documents[0].file)}: it has no categories")
-    return names
+    parents = {entry["name"].strip(): entry.get("supercategory") for entry in content["categories"]}
+    return _Document(
+        file,
+        content["images"],
+        content["annotations"],
+        {identity: categories[identity] for identity in order},
+        {categories[identity]: parents[categories[identity]] for identity in order},
+    )
 
 
 def _id(entry: object, key: str) -> Any:

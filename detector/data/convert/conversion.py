@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from detector.data.convert.write import Entry, LinkKind, check_destination, writ
 from detector.data.data_yaml import shown
 from detector.errors import UserError
 from detector.safe_yaml import printable
+
+Progress = Callable[[str, int, int], None]  # what is done, how many of them, of how many
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,14 @@ class Report:
         }
 
 
-def convert(options: Options) -> Report:
+def silent(stage: str, done: int, total: int) -> None:
+    """Report no progress."""
+
+
+def convert(options: Options, progress: Progress = silent) -> Report:
     """Convert a dataset into a new folder, which appears whole or not at all.
 
-    Nothing is written beside the source.
+    Nothing is written beside the source. `progress` is called for every image that was read or written.
 
     Raises:
         UserError: the source cannot be used, the destination is taken or lies in the source, or a class is
@@ -84,12 +91,13 @@ def convert(options: Options) -> Report:
     check_destination(options.destination, options.source)
     if options.format == "voc":
         found = read_voc(options.source, options.images,
-                         zero_based=options.zero_based, keep_difficult=options.keep_difficult)  # fmt: skip
+                         zero_based=options.zero_based, keep_difficult=options.keep_difficult,
+                         own_splits=options.fractions is None)  # fmt: skip
     else:
         found = read_coco(options.source, options.images, keep_crowd=options.keep_difficult)
     names = _ordered(found, options.names)
     notes = list(found.notes)
-    pictures, looks = _look(found.pictures, notes)
+    pictures, looks = _look(found.pictures, notes, progress)
     splits = split.assign([picture.split for picture in pictures], [look.digest for look in looks],
                           options.fractions, options.seed)  # fmt: skip
     ids = {name: index for index, name in enumerate(names)}
@@ -106,7 +114,14 @@ def convert(options: Options) -> Report:
     report = Report(Path(os.path.abspath(options.destination)) / "data.yaml", names,
                     {name: images[name] for name in order}, {name: boxes[name] for name in order},
                     found.difficult, tuple(notes))  # fmt: skip
-    write_dataset(options.destination, entries, names, report.as_json(), options.link)
+    write_dataset(
+        options.destination,
+        entries,
+        names,
+        report.as_json(),
+        options.link,
+        lambda done: progress("written", done, len(entries)),
+    )
     return report
 
 
@@ -128,14 +143,19 @@ def _ordered(found: Annotations, wanted: tuple[str, ...] | None) -> tuple[str, .
     return wanted
 
 
-def _look(pictures: tuple[Picture, ...], notes: list[Note]) -> tuple[list[Picture], list[Look]]:
+def _look(
+    pictures: tuple[Picture, ...], notes: list[Note], progress: Progress
+) -> tuple[list[Picture], list[Look]]:
     """Open every image once. Those that cannot be opened, and copies of another, are left out.
 
     Of copies in several splits the one in test stays, else the one in val: leaving it in train too would make
     their scores meaningless.
     """
     with ThreadPoolExecutor() as pool:  # reading and hashing release the GIL
-        seen = list(pool.map(lambda picture: _try(picture.image), pictures))
+        seen = []
+        for look in pool.map(lambda picture: _try(picture.image), pictures):
+            seen.append(look)
+            progress("read", len(seen), len(pictures))
     usable: list[tuple[Picture, Look]] = []
     for picture, look in zip(pictures, seen, strict=True):
         if isinstance(look, Look):
@@ -147,9 +167,14 @@ def _look(pictures: tuple[Picture, ...], notes: list[Note]) -> tuple[list[Pictur
     for picture, look in sorted(usable, key=lambda pair: order.get(pair[0].split or "", 2)):
         if look.digest in first:
             kept = first[look.digest]
-            other = "" if len(kept.boxes) == len(picture.boxes) else (
-                f"; this one has {len(picture.boxes)} boxes, that one {len(kept.boxes)}")  # fmt: skip
-            notes.append(Note("left out", picture.image, "", f"is identical to {shown(kept.image)}{other}"))
+            what = f"is identical to {shown(kept.image)}"
+            if kept.image == picture.image:
+                what = (
+                    f"is annotated in {shown(kept.file)}; {shown(picture.file)} does so again and is not used"
+                )
+            if len(kept.boxes) != len(picture.boxes):
+                what += f"; {len(kept.boxes)} boxes there, {len(picture.boxes)} here"
+            notes.append(Note("left out", picture.image, "", what))
         else:
             first[look.digest] = picture
     kept_ones = [(picture, look) for picture, look in usable if first[look.digest] is picture]

@@ -6,7 +6,6 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 from detector.data.data_yaml import shown
@@ -76,17 +75,14 @@ def safe_relative(written: str) -> PurePosixPath:
 
 
 class ImageIndex:
-    """The images below some folders, found by what an annotation calls them."""
+    """The images below a folder, found by what an annotation calls them."""
 
-    def __init__(self, folders: Iterable[Path]) -> None:
-        self.root: dict[Path, Path] = {}  # image -> the folder it was found below
-        for folder in folders:
-            for path in files_below(folder):
-                if path.suffix.lower() in SUFFIXES:
-                    self.root.setdefault(path, Path(os.path.abspath(folder)))
+    def __init__(self, root: Path) -> None:
+        self.root = Path(os.path.abspath(root))
+        self.images = [path for path in files_below(root) if path.suffix.lower() in SUFFIXES]
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         self._by_stem: dict[str, list[Path]] = defaultdict(list)
-        for path in self.root:
+        for path in self.images:
             self._by_name[_key(path.name)].append(path)
             self._by_stem[_key(path.stem)].append(path)
 
@@ -108,7 +104,10 @@ class ImageIndex:
         if not found and loose:
             found = same_name
         if not found:
-            raise ValueError(f"there is no image {printable(str(wanted))!r}")
+            unread = (
+                "" if wanted.suffix.lower() in SUFFIXES else "; of this format none is read: use jpg or png"
+            )
+            raise ValueError(f"there is no image {printable(str(wanted))!r}{unread}")
         return self._nearest(found, near, split)
 
     def by_stem(self, xml: Path, root: Path, unique: bool) -> Path | None:
@@ -124,7 +123,7 @@ class ImageIndex:
         """
         same_stem = self._by_stem.get(_key(xml.stem), [])
         folders = _told(xml, root)
-        found = [path for path in same_stem if _told(path, self.root[path]) == folders]
+        found = [path for path in same_stem if _told(path, self.root) == folders]
         if not found and unique and len(same_stem) == 1:
             found = same_stem
         return self._nearest(found, xml, split_of(xml, root)) if found else None
@@ -132,7 +131,7 @@ class ImageIndex:
     def _nearest(self, found: list[Path], near: Path, split: str | None) -> Path:
         def closeness(path: Path) -> tuple[int, bool]:
             shared = len(os.path.commonpath([path.parent, near.parent])) if path.drive == near.drive else 0
-            return shared, split is not None and split_of(path, self.root[path]) == split
+            return shared, split is not None and split_of(path, self.root) == split
 
         best = max(map(closeness, found))
         nearest = [path for path in found if closeness(path) == best]
@@ -142,17 +141,15 @@ class ImageIndex:
         return nearest[0]
 
 
-def image_folder(folder: Path | None) -> list[Path]:
-    """`--images` as a list of folders.
+def image_folder(named: Path | None, default: Path) -> Path:
+    """Where the images are: `--images`, else below the source.
 
     Raises:
-        UserError: it is no folder.
+        UserError: `--images` is no folder.
     """
-    if folder is None:
-        return []
-    if not folder.is_dir():
-        raise UserError(f"--images {folder}: there is no such folder")
-    return [folder]
+    if named is not None and not named.is_dir():
+        raise UserError(f"--images {named}: there is no such folder")
+    return named or default
 
 
 def _key(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,12 +67,11 @@ def finite(value: object) -> float:
     """
     number = math.nan
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        number = float(value)
-    elif isinstance(value, str) and value.isascii() and "_" not in value:
-        try:
+        with contextlib.suppress(OverflowError):
             number = float(value)
-        except ValueError:
-            number = math.nan
+    elif isinstance(value, str) and value.isascii() and "_" not in value:
+        with contextlib.suppress(ValueError):
+            number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"{str(value)[:40]!r} is not a finite number")
     return number

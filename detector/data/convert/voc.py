@@ -24,17 +24,20 @@ MAX_BYTES = 10_000_000  # of one XML file
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
-def read_voc(source: Path, images: Path | None, *, zero_based: bool, keep_difficult: bool) -> Annotations:
+def read_voc(
+    source: Path, images: Path | None, *, zero_based: bool, keep_difficult: bool, own_splits: bool = True
+) -> Annotations:
     """Read a folder of XML files, in the layout of the VOC challenges or with the images beside them.
 
     Splits are those of `ImageSets/Main/{train,val,test}.txt`, else of folders called train, valid or test.
+    Images in none of the lists are left out, unless `own_splits` is False.
 
     Raises:
         UserError: there is no such folder, or nothing in it is Pascal VOC.
     """
     if not source.is_dir():
         raise UserError(f"{source}: there is no such folder; name the one with the XML files and the images")
-    return _Reader(Path(os.path.abspath(source)), images, zero_based, keep_difficult).read()
+    return _Reader(Path(os.path.abspath(source)), images, zero_based, keep_difficult).read(own_splits)
 
 
 def parse_xml(data: bytes) -> ElementTree.Element:
@@ -75,18 +78,19 @@ class _Reader:
     def __init__(self, source: Path, images: Path | None, zero_based: bool, keep_difficult: bool) -> None:
         self.source = source
         self.files = files_below(source)
-        self.index = ImageIndex([source, *image_folder(images)])
+        self.index = ImageIndex(image_folder(images, source))
         self.offset = 0.0 if zero_based else 1.0
         self.keep_difficult = keep_difficult
         self.notes: list[Note] = []
         self.names: set[str] = set()
+        self.annotated: set[Path] = set()  # images with an XML file, be it usable or not
         self.difficult = 0
         self.at_zero = 0  # boxes that begin at pixel 0, which there is not when counting from 1
 
-    def read(self) -> Annotations:
+    def read(self, own_splits: bool) -> Annotations:
         xmls = [path for path in self.files if path.suffix.lower() == ".xml"]
         stems = Counter(path.stem for path in xmls)
-        listed = self._listed(set(xmls))
+        listed = self._listed(set(xmls)) if own_splits else {}
         pictures = []
         for xml in xmls:
             split = listed[xml] if listed else split_of(xml, self.source)
@@ -101,7 +105,8 @@ class _Reader:
         if not pictures:
             reason = f"the first problem is {self.notes[0]}" if self.notes else "it has no XML file"
             raise UserError(f"{shown(self.source)}: nothing here can be used as Pascal VOC; {reason}")
-        self._note_unlabelled(pictures, listed)
+        if not listed:  # the lists say what belongs to the dataset
+            self._note_unlabelled()
         if self.offset and self.at_zero:
             self._note("check", self.source, "", f"{self.at_zero} boxes begin at pixel 0, but VOC counts "
                        f"from 1: if the tool counts from 0, convert with --zero-based")  # fmt: skip
@@ -139,28 +144,30 @@ class _Reader:
                     found[xml] = split
         if not any(found.values()):
             return {}
-        if none := [xml for xml, split in sorted(found.items()) if split is None]:
-            self._note("left out", none[0], "", f"in no list of ImageSets/Main, like {len(none) - 1} others; "
-                       f"--split takes all of them")  # fmt: skip
+        for xml in sorted(xml for xml, split in found.items() if split is None):
+            self._note("left out", xml, "", "is in no list of ImageSets/Main; --split takes all files")
         return found
 
     def _picture(self, xml: Path, split: str | None, unique: bool) -> Picture:
+        image = self.index.by_stem(xml, self.source, unique)
+        if image is not None:
+            self.annotated.add(image)
         root = parse_xml(xml.read_bytes())
         if root.tag != "annotation":
             hint = "; export 'Pascal VOC' or 'COCO' instead" if root.tag == "annotations" else ""
             raise ValueError(
                 f"is not Pascal VOC: its root is <{printable(root.tag)}>, not <annotation>{hint}"
             )
-        image = self._image(xml, _text(root, "filename"), unique)
+        image = self._image(xml, image, _text(root, "filename"), unique)
+        self.annotated.add(image)
         size = root.find("size")
         claimed = None if size is None else claimed_size(_text(size, "width"), _text(size, "height"))
         boxes = [box for number, element in enumerate(root.findall("object"), start=1)
                  if (box := self._box(xml, number, element)) is not None]  # fmt: skip
-        return Picture(image, xml, split, claimed, tuple(boxes))
+        return Picture(image, xml, split or split_of(image, self.index.root), claimed, tuple(boxes))
 
-    def _image(self, xml: Path, written: str, unique: bool) -> Path:
+    def _image(self, xml: Path, image: Path | None, written: str, unique: bool) -> Path:
         """The image with the XML's own stem: tools pair them so, and `filename` goes stale on renaming."""
-        image = self.index.by_stem(xml, self.source, unique)
         stem = Path(written.replace("\\", "/")).stem if written else ""
         if image is None and stem:
             image = self.index.by_stem(xml.with_name(f"{stem}.xml"), self.source, unique)
@@ -201,15 +208,12 @@ class _Reader:
         self.at_zero += min(left, top) == 0
         return Box(name, (left - self.offset, top - self.offset, right, bottom), where)
 
-    def _note_unlabelled(self, pictures: list[Picture], listed: dict[Path, str | None]) -> None:
+    def _note_unlabelled(self) -> None:
         """Images without XML may be backgrounds or not annotated yet: who knows?"""
-        if listed:  # the lists say what belongs to the dataset
-            return
-        taken = {picture.image for picture in pictures} | {note.file.with_suffix("") for note in self.notes}
-        for image in self.index.root:
-            if image not in taken and image.with_suffix("") not in taken:
+        for image in self.index.images:
+            if image not in self.annotated:
                 self._note(
-                    "left out", image, "", "has no XML file; write one without objects if nothing is in it"
+                    "left out", image, "", "has no XML file; if nothing is in it, write one without objects"
                 )
 
     def _note(self, kind: Kind, file: Path, where: str, message: str) -> None:

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -55,7 +55,12 @@ def check_destination(destination: Path, source: Path) -> None:
 
 
 def write_dataset(
-    destination: Path, entries: Sequence[Entry], names: Sequence[str], report: object, link: LinkKind | None
+    destination: Path,
+    entries: Sequence[Entry],
+    names: Sequence[str],
+    report: object,
+    link: LinkKind | None = None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Write images, labels, data.yaml and conversion.json.
 
@@ -65,6 +70,7 @@ def write_dataset(
         names: of the classes, by id.
         report: what `conversion.json` is to hold.
         link: None copies the images.
+        progress: called with the number of images written so far.
 
     Raises:
         UserError: a file cannot be written, or linked; nothing is left behind.
@@ -74,7 +80,7 @@ def write_dataset(
         with tempfile.TemporaryDirectory(dir=parent, prefix=f".{destination.name}-") as folder:
             content = Path(folder, "content")
             content.mkdir()  # unlike the temporary folder, with the usual permissions
-            _write_content(content, entries, link)
+            _write_content(content, entries, link, progress)
             (content / "data.yaml").write_text(
                 data_yaml(names, [entry.split for entry in entries]), encoding="utf-8"
             )
@@ -127,11 +133,14 @@ def _harmless(stem: str) -> str:
     return re.sub(r"^\.+", "_", stem) or "_"
 
 
-def _write_content(content: Path, entries: Sequence[Entry], link: LinkKind | None) -> None:
+def _write_content(
+    content: Path, entries: Sequence[Entry], link: LinkKind | None, progress: Callable[[int], None]
+) -> None:
     for kind in ("images", "labels"):
         for split in {entry.split for entry in entries}:
             (content / kind / split).mkdir(parents=True)
-    for entry, name in zip(entries, unique_names([entry.image for entry in entries]), strict=True):
+    names = unique_names([entry.image for entry in entries])
+    for done, (entry, name) in enumerate(zip(entries, names, strict=True), start=1):
         target = content / "images" / entry.split / name
         if link == "hard":
             os.link(os.path.realpath(entry.image), target)
@@ -141,3 +150,4 @@ def _write_content(content: Path, entries: Sequence[Entry], link: LinkKind | Non
             shutil.copyfile(entry.image, target)
         labels = content / "labels" / entry.split / f"{Path(name).stem}.txt"
         labels.write_text("".join(f"{line}\n" for line in entry.lines), encoding="utf-8")
+        progress(done)
