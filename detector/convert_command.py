@@ -87,7 +87,7 @@ def show_progress(stage: str, done: int, total: int) -> None:
 
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
-    if not all(names) or len(set(names)) < len(names):
+    if not all(names) or len(set(names)) < len(names) or not text.isprintable():
         raise UserError(f"--names {text}: write each class once, such as cat,dog")
     return names
 

@@ -179,7 +179,8 @@ class _Reader:
         """
         parents: dict[str, object] = {}
         for document in documents:
-            parents = {**document.parents, **parents}
+            for name, parent in document.parents.items():
+                parents.setdefault(name, parent)
         if not parents:
             raise UserError(f"{shown(documents[0].file)}: it has no categories")
         for name in set(parents) - self.used:

@@ -21,7 +21,7 @@ def parse_fractions(text: str) -> tuple[float, ...]:
         fractions = tuple(float(part) for part in text.split(","))
     except ValueError:
         fractions = ()
-    if len(fractions) not in (2, 3) or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+    if len(fractions) not in (2, 3) or min(fractions) <= 0 or not abs(sum(fractions) - 1) < 1e-6:
         raise UserError(f"--split {text}: write the parts of train, val and perhaps test, which add up to 1, "
                         f"such as 0.8,0.2")  # fmt: skip
     return fractions

@@ -24,7 +24,9 @@ def save_picture(path: Path, seed: int, width: int = 64, height: int = 48) -> Pa
     return path
 
 
-def voc_text(objects: Iterable[Object] = (), size: tuple[int, int] | None = (64, 48), filename: str = "") -> str:
+def voc_text(
+    objects: Iterable[Object] = (), size: tuple[int, int] | None = (64, 48), filename: str = ""
+) -> str:
     """An annotation as the VOC development kit writes it."""
     lines = ["<annotation>", f"<filename>{filename}</filename>"]
     if size is not None:
@@ -32,11 +34,15 @@ def voc_text(objects: Iterable[Object] = (), size: tuple[int, int] | None = (64,
     for name, *edges in objects:
         difficult = int(bool(edges[4])) if len(edges) > 4 else 0
         box = "".join(f"<{key}>{edges[i]}</{key}>" for i, key in enumerate(("xmin", "ymin", "xmax", "ymax")))
-        lines.append(f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>{box}</bndbox></object>")
+        lines.append(
+            f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>{box}</bndbox></object>"
+        )
     return "\n".join([*lines, "</annotation>"])
 
 
-def save_voc(folder: Path, stem: str, objects: Iterable[Object] = (), *, seed: int, layout: str = "beside") -> Path:
+def save_voc(
+    folder: Path, stem: str, objects: Iterable[Object] = (), *, seed: int, layout: str = "beside"
+) -> Path:
     """An image with its XML, beside it or in the layout of the VOC challenges; returns the XML."""
     images, xmls = ("JPEGImages", "Annotations") if layout == "voc" else ("", "")
     save_picture(folder / images / f"{stem}.png", seed)
@@ -47,12 +53,16 @@ def save_voc(folder: Path, stem: str, objects: Iterable[Object] = (), *, seed: i
 
 
 def coco_json(
-    images: Iterable[str], annotations: Iterable[dict[str, Any]] = (), categories: dict[int, str] | None = None
+    images: Iterable[str],
+    annotations: Iterable[dict[str, Any]] = (),
+    categories: dict[int, str] | None = None,
 ) -> dict[str, Any]:
     """COCO with images of 64 x 48, ids from 1, and annotations whose missing keys are filled in."""
     defaults = {"image_id": 1, "category_id": 1, "iscrowd": 0}
     return {
-        "images": [{"id": i, "file_name": n, "width": 64, "height": 48} for i, n in enumerate(images, start=1)],
+        "images": [
+            {"id": i, "file_name": n, "width": 64, "height": 48} for i, n in enumerate(images, start=1)
+        ],
         "annotations": [{"id": i, **defaults, **a} for i, a in enumerate(annotations, start=100)],
         "categories": [{"id": i, "name": name} for i, name in (categories or {1: "cat", 2: "dog"}).items()],
     }

@@ -94,7 +94,9 @@ def test_a_box_covers_exactly_the_pixels_that_voc_names(data: st.DataObject, tmp
 def test_the_whole_image_is_the_whole_image(source: Path, tmp_path: Path) -> None:
     (source / "a.xml").write_text(voc_text([("cat", 1, 1, 64, 48)]))
     (source / "b.xml").write_text(voc_text([("cat", 0, 0, 64, 48)]))
-    assert run("voc", source, tmp_path / "from_one").count("clipped") == 1  # 0 is outside when counting from 1
+    assert (
+        run("voc", source, tmp_path / "from_one").count("clipped") == 1
+    )  # 0 is outside when counting from 1
     assert labels(tmp_path / "from_one")["a"] == [[0, 0.5, 0.5, 1, 1]]
     report = run("voc", source, tmp_path / "from_zero", zero_based=True)
     assert report.count("clipped") == 0
@@ -154,8 +156,8 @@ def test_the_layout_of_the_challenges(tmp_path: Path) -> None:
     report = run("voc", tmp_path / "VOCdevkit", tmp_path / "out")
     assert splits(tmp_path / "out") == {"train": {"000001", "000002"}, "val": {"000003"}}
     assert report.names == ("cat", "dog")
-    assert messages(report) == [f"left out: {folder}/Annotations/000004.xml: is in no list of ImageSets/Main; "
-                                "--split takes all files"]  # fmt: skip
+    (text,) = messages(report)
+    assert text.startswith(f"left out: {folder}/Annotations/000004.xml: is in no list of ImageSets/Main")
     assert sum(run("voc", folder, tmp_path / "all", fractions=(0.5, 0.5)).images.values()) == 4
 
 
@@ -251,7 +253,8 @@ def test_difficult_objects_are_counted_and_left_out(source: Path, tmp_path: Path
 
 
 def test_parts_of_a_person_are_no_objects(source: Path, tmp_path: Path) -> None:
-    part = "<part><name>head</name><bndbox><xmin>2</xmin><ymin>2</ymin><xmax>4</xmax><ymax>4</ymax></bndbox></part>"
+    box = "<bndbox><xmin>2</xmin><ymin>2</ymin><xmax>4</xmax><ymax>4</ymax></bndbox>"
+    part = f"<part><name>head</name>{box}</part>"
     text = voc_text([("person", 1, 1, 32, 48)]).replace("<object>", f"<object>{part}")
     (source / "a.xml").write_text(text)
     assert run("voc", source, tmp_path / "out").names == ("cat", "person")
@@ -280,7 +283,9 @@ def test_names_fix_the_order_and_must_hold_all(source: Path, tmp_path: Path) -> 
         (voc_text([("cat", 5, 5, 9, 9)]).replace("bndbox", "robndbox"), "it has no bndbox"),
     ],
 )
-def test_an_unusable_object_is_dropped_and_named(source: Path, tmp_path: Path, text: str, reason: str) -> None:
+def test_an_unusable_object_is_dropped_and_named(
+    source: Path, tmp_path: Path, text: str, reason: str
+) -> None:
     (source / "a.xml").write_text(text)
     report = run("voc", source, tmp_path / "out")
     assert report.count("dropped") == 1 and len(report.notes) == 1
@@ -290,7 +295,7 @@ def test_an_unusable_object_is_dropped_and_named(source: Path, tmp_path: Path, t
 
 # ------------------------------------------------------------------------------------- refused
 
-BOMB = "<!DOCTYPE a [<!ENTITY x 'xxxxxxxxxx'><!ENTITY y '&x;&x;&x;&x;&x;&x;&x;&x;'>]><annotation>&y;</annotation>"
+BOMB = "<!DOCTYPE a [<!ENTITY x 'xxxxxx'><!ENTITY y '&x;&x;&x;&x;&x;&x;'>]><annotation>&y;</annotation>"
 FILE = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x;</annotation>'
 
 
@@ -314,7 +319,9 @@ def test_document_types_are_refused_in_any_encoding(text: str, encoding: str) ->
         (b"<html/>", "is not Pascal VOC"),
     ],
 )
-def test_an_unusable_file_is_left_out_and_named(source: Path, tmp_path: Path, data: bytes, reason: str) -> None:
+def test_an_unusable_file_is_left_out_and_named(
+    source: Path, tmp_path: Path, data: bytes, reason: str
+) -> None:
     (source / "a.xml").write_bytes(data)
     report = run("voc", source, tmp_path / "out")
     assert sum(report.images.values()) == 4
