@@ -75,9 +75,9 @@ def write_dataset(
     Raises:
         UserError: a file cannot be written, or linked; nothing is left behind.
     """
-    parent = Path(os.path.realpath(destination)).parent
+    real = Path(os.path.realpath(destination))
     try:
-        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{destination.name}-") as folder:
+        with tempfile.TemporaryDirectory(dir=real.parent, prefix=f".{real.name}-") as folder:
             content = Path(folder, "content")
             content.mkdir()  # unlike the temporary folder, with the usual permissions
             _write_content(content, entries, link, progress)
@@ -86,9 +86,9 @@ def write_dataset(
             )
             text = json.dumps(report, indent=1, ensure_ascii=False)
             (content / "conversion.json").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-            if destination.is_dir():
-                destination.rmdir()  # it was empty; if it no longer is, this fails
-            content.rename(parent / destination.name)
+            if real.is_dir():
+                real.rmdir()  # it was empty; if it no longer is, this fails
+            content.rename(real)
     except OSError as error:
         hint = ""
         if link == "hard" and error.errno in (errno.EXDEV, errno.EPERM, errno.EMLINK):

@@ -278,6 +278,16 @@ def test_files_that_number_their_classes_differently_are_joined_by_name(tmp_path
 # ---------------------------------------------------------------------------------------- images
 
 
+def test_among_same_named_images_the_one_beside_the_json_is_meant(tmp_path: Path) -> None:
+    for seed, site in enumerate(("north", "south", "west")):
+        save_picture(tmp_path / f"source/{site}/x.png", seed)
+        save_json(tmp_path / f"source/{site}/_annotations.coco.json",
+                  coco_json(["x.png"], [{"bbox": [0, 0, 16 * (seed + 1), 48]}]))  # fmt: skip
+    assert run("coco", tmp_path / "source", tmp_path / "out").notes == ()
+    assert {stem: rows[0][3] for stem, rows in labels(tmp_path / "out").items()} == {
+        "north_x": 0.25, "south_x": 0.5, "west_x": 0.75}  # fmt: skip
+
+
 def test_an_image_without_annotations_is_a_background(source: Path, tmp_path: Path) -> None:
     change(source, image_id=2, bbox=[1, 1, 5, 5])
     run("coco", source, tmp_path / "out")
