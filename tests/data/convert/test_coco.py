@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -406,6 +407,36 @@ def test_an_unusable_file(tmp_path: Path, text: str, reason: str) -> None:
         run("coco", tmp_path / "source/x.json", tmp_path / "out")
     assert reason in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 100) | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "size", "counts"]), inner)
+    ),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_a_value_is_replaced_by_there_is_no_traceback(data: st.DataObject, tmp_path: Path) -> None:
+    folder = tmp_path / "fuzz"
+    content = coco_json(["a.png", "b.png"], [{"bbox": [1, 1, 9, 9], "segmentation": [[1, 1, 9, 1, 9, 9]]}])
+    for seed, entry in enumerate(content["images"]):
+        if not (folder / entry["file_name"]).exists():
+            save_picture(folder / entry["file_name"], seed)
+    node: Any = content
+    while True:  # walk to some value and replace it
+        key = data.draw(st.sampled_from(sorted(node) if isinstance(node, dict) else range(len(node))))
+        if not isinstance(node[key], (dict, list)) or not node[key] or data.draw(st.integers(0, 4)) == 0:
+            node[key] = data.draw(anything)
+            break
+        node = node[key]
+    save_json(folder / "coco.json", content)
+    with contextlib.suppress(UserError), tempfile.TemporaryDirectory(dir=tmp_path) as parent:
+        run("coco", folder / "coco.json", Path(parent, "out"))
+        read_dataset(Path(parent, "out/data.yaml"))
 
 
 def test_a_damaged_file_in_a_folder_does_not_go_unnoticed(source: Path, tmp_path: Path) -> None:
