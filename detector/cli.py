@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from detector import __version__
 from detector.check_command import add_check
+from detector.convert_command import add_convert
 from detector.errors import UserError
 from detector.report.command import add_compare
 
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_compare(commands)
     add_check(commands)
     add_val(commands)
+    add_convert(commands)
 
     # argparse takes positional arguments only in one go: those after a later option are left over.
     options, rest = parser.parse_known_args(arguments)
