@@ -9,15 +9,19 @@ from pathlib import Path
 
 
 def test_importing_ultralytics_leaves_nothing_behind(tmp_path: Path) -> None:
-    """In an empty home: no file, no changed environment, no patched function, no output."""
+    """In an empty home: no file, no changed environment, no patched function, no draw, no output."""
     script = """
-import os, sys, torch, cv2
+import os, random, sys, numpy, torch, cv2
 from PIL import Image
-before = dict(os.environ), torch.save, Image.open, cv2.imread, cv2.getNumThreads(), torch.get_num_threads()
+def state():
+    draws = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    threads = cv2.getNumThreads(), torch.get_num_threads()
+    return dict(os.environ), torch.save, Image.open, cv2.imread, threads, draws
+before = state()
 from detector.ultralytics_import import import_ultralytics
 import_ultralytics("utils.loss")
 import_ultralytics("data.augment")
-after = dict(os.environ), torch.save, Image.open, cv2.imread, cv2.getNumThreads(), torch.get_num_threads()
+after = state()
 assert before == after, [(a, b) for a, b in zip(before, after) if a != b]
 from ultralytics.utils.checks import AUTOINSTALL
 from ultralytics.utils import ONLINE

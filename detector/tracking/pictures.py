@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,27 +25,36 @@ def draw(picture: PredictionImage) -> NDArray[np.uint8]:
     Returns:
         (H', W', 3) uint8 RGB, the longer side being 480.
     """
-    import cv2
     import numpy as np
 
-    scale = _SIDE / max(picture.image.shape[:2])
-    height, width = (max(1, round(side * scale)) for side in picture.image.shape[:2])
-    shrink = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    canvas: NDArray[Any] = np.ascontiguousarray(
-        cv2.resize(picture.image, (width, height), interpolation=shrink)
-    )
+    canvas, scale = _canvas(picture)
     for box in picture.truth_boxes:
         _rectangle(canvas, box * scale, TRUTH, thickness=3)
     best = np.argsort(-np.asarray(picture.scores, dtype=float), kind="stable")[:_MOST_BOXES]
     for index in best[::-1]:  # the best last, so that it lies on top
         name = picture.class_name(picture.classes[index])
         corner = _rectangle(canvas, picture.boxes[index] * scale, PREDICTION, thickness=1)
-        _label(canvas, f"{name} {picture.scores[index]:.2f}", corner)
+        _label(canvas, f"{name} {picture.scores[index]:.2f}", corner, PREDICTION)
     caption = f"{picture.name}: {len(picture.truth_boxes)} true, {len(picture.boxes)} found"
     return _caption(canvas, caption)
 
 
-def save_grid(pictures: Sequence[PredictionImage], path: Path, most: int = 9) -> None:
+def draw_labels(picture: PredictionImage) -> NDArray[np.uint8]:
+    """The image with its true boxes and their classes, as `draw` enlarges it."""
+    canvas, scale = _canvas(picture)
+    corners = [_rectangle(canvas, box * scale, TRUTH, thickness=1) for box in picture.truth_boxes]
+    if len(corners) <= _MOST_BOXES:  # more names than that would hide what they name
+        for index, corner in zip(picture.truth_classes, corners, strict=True):
+            _label(canvas, picture.class_name(index), corner, TRUTH)
+    return _caption(canvas, f"{picture.name}: {len(corners)} {'object' if len(corners) == 1 else 'objects'}")
+
+
+def save_grid(
+    pictures: Sequence[PredictionImage],
+    path: Path,
+    most: int = 9,
+    draw: Callable[[PredictionImage], NDArray[np.uint8]] = draw,
+) -> None:
     """Draw up to `most` pictures into one image file, in rows and columns.
 
     Raises:
@@ -71,6 +80,17 @@ def save_grid(pictures: Sequence[PredictionImage], path: Path, most: int = 9) ->
     path.write_bytes(data.tobytes())
 
 
+def _canvas(picture: PredictionImage) -> tuple[NDArray[Any], float]:
+    """A copy of the image, 480 pixels on its longer side, and the zoom to that."""
+    import cv2
+    import numpy as np
+
+    scale = _SIDE / max(picture.image.shape[:2])
+    height, width = (max(1, round(side * scale)) for side in picture.image.shape[:2])
+    shrink = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return np.ascontiguousarray(cv2.resize(picture.image, (width, height), interpolation=shrink)), scale
+
+
 def _rectangle(
     canvas: NDArray[Any], box: NDArray[Any], color: tuple[int, int, int], thickness: int
 ) -> tuple[int, int]:
@@ -85,13 +105,13 @@ def _rectangle(
     return corner
 
 
-def _label(canvas: NDArray[Any], text: str, corner: tuple[int, int]) -> None:
+def _label(canvas: NDArray[Any], text: str, corner: tuple[int, int], color: tuple[int, int, int]) -> None:
     import cv2
 
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
     left = min(max(corner[0], 0), max(canvas.shape[1] - width - 4, 0))
     bottom = max(corner[1], height + 6)  # a box at the upper edge is labelled inside
-    cv2.rectangle(canvas, (left, bottom - height - 6), (left + width + 4, bottom), PREDICTION, -1)
+    cv2.rectangle(canvas, (left, bottom - height - 6), (left + width + 4, bottom), color, -1)
     place = (left + 2, bottom - 4)
     cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
 

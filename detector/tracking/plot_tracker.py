@@ -1,13 +1,13 @@
-"""Draws the run's plots when it has finished."""
+"""Draws the first batch when a run begins, and its plots when it has finished."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from detector.tracking.local import read_history
 from detector.tracking.plots import write_plots
-from detector.tracking.tracker import Tracker
+from detector.tracking.tracker import PredictionImage, Tracker
 
 
 class PlotTracker(Tracker):
@@ -16,6 +16,12 @@ class PlotTracker(Tracker):
     def __init__(self, directory: Path) -> None:
         """Draw the run in `directory`."""
         self.directory = directory
+
+    def first_batch(self, images: Sequence[PredictionImage]) -> None:
+        """Draw `plots/train_batch.png`. Raises OSError if it cannot be written."""
+        from detector.tracking.pictures import draw_labels, save_grid
+
+        save_grid(images, self.directory / "plots" / "train_batch.png", most=16, draw=draw_labels)
 
     def finish(self, summary: Mapping[str, object], checkpoint: Path | None) -> None:
         """Draw. Raises OSError if a file cannot be written."""
