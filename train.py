@@ -15,6 +15,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
     import torch
 
     from detector.data.loader import Loader
+    from detector.data.yolo_augment import mixing_epochs
     from detector.gradients.effects import read_effects
     from detector.gradients.entries import read_ledger
     from detector.gradients.explain import explain
@@ -81,7 +83,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
     from detector.nn.describe import measure
     from detector.nn.loss import DetectionLoss
     from detector.nn.model import freeze
-    from detector.tracking.examples import prediction_images
+    from detector.tracking.examples import batch_images, prediction_images
     from detector.tracking.local import read_history
     from detector.tracking.summary import summarise
     from detector.tracking.watch import watch
@@ -98,6 +100,9 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
         torch.set_num_threads(config.train.threads)
     loaders = {split: Loader(dataset.splits[split], config.data) for split in ("train", "val")}
     plan = build_plan(config, loaders["train"].batches_per_epoch(config.train.batch))
+    train_batches = partial(
+        loaders["train"].train_batches, batch=config.train.batch, seed=seed, epochs=plan.epochs
+    )
 
     # Model.
     seed_everything(seed)
@@ -166,11 +171,14 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
             tracker.message(origin)
         for line in dataset.skipped:
             tracker.message(f"left out: {line}")
+        if config.data.mixes and mixing_epochs(config.data, plan.epochs) == 0:
+            shorter = f"it has no more than data.close_mosaic={config.data.close_mosaic} epochs"
+            tracker.message(f"no mosaic or mixup in this run: {shorter}")
+        if config.tracking.plots and learner.step == 0:
+            tracker.first_batch(batch_images(next(train_batches(stop=1, workers=0)), dataset))
         earlier, started = learner.seconds, time.perf_counter()
         with StopRequest() as stop:
-            batches = loaders["train"].train_batches(
-                batch=config.train.batch,
-                seed=seed,
+            batches = train_batches(
                 start=learner.step * plan.accumulate,
                 stop=plan.steps * plan.accumulate,
                 pin=learner.device.type == "cuda",

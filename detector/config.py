@@ -38,17 +38,61 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """Which images, at what size."""
+    """Which images, at what size, and how they are augmented in training.
+
+    With `fliplr`, `translate` and `scale` alone, `detector/data/augment.py` augments. Any of the keys in
+    `YOLO_KEYS` brings in ultralytics' transforms instead, for those three as well.
+    """
 
     path: Text = "datasets/coco8.yaml"  # a data YAML in the YOLO format
     image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 256  # letterboxed square, pixels
-    fliplr: Fraction = 0.0  # probability of a horizontal flip in training
-    translate: Fraction = 0.0  # random shift in training, as a fraction of the image
-    scale: Fraction = 0.0  # random zoom in training, 1 ± scale
+    fliplr: Fraction = 0.0  # probability of a horizontal flip
+    translate: Fraction = 0.0  # random shift, as a fraction of the image
+    scale: Fraction = 0.0  # random zoom, 1 ± scale
+    mosaic: Fraction = 0.0  # probability that four images are put together
+    mixup: Fraction = 0.0  # probability that two are blended, after mosaic
+    degrees: Annotated[float, Field(ge=0, le=180)] = 0.0  # random rotation, ± degrees
+    shear: Annotated[float, Field(ge=0, lt=90)] = 0.0  # random shear in x and in y, ± degrees
+    perspective: Annotated[float, Field(ge=0, le=0.001)] = 0.0  # random tilt; its range is tiny
+    hsv_h: Fraction = 0.0  # random change of hue, as a fraction of the colour circle
+    hsv_s: Fraction = 0.0  # of saturation, a factor 1 ± hsv_s
+    hsv_v: Fraction = 0.0  # of brightness, a factor 1 ± hsv_v
+    flipud: Fraction = 0.0  # probability of a vertical flip
+    close_mosaic: Annotated[int, Field(ge=0)] = 10  # epochs at the end without mosaic and mixup; 0: none
     on_error: Literal["raise", "skip"] = "raise"  # a bad label line or image: stop, or drop and count it
     fallback: Literal["shapes", "none"] = "shapes"  # if COCO8 cannot be had
     cache: bool = True  # keep letterboxed images in RAM when they fit
     workers: Annotated[int, Field(ge=0)] = 0  # loader processes; 0 loads in the training process
+
+    @property
+    def mixes(self) -> bool:
+        """Whether an augmented image can show parts of several: what `close_mosaic` ends."""
+        return self.mosaic > 0 or self.mixup > 0
+
+    @property
+    def uses_yolo_augmentation(self) -> bool:
+        """Whether ultralytics' transforms augment, instead of our own three."""
+        return any(getattr(self, key) > 0 for key in YOLO_KEYS)
+
+    @model_validator(mode="after")
+    def _close_mosaic_is_used(self) -> Self:
+        if not self.mixes and self.close_mosaic != type(self).model_fields["close_mosaic"].default:
+            raise broken_rule("close_mosaic", "only data.mosaic and data.mixup use it, and both are 0")
+        return self
+
+    @model_validator(mode="after")
+    def _perspective_keeps_the_image_in_front(self) -> Self:
+        # A point at (x, y) from the centre is divided by 1 + px·x + py·y, which must not reach zero
+        # anywhere on the canvas: on a mosaic, |x| and |y| go up to the image size.
+        reach = self.image_size * (2 if self.mosaic > 0 else 1)
+        if self.perspective * reach >= 1:
+            problem = f"must be below {1 / reach:.2g} at this image_size, or parts lie behind the viewer"
+            raise broken_rule("perspective", problem)
+        return self
+
+
+# What our own augmentation does not do.
+YOLO_KEYS = "mosaic", "mixup", "degrees", "shear", "perspective", "hsv_h", "hsv_s", "hsv_v", "flipud"
 
 
 class ModelConfig(Section):

@@ -276,6 +276,9 @@ VALUE_MISTAKES = {
     "run.name=run #1": "run.name: YAML reads a comment from # on",
     "run.name=[": "run.name: expected the node content",
     "model.init_std=0.5": "model.init_std: only model.init=naive uses it, and model.init is he",
+    "data.mosaic=1.5": "data.mosaic: must be a number at least 0 and at most 1, not 1.5",
+    "data.shear=90": "data.shear: must be a number at least 0 and below 90, not 90",
+    "data.close_mosaic=5": "data.close_mosaic: only data.mosaic and data.mixup use it, and both are 0",
     "train.steps=null": "train.steps: set exactly one of train.steps and train.epochs: both are null",
     "train.lr": "train.lr: expected section.key=value",
     "a/x.yaml": "a/x.yaml: expected section.key=value; to run that file: --config a/x.yaml",
@@ -292,6 +295,14 @@ def test_a_mistake_on_the_command_line_is_told_what_is_allowed(override: str, ex
     text = message(BASELINE, override)
     assert text.startswith("command line: ")
     assert expected in text
+
+
+def test_perspective_is_bounded_by_the_canvas_it_tilts() -> None:
+    large = ["data.perspective=0.001", "data.image_size=640"]
+    assert load_config(BASELINE, large).config.data.perspective == 0.001
+    assert "data.perspective: must be below 0.00078 at this image_size" in message(
+        BASELINE, *large, "data.mosaic=1.0"
+    )
 
 
 def test_a_wrong_value_is_blamed_on_the_file_and_line_that_wrote_it() -> None:

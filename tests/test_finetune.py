@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from detector.nn.build import load_model
-from detector.nn.ultralytics_import import import_ultralytics
+from detector.ultralytics_import import import_ultralytics
 from tests.support import ROOT, Run, environment, wait_for
 
 QUICK = ("data.image_size=64", "train.steps=6", "train.eval_every=3", "gradients.every=2", "train.batch=2")

@@ -44,6 +44,7 @@ def test_a_run_leaves_everything_behind(train_py: TrainPy) -> None:
         "summary.json",
         "checkpoints/last.pt",
         "checkpoints/best.pt",
+        "plots/train_batch.png",
     ):
         assert (run.directory / name).stat().st_size > 0, name
     assert len(list((run.directory / "plots").glob("*.png"))) >= 3
@@ -84,6 +85,8 @@ def test_the_same_command_gives_the_same_history(train_py: TrainPy) -> None:
         ("train.eval_every=6",),
         ("data.fliplr=0.5", "data.scale=0.4", "train.batch=3", "train.accumulate=2", "train.ema=0.9",
          "train.optimizer=adamw", "train.lr=0.001", "train.precision=bf16", "train.eval_every=4"),
+        pytest.param(("data.mosaic=1.0", "data.mixup=0.5", "data.hsv_s=0.7", "data.close_mosaic=6",
+                      "data.workers=1", "train.eval_every=6"), marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_resuming_is_as_if_nothing_had_happened(

@@ -27,12 +27,12 @@ from detector.errors import UserError
 from detector.gradients.recorder import GradientRecorder
 from detector.nn.build import build_model
 from detector.nn.loss import DetectionLoss
-from detector.nn.ultralytics_import import import_ultralytics
 from detector.report.evaluation import METRICS
 from detector.training.checkpoint import Checkpoints
 from detector.training.engine import evaluate, train
 from detector.training.learner import build_learner, seed_everything
 from detector.training.plan import Plan
+from detector.ultralytics_import import import_ultralytics
 from detector.val_command import class_columns
 from tests.support import ROOT, environment
 

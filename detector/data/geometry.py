@@ -67,6 +67,10 @@ class Letterbox:
         """Rows of padding above the image."""
         return (self.size - self.inner_height) // 2
 
+    def crop(self, square: Image) -> Image:
+        """The image without padding: of the (size, size, 3) square a view (inner_height, inner_width, 3)."""
+        return square[self.top : self.top + self.inner_height, self.left : self.left + self.inner_width]
+
     def to_square(self, boxes: Floats) -> Floats:
         """(N, 4) xywh as fractions of the original -> (N, 4) xywh as fractions of the square."""
         stretch = np.array([self.inner_width, self.inner_height] * 2, np.float32)
@@ -101,5 +105,5 @@ def letterbox(image: Image, size: int) -> tuple[Image, Letterbox]:
         method = cv2.INTER_AREA if box.scale < 1 else cv2.INTER_LINEAR
         image = np.asarray(cv2.resize(image, inner, interpolation=method), np.uint8)
     square = np.full((size, size, 3), GREY, np.uint8)
-    square[box.top : box.top + box.inner_height, box.left : box.left + box.inner_width] = image
+    box.crop(square)[:] = image
     return square, box

@@ -25,12 +25,13 @@ from detector.data.augment import augment
 from detector.data.geometry import Floats, Image, Letterbox, letterbox
 from detector.data.images import read_image
 from detector.data.yolo import Item
+from detector.data.yolo_augment import Labelled, YoloAugmentation
 from detector.errors import UserError
 
 # First words of the random seeds, so that no two purposes ever share a stream.
 ORDER, AUGMENT = 1, 2
 
-NO_EPOCH = -1  # in place of an epoch: do not augment
+NO_EPOCH = -1  # in place of an epoch in an evaluation
 Key = tuple[int, int]  # (epoch, index)
 
 
@@ -100,7 +101,15 @@ class Loader:
         return batches_per_epoch(len(self), batch)
 
     def train_batches(
-        self, *, batch: int, seed: int, start: int = 0, stop: int | None = None, pin: bool = False
+        self,
+        *,
+        batch: int,
+        seed: int,
+        start: int = 0,
+        stop: int | None = None,
+        pin: bool = False,
+        epochs: int | None = None,
+        workers: int | None = None,
     ) -> Iterator[Batch]:
         """Batches number start to stop - 1 of one endless, shuffled, augmented sequence.
 
@@ -110,20 +119,26 @@ class Loader:
             start: number of the first batch: how many an interrupted run has seen.
             stop: number after the last batch; None never ends.
             pin: in page-locked memory, for a GPU.
+            epochs: of the whole run, which close_mosaic counts back from; None: mosaic goes on for ever.
+            workers: processes, instead of the configuration's.
         """
         order = _TrainOrder(len(self), batch, seed, start, stop)
-        return self._iterate(seed, order, self.config.workers, pin)
+        augmented = _Augmented(self._samples, self.config, seed, epochs)
+        return self._iterate(augmented, order, self.config.workers if workers is None else workers, pin)
 
     def eval_batches(self, *, batch: int, pin: bool = False) -> Iterator[Batch]:
         """Every image once, in order, never augmented."""
         order = [[(NO_EPOCH, index) for index in range(first, min(first + batch, len(self)))]
                  for first in range(0, len(self), batch)]  # fmt: skip
         # Without augmentation, what is in memory is only copied: starting workers would take longer.
-        return self._iterate(0, order, 0 if self._samples.cached else self.config.workers, pin)
+        workers = 0 if self._samples.cached else self.config.workers
+        return self._iterate(_Plain(self._samples), order, workers, pin)
 
-    def _iterate(self, seed: int, order: Iterable[list[Key]], workers: int, pin: bool) -> Iterator[Batch]:
+    def _iterate(
+        self, dataset: _Plain, order: Iterable[list[Key]], workers: int, pin: bool
+    ) -> Iterator[Batch]:
         loader: DataLoader[Any] = DataLoader(
-            _Augmented(self._samples, self.config, seed),  # type: ignore[arg-type]
+            dataset,  # type: ignore[arg-type]
             batch_sampler=order,  # of (epoch, index), not of plain indices
             num_workers=workers,
             collate_fn=_collate,
@@ -131,7 +146,7 @@ class Loader:
             pin_memory=pin,
             generator=torch.Generator(),  # else it draws from the global one, which the model's seed governs
         )
-        for batch in loader:
+        for batch in _start(loader):
             if isinstance(batch, UserError):  # sent as a value, else torch wraps it in a traceback
                 raise batch
             yield batch
@@ -183,32 +198,73 @@ class _Samples:
     def __getitem__(self, index: int) -> _Sample:
         return self._read(index) if self._cache is None else self._cache[index]
 
+    def unpad(self, sample: _Sample) -> Labelled:
+        """A sample's image without its padding, and its objects as fractions of that."""
+        return sample.letterbox.crop(sample.image), self.items[sample.index].boxes, sample.classes
+
+    def read_unpadded(self, index: int) -> Labelled:
+        """The same of image number `index`."""
+        return self.unpad(self[index])
+
     def _read(self, index: int) -> _Sample:
         item = self.items[index]
         image, box = letterbox(read_image(item.image), self.size)
         return _Sample(image, box.to_square(item.boxes), item.classes, index, box)
 
 
-class _Augmented:
+class _Plain:
     """What the DataLoader indexes with (epoch, index), here or in a worker process."""
 
-    def __init__(self, samples: _Samples, config: DataConfig, seed: int) -> None:
-        self.samples, self.config, self.seed = samples, config, seed
+    def __init__(self, samples: _Samples) -> None:
+        self.samples = samples
 
     def __getitem__(self, key: Key) -> _Sample | UserError:
-        epoch, index = key
         try:
-            sample = self.samples[index]
+            return self.make(*key)
         except UserError as error:
             return error
-        if epoch == NO_EPOCH:
-            return sample
-        image, boxes, classes = augment(
-            sample.image, sample.boxes, sample.classes,
-            np.random.default_rng([AUGMENT, self.seed, epoch, index]),
-            fliplr=self.config.fliplr, translate=self.config.translate, scale=self.config.scale,
-        )  # fmt: skip
+
+    def make(self, epoch: int, index: int) -> _Sample:
+        """The sample as it is. Raises UserError if its image cannot be read."""
+        return self.samples[index]
+
+
+class _Augmented(_Plain):
+    """The same, augmented: by our own flip, shift and zoom, or by ultralytics' transforms."""
+
+    def __init__(self, samples: _Samples, config: DataConfig, seed: int, epochs: int | None) -> None:
+        super().__init__(samples)
+        self.config, self.seed = config, seed
+        self.yolo: YoloAugmentation | None = None
+        if config.uses_yolo_augmentation:
+            self.yolo = YoloAugmentation(samples.read_unpadded, len(samples.items), config, epochs)
+
+    def make(self, epoch: int, index: int) -> _Sample:
+        sample = self.samples[index]
+        rng = np.random.default_rng([AUGMENT, self.seed, epoch, index])
+        if self.yolo is not None:
+            image, boxes, classes = self.yolo(self.samples.unpad(sample), epoch, rng)
+        else:
+            image, boxes, classes = augment(
+                sample.image, sample.boxes, sample.classes, rng,
+                fliplr=self.config.fliplr, translate=self.config.translate, scale=self.config.scale,
+            )  # fmt: skip
         return replace(sample, image=image, boxes=boxes, classes=classes)
+
+
+def _start(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Start the worker processes, if there are any.
+
+    A forked process believes that OpenCV's threads came along, and may wait for ever for them to end:
+    so there must be none when it is forked.
+    """
+    threads = cv2.getNumThreads()
+    try:
+        if loader.num_workers:
+            cv2.setNumThreads(1)  # ends its threads here and now, which 0 does not
+        return iter(loader)
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _start_worker(_: int) -> None:

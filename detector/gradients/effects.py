@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from detector.config import Config
+from detector.config import YOLO_KEYS, Config
 
 EFFECTS = Path(__file__).with_name("effects.json")
 
@@ -43,6 +43,8 @@ def conditions(config: Config, dataset: str) -> dict[str, Any]:
     plain = json.loads(config.model_dump_json())
     train = {key: value for key, value in plain["train"].items() if key not in _IRRELEVANT}
     data = {key: plain["data"][key] for key in ("image_size", "fliplr", "translate", "scale")}
+    if config.data.uses_yolo_augmentation:
+        data |= {key: plain["data"][key] for key in (*YOLO_KEYS, "close_mosaic")}
     return {"dataset": dataset, "data": data, "train": train}
 
 

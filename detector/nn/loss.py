@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detector.config import TrainConfig
 from detector.nn.model import DetectionModel, Predictions
-from detector.nn.ultralytics_import import import_ultralytics
+from detector.ultralytics_import import import_ultralytics
 
 
 class Loss(NamedTuple):

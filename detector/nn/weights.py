@@ -14,7 +14,7 @@ from torch import nn
 from detector import safe_yaml
 from detector.data.download import download
 from detector.errors import UserError
-from detector.nn.ultralytics_import import import_ultralytics
+from detector.ultralytics_import import import_ultralytics
 
 PROJECT = Path(__file__).resolve().parents[2]
 WEIGHTS = PROJECT / "weights"  # where downloads land; git-ignored

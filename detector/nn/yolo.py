@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from detector.errors import UserError
 from detector.nn.model import DetectionModel, Predictions
-from detector.nn.ultralytics_import import import_ultralytics
+from detector.ultralytics_import import import_ultralytics
 
 # The head's class branches: of the usual head, and of the one that needs no suppression (YOLO26, v10).
 CLASS_BRANCHES = "cv3", "one2one_cv3"

@@ -1,10 +1,14 @@
-"""A few images with what was found on them, for the trackers to draw."""
+"""A few images with what is on them, and what was found, for the trackers to draw."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from detector.data.geometry import xywh_to_xyxy
 from detector.data.images import read_image
+from detector.data.loader import Batch
 from detector.data.yolo import Dataset, Item
 from detector.tracking.tracker import PredictionImage
 from detector.training.evaluate import truth_of
@@ -39,3 +43,24 @@ def prediction_image(
         class_names=names,
         split=split,
     )
+
+
+def batch_images(batch: Batch, dataset: Dataset) -> list[PredictionImage]:
+    """A training batch as it is, augmented, with its true boxes and no predictions."""
+    images = batch.images.permute(0, 2, 3, 1).numpy()  # (B, S, S, 3)
+    corners = xywh_to_xyxy(batch.boxes.numpy()) * images.shape[1]
+    owner, classes = batch.batch_idx.numpy(), batch.cls.numpy().astype(np.int64)
+    return [
+        PredictionImage(
+            image=image,
+            boxes=np.zeros((0, 4), np.float32),
+            classes=np.zeros(0, np.int64),
+            scores=np.zeros(0, np.float32),
+            truth_boxes=corners[owner == position],
+            truth_classes=classes[owner == position],
+            name=dataset.splits["train"][index].image.name,
+            class_names=dataset.names,
+            split="train",
+        )
+        for position, (image, index) in enumerate(zip(images, batch.indices, strict=True))
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,22 @@ def fit(image: NDArray[np.uint8]) -> tuple[NDArray[Any], float]:
     return np.ascontiguousarray(cv2.resize(image, (width, height), interpolation=shrink)), scale
 
 
-def save_grid(pictures: Sequence[PredictionImage], path: Path, most: int = 9) -> None:
+def draw_labels(picture: PredictionImage) -> NDArray[np.uint8]:
+    """The image with its true boxes and their classes, as `draw` enlarges it."""
+    canvas, scale = fit(picture.image)
+    corners = [rectangle(canvas, box * scale, TRUTH, thickness=1) for box in picture.truth_boxes]
+    if len(corners) <= _MOST_BOXES:  # more names than that would hide what they name
+        for index, corner in zip(picture.truth_classes, corners, strict=True):
+            tag(canvas, picture.class_name(index), corner, TRUTH)
+    return caption(canvas, f"{picture.name}: {len(corners)} {'object' if len(corners) == 1 else 'objects'}")
+
+
+def save_grid(
+    pictures: Sequence[PredictionImage],
+    path: Path,
+    most: int = 9,
+    draw: Callable[[PredictionImage], NDArray[np.uint8]] = draw,
+) -> None:
     """Draw up to `most` pictures into one image file, in rows and columns.
 
     Raises:

@@ -1,15 +1,15 @@
-"""Draws the run's plots when it has finished."""
+"""Draws the first batch when a run begins, and its plots when it has finished."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from detector.config import ModelConfig
 from detector.gradients.theory import overlay
 from detector.tracking.local import read_history
 from detector.tracking.plots import write_plots
-from detector.tracking.tracker import Tracker
+from detector.tracking.tracker import PredictionImage, Tracker
 
 
 class PlotTracker(Tracker):
@@ -18,6 +18,12 @@ class PlotTracker(Tracker):
     def __init__(self, directory: Path, model: ModelConfig) -> None:
         """Draw the run in `directory`, and over its first step what theory expects of such a model."""
         self.directory, self.model = directory, model
+
+    def first_batch(self, images: Sequence[PredictionImage]) -> None:
+        """Draw `plots/train_batch.png`. Raises OSError if it cannot be written."""
+        from detector.tracking.pictures import draw_labels, save_grid
+
+        save_grid(images, self.directory / "plots" / "train_batch.png", most=16, draw=draw_labels)
 
     def finish(self, summary: Mapping[str, object], checkpoint: Path | None) -> None:
         """Draw. Raises OSError if a file cannot be written."""

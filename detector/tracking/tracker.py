@@ -41,12 +41,15 @@ class PredictionImage:
 class Tracker:
     """Watches a run and changes nothing: every method here does nothing, so that a run may have none.
 
-    The calls come in this order: `log`, `predictions` and `message` any number of times, `finish` once
-    when training ended by itself, `close` once, always.
+    The calls come in this order: `first_batch` at most once, `log`, `predictions` and `message` any
+    number of times, `finish` once when training ended by itself, `close` once, always.
     """
 
     essential: bool = False
     """True for the record a run must not go on without: its errors reach the engine."""
+
+    def first_batch(self, images: Sequence[PredictionImage]) -> None:
+        """Take the first training batch as the model will see it: augmented, with no predictions."""
 
     def log(self, row: Row) -> None:
         """Take one logged step."""
@@ -78,6 +81,10 @@ class Trackers(Tracker):
         """Fan out to `trackers`, in this order."""
         self._trackers = list(trackers)
         self._failed: set[int] = set()  # by position: a tracker may define equality
+
+    def first_batch(self, images: Sequence[PredictionImage]) -> None:
+        """See `Tracker.first_batch`."""
+        self._each(lambda tracker: tracker.first_batch(images))
 
     def log(self, row: Row) -> None:
         """See `Tracker.log`. Raises OSError if the local history cannot be written."""

@@ -23,6 +23,11 @@ class Plan:
         """The epoch in which a step begins, from 0."""
         return step * self.accumulate // self.batches_per_epoch
 
+    @property
+    def epochs(self) -> int:
+        """How many times the run goes through the training images, a last incomplete time not counted."""
+        return self.epoch(self.steps)
+
     def evaluates(self, step: int) -> bool:
         """Whether the model is evaluated after this step; always after the last."""
         due = self.evaluate_every is not None and (step + 1) % self.evaluate_every == 0

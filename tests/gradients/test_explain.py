@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from detector.config import Config
-from detector.gradients.effects import collect, find, read_effects, write_effects
+from detector.config import Config, DataConfig
+from detector.gradients.effects import collect, conditions, find, read_effects, write_effects
 from detector.gradients.entries import Entry, read_ledger
 from detector.gradients.explain import candidates, explain
 from detector.gradients.theory import trunk_names
@@ -208,6 +208,12 @@ def test_effects_are_quoted_only_where_they_were_measured(tmp_path: Path) -> Non
     assert other["gradient/cause"] == "not shown"
     assert "remedy/after" not in other
     assert find(effects, config(), "shapes") is None
+
+
+def test_augmentation_is_a_condition_without_invalidating_what_was_measured_before_it_existed() -> None:
+    plain = conditions(Config(), "coco8")
+    assert plain["data"].keys() == {"image_size", "fliplr", "translate", "scale"}
+    assert conditions(Config(data=DataConfig(mosaic=0.5)), "coco8") != plain
 
 
 def test_a_change_that_was_measured_not_to_heal_is_no_remedy(tmp_path: Path) -> None:

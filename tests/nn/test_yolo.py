@@ -14,9 +14,9 @@ from detector.nn.build import build_model, load_model, rebuild
 from detector.nn.decode import decode
 from detector.nn.loss import DetectionLoss
 from detector.nn.model import DetectionModel
-from detector.nn.ultralytics_import import import_ultralytics
 from detector.nn.yolo import YoloModel
 from detector.training.learner import build_learner
+from detector.ultralytics_import import import_ultralytics
 
 NAMES = ("RBC", "WBC", "Platelets")
 TARGETS = {

@@ -18,6 +18,7 @@ def test_epochs_become_steps() -> None:
     plan = build_plan(config(steps=None, epochs=3, accumulate=2), batches_per_epoch=5)
     assert plan.steps == 8  # 15 batches, two a step, the last with one
     assert [plan.epoch(step) for step in range(8)] == [0, 0, 0, 1, 1, 2, 2, 2]
+    assert plan.epochs == 3
 
 
 def test_what_is_recorded_and_evaluated() -> None:
