@@ -114,7 +114,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
         model, origin = rebuild(architecture_of(saved), len(dataset.names)), ""
         freeze(model, config.model.freeze)
     learner = build_learner(model, config.train)
-    criterion = DetectionLoss(model, config.train, plan.steps * plan.accumulate / plan.batches_per_epoch)
+    criterion = DetectionLoss(model, config.train, plan.epochs)
     recorder = GradientRecorder(model.trunk_points())
 
     # The run's directory: a new one, or one that goes on from its last checkpoint.
