@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start.add_argument("--ablation", metavar="NAME", help="--config ablations/NAME.yaml; or baseline")
     parser.add_argument("--seed", metavar="N", help="train.seed=N")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as train.seed=1")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)  # keys may stand before and after --config
     if options.ablation is not None and options.ablation != "baseline":
         options.config = ROOT / "ablations" / f"{options.ablation}.yaml"
     if options.seed is not None:

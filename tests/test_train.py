@@ -32,6 +32,12 @@ SUMMARY = {
 TrainPy = Callable[..., Run]
 
 
+def test_keys_may_stand_anywhere_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train.seed=-1", "--config", str(front_door.BASELINE), "train.batch=0"]
+    assert front_door.main(arguments) == 2
+    assert "train.seed" in (errors := capsys.readouterr().err) or "train.batch" in errors
+
+
 def without_times(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
 
