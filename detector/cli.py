@@ -10,6 +10,7 @@ from pathlib import Path
 
 from detector import __version__
 from detector.errors import UserError
+from detector.export_command import add_export
 from detector.predict_command import add_predict
 from detector.report.command import add_compare
 
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     add_compare(commands)
     add_predict(commands)
+    add_export(commands)
 
     # argparse takes positional arguments only in one go: those after a later option are left over.
     options, rest = parser.parse_known_args(arguments)
