@@ -64,10 +64,11 @@ def annotate(image: Image, found: Prediction, names: Sequence[str]) -> Image:
 def _place(
     box: Sequence[float], size: tuple[float, float], image: tuple[int, int], taken: Sequence[Rectangle]
 ) -> Rectangle:
-    """Where a label of this size goes: above its box, else inside, else below; not on another label."""
+    """Where a label of this size goes: above its box, inside or below; if possible not on another."""
     width, height = size
     left = max(0.0, min(box[0], image[0] - width))
-    tops = [top for top in (box[1] - height, box[1], box[3]) if 0 <= top <= image[1] - height]
+    wanted = (box[1] - height, box[1], box[3], box[3] - height)
+    tops = [top for top in wanted if 0 <= top <= image[1] - height]
     places = [(left, top, left + width, top + height) for top in tops or [0.0]]
     free = (place for place in places if not any(_overlap(place, other) for other in taken))
     return next(free, places[0])

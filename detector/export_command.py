@@ -67,8 +67,6 @@ def run_export(options: argparse.Namespace) -> None:
 
 def _check(options: argparse.Namespace, out: Path) -> None:
     """What can be said before anything heavy is imported."""
-    if out.exists():
-        raise UserError(f"{out}: is there already, and nothing is overwritten; name another file with --out")
     if not out.name.endswith(SUFFIXES[options.format]):
         endings = " or ".join(SUFFIXES[options.format])
         raise UserError(f"--out {out}: a file of the format {options.format} ends in {endings}")
@@ -81,3 +79,5 @@ def _check(options: argparse.Namespace, out: Path) -> None:
     for name in ("dynamic", "batch", "opset"):
         if options.format != "onnx" and getattr(options, name):
             raise UserError(f"--{name}: only for --format onnx; the others take any batch and size")
+    if out.exists():
+        raise UserError(f"{out}: is there already, and nothing is overwritten; name another file with --out")

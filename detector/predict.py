@@ -94,9 +94,10 @@ class Predictor:
         """(A, 4) pixels of the square and (A, classes) -> the boxes that count, on the original image."""
         iou = self.iou if self.suppresses else None
         found = select(corners, best_class(scores), confidence=self.confidence, iou=iou)
-        return Prediction(
-            square.to_original(found.boxes.numpy()), found.scores.numpy(), found.classes.numpy()
-        )
+        boxes = square.to_original(found.boxes.numpy())
+        # Boxes in the padding are cut to nothing; badly trained networks predict sides in the wrong order.
+        real = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        return Prediction(boxes[real], found.scores.numpy()[real], found.classes.numpy()[real])
 
 
 def check_size(size: int, strides: tuple[int, ...]) -> int:

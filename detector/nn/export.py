@@ -191,26 +191,22 @@ def compare(network: nn.Module, run: Run, inputs: Sequence[NDArray[np.float32]])
     """The largest differences between a network and a program that should compute the same.
 
     Raises:
-        UserError: they are more than rounding explains (a ten thousandth of the image's side; 0.001 of a
-            score), or not finite.
+        UserError: they are more than rounding explains, or not finite. Allowed are 0.001 of a score, and of
+            a box a ten thousandth of the image's side, or of the farthest corner where that is more.
     """
-    boxes = scores = 0.0
+    apart: list[list[float]] = []
+    reach = float(max(inputs[0].shape[2:]))  # of a box's side; rounding grows with it
     for images in inputs:
         truth = [output.numpy() for output in network(torch.from_numpy(images))]
         found = run(images)
         if not all(np.isfinite(output).all() for output in truth):
-            raise UserError(
-                "the network's outputs are not finite: its weights are damaged, or training diverged"
-            )
+            raise UserError("the network's outputs are not finite: was its training stopped by a NaN?")
         if [output.shape for output in found] != [output.shape for output in truth]:
-            raise UserError(
-                "the exported file's outputs have another shape than the network's; it was not kept"
-            )
-        apart = [float(np.abs(one - other).max()) for one, other in zip(found, truth, strict=True)]
-        boxes, scores = max(boxes, apart[0]), max(scores, apart[1])
-    difference = Difference(boxes, scores)
-    side = max(inputs[0].shape[2:])
-    if not (boxes <= 1e-4 * side and scores <= 1e-3):  # a NaN fails too
+            raise UserError("the exported file's outputs have a wrong shape; it was not kept")
+        apart.append([float(np.abs(one - other).max()) for one, other in zip(found, truth, strict=True)])
+        reach = max(reach, float(np.abs(truth[0]).max()))
+    difference = Difference(*np.max(apart, axis=0).tolist())  # NumPy's, which does not lose a NaN
+    if not (difference.boxes <= 1e-4 * reach and difference.scores <= 1e-3):  # a NaN fails too
         raise UserError(f"the exported file does not agree with the network: {difference}; it was not kept")
     return difference
 

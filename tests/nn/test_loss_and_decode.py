@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.ops import nms
 
 from detector.config import ModelConfig, TrainConfig
-from detector.nn.decode import anchor_points, decode, select
+from detector.nn.decode import anchor_points, best_class, decode, select
 from detector.nn.detector import Detector, Predictions, build_detector
 from detector.nn.loss import DetectionLoss
 from detector.nn.ultralytics_import import import_ultralytics
@@ -157,3 +157,9 @@ assert not AUTOINSTALL and not ONLINE
     assert done.stdout + done.stderr == ""
     assert [p for p in home.rglob("*") if "Ultralytics" in str(p)] == []
     assert list(tmp_path.glob("ultralytics-*")) == []
+
+
+def test_only_the_best_class_of_a_box_is_left() -> None:
+    scores = torch.tensor([[[0.2, 0.9, 0.3], [0.4, 0.4, 0.1], [0.0, 0.0, 0.0]]])
+    expected = torch.tensor([[[0.0, 0.9, 0.0], [0.4, 0.0, 0.0], [0.0, 0.0, 0.0]]])
+    torch.testing.assert_close(best_class(scores), expected, rtol=0, atol=0)
