@@ -13,6 +13,8 @@ from detector import __version__
 from detector.check_command import add_check
 from detector.convert_command import add_convert
 from detector.errors import UserError
+from detector.export_command import add_export
+from detector.predict_command import add_predict
 from detector.report.command import add_compare
 
 if TYPE_CHECKING:
@@ -65,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_check(commands)
     add_val(commands)
     add_convert(commands)
+    add_predict(commands)
+    add_export(commands)
 
     # argparse takes positional arguments only in one go: those after a later option are left over.
     options, rest = parser.parse_known_args(arguments)

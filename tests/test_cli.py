@@ -50,6 +50,8 @@ def test_mistakes_are_named(arguments: list[str], named: str, capsys: pytest.Cap
         ["-m", "detector", "--help"],
         ["-m", "detector", "--version"],
         ["-m", "detector", "ablate", "--help"],
+        ["-m", "detector", "predict", "--help"],
+        ["-m", "detector", "export", "--help"],
         ["-m", "detector", "ablate", "ablations/suites/factorial.yaml", "--dry-run"],
         ["train.py", "--help"],
     ],

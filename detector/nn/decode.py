@@ -38,15 +38,22 @@ def decode(preds: Predictions, strides: tuple[int, ...]) -> tuple[Tensor, Tensor
     logits = preds["boxes"].float()
     batch, channels, count = logits.shape
     points, sizes = anchor_points([(f.shape[2], f.shape[3]) for f in preds["feats"]], strides)
-    points, sizes = points.to(logits.device), sizes.to(logits.device)
+    # type_as, not .to(device): a traced module would for ever keep the device that it was traced on.
+    points, sizes = points.type_as(logits), sizes.type_as(logits)
     if channels == 4:
         distance = logits.transpose(1, 2) * sizes  # (B, A, 4): left, top, right, bottom
     else:
-        bins = torch.arange(channels // 4, dtype=torch.float32, device=logits.device)
+        bins = torch.arange(channels // 4).type_as(logits)
         mass = logits.view(batch, 4, channels // 4, count).softmax(2)
         distance = torch.einsum("bsra,r->bas", mass, bins) * sizes
     boxes = torch.cat((points - distance[..., :2], points + distance[..., 2:]), -1)
     return boxes, preds["scores"].float().sigmoid().transpose(1, 2)
+
+
+def best_class(scores: Tensor) -> Tensor:
+    """(..., classes) -> the same with only each box's highest score left; the others are zero."""
+    score, label = scores.max(-1, keepdim=True)
+    return torch.zeros_like(scores).scatter(-1, label, score)
 
 
 def select(

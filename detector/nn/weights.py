@@ -105,4 +105,5 @@ def read_weights(path: Path) -> Pretrained:
         raise UserError(f"{path}: not a readable checkpoint of ultralytics ({kind}: {reason})") from error
     labels = tuple(str(name) for name in (names.values() if isinstance(names, Mapping) else names))
     size = (saved.get("train_args") or {}).get("imgsz", 640)
-    return Pretrained(net, description | {"nc": len(labels)}, labels, size if isinstance(size, int) else 640)
+    # The description keeps its own `nc`: the widths of the head's hidden layers follow from it.
+    return Pretrained(net, description, labels, size if isinstance(size, int) else 640)

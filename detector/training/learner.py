@@ -104,11 +104,15 @@ def batch_norms(model: torch.nn.Module) -> list[torch.nn.BatchNorm2d]:
     return [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
 
 
-def choose_device(name: str, option: str = "train.device=") -> torch.device:
+def choose_device(name: str, setting: str = "train.device=") -> torch.device:
     """`auto` is the first CUDA GPU where there is one, else the CPU.
 
+    Args:
+        name: auto, cpu, cuda or cuda:N.
+        setting: what the user wrote before the name, for the error.
+
     Raises:
-        UserError: the device is not there; the message names it after `option`.
+        UserError: the device is not there.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -117,7 +121,7 @@ def choose_device(name: str, option: str = "train.device=") -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{option}{name} cannot be used ({reason}); try auto or cpu") from error
+        raise UserError(f"{setting}{name} cannot be used ({reason}); try auto or cpu") from error
     return device
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.ops import nms
 
 from detector.config import ModelConfig, TrainConfig
-from detector.nn.decode import anchor_points, decode, select
+from detector.nn.decode import anchor_points, best_class, decode, select
 from detector.nn.detector import Detector, Predictions, build_detector
 from detector.nn.loss import DetectionLoss
 from detector.ultralytics_import import import_ultralytics
@@ -121,3 +121,9 @@ def test_nothing_found_and_nothing_finite_are_empty_not_errors() -> None:
     boxes = torch.zeros(5, 4)
     assert len(select(boxes, torch.zeros(5, 3)).boxes) == 0
     assert len(select(boxes, torch.full((5, 3), math.nan)).boxes) == 0
+
+
+def test_only_the_best_class_of_a_box_is_left() -> None:
+    scores = torch.tensor([[[0.2, 0.9, 0.3], [0.4, 0.4, 0.1], [0.0, 0.0, 0.0]]])
+    expected = torch.tensor([[[0.0, 0.9, 0.0], [0.4, 0.0, 0.0], [0.0, 0.0, 0.0]]])
+    torch.testing.assert_close(best_class(scores), expected, rtol=0, atol=0)
