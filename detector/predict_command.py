@@ -114,7 +114,8 @@ def _report(results: Results, milliseconds: float | None, folder: Path | None) -
     time_each = "" if milliseconds is None else f", {milliseconds:.1f} ms each from pixels to boxes"
     skipped = f", {len(results.skipped)} skipped" if results.skipped else ""
     found = ", ".join(f"{count} {name}" for name, count in results.counts.most_common()) or "nothing"
-    lines = [f"{results.images} images{skipped}{time_each}", f"found: {found}"]
+    images = f"{results.images} image{'' if results.images == 1 else 's'}"
+    lines = [f"{images}{skipped}{time_each}", f"found: {found}"]
     return "\n".join([*lines, *([] if folder is None else [f"results: {folder}"])])
 
 
