@@ -51,8 +51,9 @@ def run_export(options: argparse.Namespace) -> None:
     from detector.nn.export_ultralytics import export_ultralytics
     from detector.predict import check_size
 
-    model, names, trained_size, _ = load_model(options.checkpoint)
-    size = check_size(options.image_size or trained_size, model.strides)
+    loaded = load_model(options.checkpoint)
+    model, names = loaded.model, loaded.names
+    size = check_size(options.image_size or loaded.image_size, model.strides)
     difference: Difference
     if kind == "onnx":
         given = {key: value for key in ("batch", "opset") if (value := getattr(options, key)) is not None}

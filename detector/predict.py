@@ -32,8 +32,7 @@ class Predictor:
     Args:
         checkpoint: of this project, or a `.pt` of ultralytics; nothing in it is executed.
         confidence: the lowest score that counts.
-        iou: of two boxes of a class that overlap more than this, only the better one is kept. Networks that
-            predict each object once (YOLO26, YOLOv10) need no suppression and ignore it: see `suppresses`.
+        iou: of two boxes of a class that overlap more than this, only the better one is kept.
         image_size: side of the square that images are fitted into, pixels; None: as it was trained.
         device: auto, cpu, cuda or cuda:N.
         precision: fp32, bf16, or on a GPU fp16.
@@ -58,11 +57,11 @@ class Predictor:
         self.device = choose_device(device, "device ")
         if precision == "fp16" and self.device.type != "cuda":
             raise UserError("precision fp16 needs a CUDA GPU; on a CPU use bf16 or fp32")
-        model, self.names, trained_size, _ = load_model(Path(checkpoint))
-        self.image_size = check_size(image_size or trained_size, model.strides)
+        loaded = load_model(Path(checkpoint))
+        model, self.names = loaded.model, loaded.names
+        self.image_size = check_size(image_size or loaded.image_size, model.strides)
         self.confidence, self.iou = confidence, iou
         self.precision = PRECISIONS[precision]
-        self.suppresses = not model.dual
         self.model = model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def __call__(self, image: Image) -> Prediction:
@@ -92,8 +91,7 @@ class Predictor:
 
     def _choose(self, corners: torch.Tensor, scores: torch.Tensor, square: Letterbox) -> Prediction:
         """(A, 4) pixels of the square and (A, classes) -> the boxes that count, on the original image."""
-        iou = self.iou if self.suppresses else None
-        found = select(corners, best_class(scores), confidence=self.confidence, iou=iou)
+        found = select(corners, best_class(scores), confidence=self.confidence, iou=self.iou)
         boxes = square.to_original(found.boxes.numpy())
         # Boxes in the padding are cut to nothing; badly trained networks predict sides in the wrong order.
         real = (boxes[:, 2:] > boxes[:, :2]).all(1)

@@ -79,8 +79,6 @@ def run_predict(options: argparse.Namespace) -> int:
         precision=options.precision,
         **chosen,
     )
-    if chosen and not predictor.suppresses:
-        raise UserError("--iou: this network predicts each object once and suppresses nothing; leave it out")
     folder = new_folder(options.out, _name(options.checkpoint)) if writes else None
     results = Results(
         folder,
@@ -93,7 +91,7 @@ def run_predict(options: argparse.Namespace) -> int:
             "names": predictor.names,
             "image_size": predictor.image_size,
             "confidence": predictor.confidence,
-            "iou": predictor.iou if predictor.suppresses else None,
+            "iou": predictor.iou,
         },
     )
     with StopRequest() as stop:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from detector.config import DataConfig, ModelConfig, TrainConfig
+from detector.config import DataConfig, TrainConfig
 from detector.data.images import read_image
 from detector.data.loader import Loader
 from detector.data.sources import load_dataset
@@ -73,16 +73,6 @@ def test_thresholds(checkpoint: Path) -> None:
     overlap = box_iou(*[torch.from_numpy(apart.boxes)] * 2).fill_diagonal_(0)
     same = torch.from_numpy(apart.classes[:, None] == apart.classes)
     assert float(overlap[same].max()) < 0.03  # 0.02, before the boxes were cut at the image's edges
-
-
-def test_a_network_that_predicts_each_object_once_suppresses_nothing(tmp_path: Path) -> None:
-    model = confident(ModelConfig(pretrained="yolo26n.yaml"))
-    path = save(model, tmp_path / "best.pt", image_size=128)
-    one, other = (Predictor(path, iou=iou) for iou in (0.7, 0.01))
-    assert not one.suppresses
-    image = picture(1)
-    assert len(one(image).boxes) > 3
-    np.testing.assert_array_equal(one(image).boxes, other(image).boxes)
 
 
 def test_reduced_precision_finds_about_the_same(checkpoint: Path) -> None:

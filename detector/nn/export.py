@@ -2,8 +2,7 @@
 
 Both take `images`, (B, 3, H, W) float32 RGB from 0 to 1, letterboxed, and give `boxes`, (B, A, 4) corners in
 pixels of the letterboxed image, and `scores`, (B, A, classes) from 0 to 1. The program that runs them still
-has to choose boxes: by score, and unless the network predicts each object once (`nms` is false in the
-metadata), by non-maximum suppression.
+has to choose boxes: by score, and by non-maximum suppression.
 """
 
 from __future__ import annotations
@@ -171,9 +170,9 @@ def metadata(model: DetectionModel, names: Sequence[str], image_size: int) -> di
         "strides": list(model.strides),
         "input": "RGB from 0 to 1, scaled to fit a square, centred on grey 114/255",
         "output": "boxes: x1 y1 x2 y2 in pixels of the square; scores: of each class, 0 to 1",
-        "nms": not model.dual,
+        "nms": True,
         "confidence": 0.25,
-        "iou": None if model.dual else 0.7,
+        "iou": 0.7,
     }
 
 

@@ -97,7 +97,6 @@ def test_onnx_and_suppression_are_what_predict_finds(dynamic: Path, tmp_path: Pa
 
 @pytest.mark.slow
 def test_onnx_of_a_network_with_two_heads(tmp_path: Path) -> None:
-    import onnx
     import onnxruntime
 
     model = confident(ModelConfig(pretrained="yolo26n.yaml"))
@@ -112,9 +111,6 @@ def test_onnx_of_a_network_with_two_heads(tmp_path: Path) -> None:
             session.run(None, {"images": images}), Network(model)(torch.from_numpy(images)), strict=True
         ):
             np.testing.assert_allclose(found, expected.numpy(), atol=1e-3)
-    facts = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
-    assert json.loads(facts["nms"]) is False
-    assert json.loads(facts["iou"]) is None
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxruntime", "onnxscript"])
@@ -169,8 +165,6 @@ def test_ultralytics_opens_the_file_and_finds_the_same(config: str, tmp_path: Pa
             rect=False,
             conf=0.25,
             iou=0.7,
-            nms=False if model.dual else None,  # else the head that needs suppression is taken
-            agnostic_nms=model.dual,  # there, it means one class a box
             verbose=False,
             save=False,
             device="cpu",
