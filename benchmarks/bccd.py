@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 SIZE = 320
-EPOCHS = {"ultralytics": 30, "ours": 24, "ours, longer": 48}
+EPOCHS = {"ultralytics": 30, "ours": 20, "ours, longer": 40}
 OURS = [
     "--config", "configs/from_scratch.yaml", f"data.image_size={SIZE}",
     "train.threads=1", "train.eval_every=null", "tracking.wandb=disabled", "tracking.plots=false",
