@@ -25,6 +25,8 @@ from queue import SimpleQueue
 from statistics import fmean, stdev
 from typing import Any
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -150,6 +152,9 @@ def main() -> int:
     data = out / "data" / original.name
     if not data.exists():
         shutil.copytree(original.parent, data.parent)
+        # ultralytics takes a relative `path` to be below a folder of its own.
+        content = yaml.safe_load(data.read_text(encoding="utf-8")) | {"path": str(data.parent)}
+        data.write_text(yaml.safe_dump(content), encoding="utf-8")
     jobs = [(side, seed) for seed in range(options.seeds) for side in WHAT]
     folders = {job: out / f"{job[0].replace(', ', '-')}-s{job[1]}" for job in jobs}
     if not options.report_only:
