@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from detector.data.augment import augment
 from detector.data.geometry import Floats, Image, Letterbox, letterbox
 from detector.data.images import read_image
 from detector.data.yolo import Item
-from detector.data.yolo_augment import Labelled, YoloAugmentation
+from detector.data.yolo_augment import Labelled, YoloAugmentation, global_generators_kept
 from detector.errors import UserError
 
 # First words of the random seeds, so that no two purposes ever share a stream.
@@ -213,20 +214,20 @@ class _Samples:
 
 
 class _Plain:
-    """What the DataLoader indexes with (epoch, index), here or in a worker process."""
+    """What the DataLoader asks for the (epoch, index) of a batch, here or in a worker process."""
 
     def __init__(self, samples: _Samples) -> None:
         self.samples = samples
 
-    def __getitem__(self, key: Key) -> _Sample | UserError:
+    def __getitems__(self, keys: Sequence[Key]) -> Sequence[_Sample | UserError]:
         try:
-            return self.make(*key)
+            return self.make(keys)
         except UserError as error:
-            return error
+            return [error]
 
-    def make(self, epoch: int, index: int) -> _Sample:
-        """The sample as it is. Raises UserError if its image cannot be read."""
-        return self.samples[index]
+    def make(self, keys: Sequence[Key]) -> list[_Sample]:
+        """The samples as they are. Raises UserError if an image cannot be read."""
+        return [self.samples[index] for _, index in keys]
 
 
 class _Augmented(_Plain):
@@ -239,9 +240,14 @@ class _Augmented(_Plain):
         if config.uses_yolo_augmentation:
             self.yolo = YoloAugmentation(samples.read_unpadded, len(samples.items), config, epochs)
 
-    def make(self, epoch: int, index: int) -> _Sample:
-        sample = self.samples[index]
-        rng = np.random.default_rng([AUGMENT, self.seed, epoch, index])
+    def make(self, keys: Sequence[Key]) -> list[_Sample]:
+        """The augmented samples. Raises UserError if an image cannot be read."""
+        samples = super().make(keys)
+        with nullcontext() if self.yolo is None else global_generators_kept():
+            return [self._augment(sample, epoch) for sample, (epoch, _) in zip(samples, keys, strict=True)]
+
+    def _augment(self, sample: _Sample, epoch: int) -> _Sample:
+        rng = np.random.default_rng([AUGMENT, self.seed, epoch, sample.index])
         if self.yolo is not None:
             image, boxes, classes = self.yolo(self.samples.unpad(sample), epoch, rng)
         else:
@@ -271,7 +277,7 @@ def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the worker processes are the parallelism
 
 
-def _collate(samples: list[_Sample | UserError]) -> Batch | UserError:
+def _collate(samples: Sequence[_Sample | UserError]) -> Batch | UserError:
     """Samples to tensors; the first error, if there is one."""
     good: list[_Sample] = []
     for sample in samples:

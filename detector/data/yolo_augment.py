@@ -3,7 +3,7 @@
 Three things are done differently, so that a run can be repeated and resumed exactly:
 
 - Their transforms draw from the global generators of `random` and NumPy. Those are lent to them, seeded for
-  one image, and handed back as they were.
+  each image, and afterwards are as they were.
 - The partners in a mosaic come from the whole split, never from the images that happened to be loaded last.
 - Their `Albumentations` is left out: it does nothing unless that package happens to be installed.
 """
@@ -55,6 +55,8 @@ class YoloAugmentation:
     def __call__(self, image: Labelled, epoch: int, rng: np.random.Generator) -> Labelled:
         """Augment an image as it is seen in `epoch`.
 
+        This seeds the global generators: wrap one or many calls in `global_generators_kept`.
+
         Args:
             image: of the split, as `read` gives it; left as it is.
             epoch: from 0; decides whether mosaic and mixup are still on.
@@ -70,8 +72,8 @@ class YoloAugmentation:
         """
         if self._pipeline is None:
             self._pipeline = _Pipeline(_Images(self._read, self._images), self._config)
-        with global_generators(rng):
-            labels = self._pipeline(image, mixing=epoch < self._mixing_epochs)
+        seed_global_generators(rng)
+        labels = self._pipeline(image, mixing=epoch < self._mixing_epochs)
         size = self._config.image_size
         instances = labels["instances"]
         instances.convert_bbox("xywh")
@@ -90,19 +92,23 @@ def mixing_epochs(config: DataConfig, epochs: int | None) -> float:
 
 
 @contextmanager
-def global_generators(rng: np.random.Generator) -> Iterator[None]:
-    """Seed the global generators of `random` and NumPy from `rng`; afterwards they are as they were before.
+def global_generators_kept() -> Iterator[None]:
+    """Whatever is drawn from the global generators of `random` and NumPy inside, it does not move them.
 
-    Their states are part of a checkpoint, and augmentation must not move them.
+    Their states are part of a checkpoint.
     """
     before = random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
-    random.seed(rng.bytes(16))
-    np.random.seed(rng.integers(2**32, size=4))  # noqa: NPY002
     try:
         yield
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])  # noqa: NPY002
+
+
+def seed_global_generators(rng: np.random.Generator) -> None:
+    """Make what the global generators of `random` and NumPy draw next a function of `rng`."""
+    random.seed(rng.bytes(16))
+    np.random.seed(rng.integers(2**32, size=4))  # noqa: NPY002
 
 
 Labels = dict[str, Any]  # one image in the form that ultralytics' transforms pass on

@@ -23,7 +23,7 @@ class PlotTracker(Tracker):
         """Draw `plots/train_batch.png`. Raises OSError if it cannot be written."""
         from detector.tracking.pictures import draw_labels, save_grid
 
-        save_grid(images, self.directory / "plots" / "train_batch.png", most=16, draw=draw_labels)
+        save_grid(images, self.directory / "plots" / "train_batch.png", draw=draw_labels)
 
     def finish(self, summary: Mapping[str, object], checkpoint: Path | None) -> None:
         """Draw. Raises OSError if a file cannot be written."""

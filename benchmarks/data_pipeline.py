@@ -1,0 +1,145 @@
+"""Images per second of the training data pipeline, side by side with ultralytics'.
+
+    DETECTOR_DATASETS=… python benchmarks/data_pipeline.py           # BCCD at 320 px, mosaic 1.0
+    python benchmarks/data_pipeline.py mydata/data.yaml --size 640
+
+Both read the same copy of the data, since ultralytics writes files beside it, and augment with the settings
+of configs/finetune.yaml. The contenders take turns; what counts is the median over the rounds. Everything
+runs on one thread a process, without a GPU; decoding is part of it where images are not kept in memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import cv2
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from detector.config import YOLO_KEYS, DataConfig  # noqa: E402
+from detector.data.data_yaml import read_data_yaml  # noqa: E402
+from detector.data.loader import Loader  # noqa: E402
+from detector.data.sources import datasets_dir  # noqa: E402
+from detector.data.yolo import read_dataset  # noqa: E402
+from detector.loading import load_config  # noqa: E402
+from detector.ultralytics_import import import_ultralytics  # noqa: E402
+
+WARM_UP = 12  # batches: more than the workers of either prepare ahead
+WORKERS = 2, 0
+KEPT = {"in memory": (True, "ram"), "read from disk": (False, False)}  # data.cache, their cache
+
+Start = Callable[
+    [int], Iterator[int]
+]  # number of workers -> sizes of the batches, as they arrive, without end
+
+
+def ours(loader: Loader, batch: int, workers: int) -> Iterator[int]:
+    """Our batches."""
+    for made in loader.train_batches(batch=batch, seed=0, workers=workers):
+        yield len(made.indices)
+
+
+def theirs(dataset: Any, batch: int, workers: int) -> Iterator[int]:
+    """Batches of ultralytics' own data loader, built as its trainer builds it."""
+    loader = import_ultralytics("data.build").build_dataloader(dataset, batch, workers, shuffle=True)
+    try:
+        while True:
+            for made in loader:
+                yield len(made["img"])
+    finally:
+        loader.close()
+
+
+def rate(start: Start, workers: int, batches: int) -> float:
+    """Images per second once it runs: starting processes and reading images into memory do not count."""
+    with closing(start(workers)) as source:  # type: ignore[type-var]
+        for _ in islice(source, WARM_UP):
+            pass
+        started = time.perf_counter()
+        images = sum(islice(source, batches))
+        return images / (time.perf_counter() - started)
+
+
+def contenders(data: Path, size: int, batch: int) -> dict[tuple[str, str], Start]:
+    """(whose, where images are kept) -> what to time."""
+    gains = load_config(ROOT / "configs" / "finetune.yaml").config.data
+    keys = (*YOLO_KEYS, "fliplr", "translate", "scale")
+    settings = {key: getattr(gains, key) for key in keys}
+    dataset = read_dataset(data, "skip")
+    (folder,) = read_data_yaml(data).sources("train")
+    found: dict[tuple[str, str], Start] = {}
+    for kept, (cache, their_cache) in KEPT.items():
+        config = DataConfig(image_size=size, cache=cache, **settings)
+        found["ours", kept] = partial(ours, Loader(dataset.splits["train"], config), batch)
+        cfg = import_ultralytics("cfg").get_cfg(overrides={"imgsz": size, "cache": their_cache, **settings})
+        described = {"names": dict(enumerate(dataset.names)), "channels": 3}
+        build = import_ultralytics("data.build").build_yolo_dataset
+        found["theirs", kept] = partial(theirs, build(cfg, str(folder), batch, described), batch)
+    return found
+
+
+def main() -> int:
+    """Measure, and print Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", nargs="?", type=Path, default=datasets_dir() / "bccd" / "data.yaml")
+    parser.add_argument("--size", type=int, default=320)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batches", type=int, default=60, help="timed in a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "data"
+        shutil.copytree(options.data.parent, folder)
+        starts = contenders(folder / options.data.name, options.size, options.batch)
+        rates: dict[tuple[str, str, int], list[float]] = {}
+        loads = []
+        for number in range(options.rounds):
+            for workers in WORKERS:
+                for (whose, kept), start in starts.items():
+                    rates.setdefault((whose, kept, workers), []).append(rate(start, workers, options.batches))
+            loads.append(os.getloadavg()[0])
+            print(f"round {number + 1} of {options.rounds}, load {loads[-1]:.1f}", file=sys.stderr)
+    print("| images | workers | ours, images/s | ultralytics, images/s | ratio |\n|---|--:|--:|--:|--:|")
+    compared = {kept: (kept, kept) for kept in KEPT} | {"each one's default": tuple(KEPT)}
+    for workers in WORKERS:
+        for row, (mine, other) in compared.items():
+            a, b = rates["ours", mine, workers], rates["theirs", other, workers]
+            ratio = median(x / y for x, y in zip(a, b, strict=True))
+            print(f"| {row} | {workers} | {shown(a)} | {shown(b)} | {ratio:.2f} |")
+    import ultralytics
+
+    rounds = f"median (lowest to highest) of {options.rounds} rounds of {options.batches} batches"
+    machine = f"{os.cpu_count()} CPU cores, load {min(loads):.1f} to {max(loads):.1f}"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, OpenCV {cv2.__version__}"
+    print(
+        f"\n{options.data.parent.name}, {options.size} px, batches of {options.batch}; {rounds}; {machine}."
+    )
+    print(f"{versions}, ultralytics {ultralytics.__version__}.")
+    print("By default our images are in memory, and theirs read from disk, the last ones kept.")
+    return 0
+
+
+def shown(rates: list[float]) -> str:
+    """Median and range."""
+    return f"{median(rates):.0f} ({min(rates):.0f} to {max(rates):.0f})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
