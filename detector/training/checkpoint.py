@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from detector.files import remove_leftovers
 from detector.nn.checkpoint_file import FORMAT, read, write
 from detector.training.learner import Learner
 
@@ -28,6 +29,7 @@ class Checkpoints:
         self.directory, self.extra = directory, dict(extra)
         self.last, self.best = directory / "last.pt", directory / "best.pt"
         directory.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(directory)
 
     def save(self, learner: Learner, row: Mapping[str, float] | None = None) -> None:
         """Write `last.pt`, and `best.pt` if `row` holds a better evaluation than any before."""
