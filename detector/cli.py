@@ -11,6 +11,7 @@ from pathlib import Path
 from detector import __version__
 from detector.check_command import add_check
 from detector.errors import UserError
+from detector.replay_command import add_replay
 from detector.report.command import add_compare
 
 
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     add_compare(commands)
     add_check(commands)
+    add_replay(commands)
 
     # argparse takes positional arguments only in one go: those after a later option are left over.
     options, rest = parser.parse_known_args(arguments)
