@@ -13,6 +13,7 @@ from detector.check_command import add_check
 from detector.errors import UserError
 from detector.replay_command import add_replay
 from detector.report.command import add_compare
+from detector.reproduce_command import add_reproduce
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_compare(commands)
     add_check(commands)
     add_replay(commands)
+    add_reproduce(commands)
 
     # argparse takes positional arguments only in one go: those after a later option are left over.
     options, rest = parser.parse_known_args(arguments)

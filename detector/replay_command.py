@@ -61,7 +61,7 @@ def run_replay(options: argparse.Namespace) -> int:
     config = load_config(options.directory / "config.yaml", options.overrides).config
     learner, criterion, batches = rebuild_step(saved, config)
     known = saved["failure"]
-    print(f"step {known['step']} (epoch {known['epoch']}) of {options.directory}, in {learner.where}", end="")
+    print(f"step {known['step']} (epoch {known['epoch']}) of {options.directory}, on {learner.where}", end="")
     print("" if known["where"] == learner.where else f"; it happened on {known['where']}")
 
     rewind = Rewind(learner.model)

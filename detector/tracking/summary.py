@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
+
 from detector.data.yolo import Dataset
 from detector.gradients.diagnosis import diagnose
 from detector.tracking.provenance import provenance
@@ -39,8 +41,16 @@ def summarise(
         "steps_skipped": learner.skipped,
         "parameters": sum(p.numel() for p in learner.model.parameters()),
         "data_fingerprint": dataset.fingerprint,
-        **provenance(str(learner.device)),
+        "precision": learner.where.rpartition(" ")[2],
+        "threads": torch.get_num_threads(),  # sums come out differently on another number of them
+        "cpu": torch.backends.cpu.get_cpu_capability(),  # so they do with other instructions
+        **provenance(device_name(learner.device)),
     }
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or `cuda:0 (NVIDIA H100 80GB HBM3)`."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
 def counts(row: Mapping[str, float], key: str) -> bool:
