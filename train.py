@@ -187,6 +187,10 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
             tracker.message(f"stopped; go on with: python train.py --resume {directory}")
         elif outcome.status == "diverged":
             exit_code = 0 if config.train.on_nonfinite == "record" else EXIT_DIVERGED
+            if learner.skipped_in_a_row:
+                tracker.message(
+                    f"stopped: train.max_skipped={config.train.max_skipped} steps skipped in a row"
+                )
         rows = read_history(directory / "history.jsonl")
         summary = summarise(loaded.name, seed, dataset, outcome, learner, plan, rows)
         summary |= explain(summary, rows, read_ledger(itemised), config, read_effects())
