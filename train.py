@@ -89,6 +89,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
     from detector.tracking.watch import watch
     from detector.training.checkpoint import Checkpoints, load_state, read
     from detector.training.engine import evaluate, train
+    from detector.training.failure import FailureFile
     from detector.training.learner import build_learner, seed_everything
     from detector.training.plan import build_plan
     from detector.training.stop import StopRequest
@@ -137,6 +138,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
         "wandb_id": wandb_id,
     }
     checkpoints = Checkpoints(directory / "checkpoints", facts)
+    failed = FailureFile(directory, dataset, facts, learner.where, tracker.message)
     itemised = directory / "ledger.json"
     itemise = LedgerFile(Ledger(model.trunk_points()), itemised, plan.itemises)
 
@@ -183,7 +185,9 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
                 stop=plan.steps * plan.accumulate,
                 pin=learner.device.type == "cuda",
             )
-            outcome = train(learner, criterion, batches, plan, config.train, recorder, report, stop, itemise)
+            outcome = train(
+                learner, criterion, batches, plan, config.train, recorder, report, stop, itemise, failed
+            )
         learner.seconds = earlier + time.perf_counter() - started
         if outcome.status == "stopped":
             exit_code = stop.exit_code
@@ -191,7 +195,10 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
             tracker.message(f"stopped; go on with: python train.py --resume {directory}")
         elif outcome.status == "diverged":
             exit_code = 0 if config.train.on_nonfinite == "record" else EXIT_DIVERGED
-            tracker.message(f"not finite at step {learner.step}, first in: {outcome.bad_layer}")
+            if learner.skipped_in_a_row:
+                tracker.message(
+                    f"stopped: train.max_skipped={config.train.max_skipped} steps skipped in a row"
+                )
         rows = read_history(directory / "history.jsonl")
         summary = summarise(loaded.name, seed, dataset, outcome, learner, plan, rows)
         summary |= explain(summary, rows, read_ledger(itemised), config, read_effects())

@@ -15,7 +15,9 @@ from detector.convert_command import add_convert
 from detector.errors import UserError
 from detector.export_command import add_export
 from detector.predict_command import add_predict
+from detector.replay_command import add_replay
 from detector.report.command import add_compare
+from detector.reproduce_command import add_reproduce
 
 if TYPE_CHECKING:
     from detector.report.command import Commands
@@ -69,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_convert(commands)
     add_predict(commands)
     add_export(commands)
+    add_replay(commands)
+    add_reproduce(commands)
 
     # argparse takes positional arguments only in one go: those after a later option are left over.
     options, rest = parser.parse_known_args(arguments)

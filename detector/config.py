@@ -166,7 +166,9 @@ class TrainConfig(Section):
     dfl_gain: Annotated[float, Field(ge=0)] = 1.5
     eval_every: Positive | None = 50  # steps between evaluations; null: only at the end
     eval_train: bool = True  # evaluate the training images too: what was memorised
-    on_nonfinite: Literal["stop", "record"] = "stop"  # a NaN or Inf: exit 3, or record it as the finding
+    # A NaN or Inf: exit 3, record it as the finding (exit 0), or skip that step.
+    on_nonfinite: Literal["stop", "record", "skip"] = "stop"
+    max_skipped: Positive = 10  # steps skipped in a row; one more is as with stop
 
     @model_validator(mode="before")
     @classmethod
@@ -174,6 +176,13 @@ class TrainConfig(Section):
         if isinstance(values, dict) and values.get("epochs") is not None and "steps" not in values:
             return {**values, "steps": None}
         return values
+
+    @model_validator(mode="after")
+    def _max_skipped_is_used(self) -> Self:
+        if self.on_nonfinite != "skip" and self.max_skipped != type(self).model_fields["max_skipped"].default:
+            what = f"train.on_nonfinite is {self.on_nonfinite}"
+            raise broken_rule("max_skipped", f"only train.on_nonfinite=skip uses it, and {what}")
+        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

@@ -28,6 +28,7 @@ from pydantic import ValidationError
 from detector import safe_yaml
 from detector.config import Config, Section
 from detector.errors import UserError
+from detector.files import write_text
 from detector.safe_yaml import Value, printable
 
 COMMAND_LINE = "command line"
@@ -100,7 +101,7 @@ def difference(base: Config, config: Config) -> list[str]:
 def save(config: Config, path: Path) -> None:
     """Write every key as YAML; `load_config` of that file gives an equal config if `run.name` is set."""
     header = "# The complete configuration of a run. To repeat it: python train.py --config <this file>\n"
-    path.write_text(header + safe_yaml.dump(config.model_dump()), encoding="utf-8", newline="\n")
+    write_text(path, header + safe_yaml.dump(config.model_dump()))
 
 
 # --- files and overrides to layers ---------------------------------------------------------------

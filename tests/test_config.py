@@ -468,3 +468,12 @@ def test_loading_a_config_imports_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_cap_on_skipped_steps_without_skipping_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"train\.max_skipped: only train\.on_nonfinite=skip uses it"):
+        load_config(BASELINE, ["train.max_skipped=3"])
+    assert (
+        load_config(BASELINE, ["train.max_skipped=3", "train.on_nonfinite=skip"]).config.train.max_skipped
+        == 3
+    )

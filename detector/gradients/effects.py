@@ -20,7 +20,9 @@ from detector.config import YOLO_KEYS, Config
 EFFECTS = Path(__file__).with_name("effects.json")
 
 # Settings of a run that do not change what it measures.
-_IRRELEVANT = "seed", "threads", "device", "eval_every", "eval_train", "on_nonfinite", "channels_last"
+_IRRELEVANT = (
+    "seed", "threads", "device", "eval_every", "eval_train", "on_nonfinite", "max_skipped", "channels_last",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

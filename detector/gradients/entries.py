@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detector.files import write_text
 from detector.gradients.indices import FLOOR
 
 
@@ -140,10 +140,8 @@ def write_ledger(path: Path, step: int, entries: Sequence[Entry]) -> None:
         }
         for entry in entries
     ]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-    temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, f"[\n{lines}\n]\n")
 
 
 def read_ledger(path: Path) -> dict[int, list[Entry]]:

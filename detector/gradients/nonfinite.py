@@ -1,80 +1,232 @@
-"""Finds the first layer where a NaN or an infinity appears."""
+"""Finds the first layer, and the operation in it, where a NaN or an infinity appears."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.overrides import TorchFunctionMode
 
-from detector.gradients.recorder import tensors
+from detector.gradients.recorder import joint_norm, tensors
+
+LOSS = "loss"  # in place of a layer: what follows after the network
+_UNINITIALISED = {"empty", "empty_like", "empty_strided", "new_empty", "empty_permuted"}
 
 
-def first_bad_layer(model: nn.Module, backward: Callable[[], Tensor]) -> str | None:
-    """Run a forward and a backward pass again and name the layer that went wrong.
+@dataclass(frozen=True)
+class Culprit:
+    """Where numbers stopped being finite."""
 
-    Leaf modules are watched in the order in which they run. Forward, the culprit is the first whose
-    output is not finite: all before it were. Backward, it is the first that receives a finite gradient
-    and passes on one that is not, to its input or to its own weights.
+    direction: str  # "forward" or "backward"
+    layer: str  # its name in the model, such as `trunk.p4_0.a.conv`; `loss` after the last
+    kind: str  # its class; "" for the loss
+    operation: str  # forward the function (`conv2d`), backward the node (`ConvolutionBackward0`)
+    note: str = ""  # what else is known
+    micro_batch: int = 0  # of the step's, from 0
+
+    @property
+    def where(self) -> str:
+        """`forward trunk.p4_0.a.conv (Conv2d)`."""
+        return f"{self.direction} {self.layer}" + (f" ({self.kind})" if self.kind else "")
+
+    def __str__(self) -> str:
+        return f"{self.where}, in {self.operation}" + (f": {self.note}" if self.note else "")
+
+
+def first_culprit(model: nn.Module, losses: Iterable[Tensor]) -> Culprit | None:
+    """Run a step's passes again, watching every operation, and name the one that went wrong.
+
+    Forward it is the first operation that makes a number which is not finite out of finite ones, in a
+    layer whose output is then not finite (an attention's -Inf for what is masked stays inside its layer).
+    Backward it is the first node of the graph that receives a finite gradient and passes on one that is not,
+    to an input or to a weight.
 
     Args:
-        model: the network, with the weights at which the numbers went wrong.
-        backward: computes the loss of the same batch, calls `backward()` on it and returns it.
+        model: the network, with the weights at which the numbers went wrong. Its gradients are replaced.
+        losses: one scalar a micro-batch, each computed only when it is asked for.
 
     Returns:
-        `"forward trunk.p3_4.a.norm (BatchNorm2d)"` or the like; `"loss"` if every layer is finite until
-        the loss or its gradient; None if everything is finite this time.
+        None if everything is finite this time.
     """
-    leaves = {name: module for name, module in model.named_modules() if not any(module.children())}
-    received: dict[str, bool] = {}  # whether the gradient at each leaf's output was finite
-    bad_forward: list[str] = []
-    bad_backward: list[str] = []
-
-    def watch(name: str) -> Callable[..., None]:
-        def at_output(grad: Tensor) -> None:
-            received[name] = received.get(name, True) and is_finite(grad)
-
-        def at_input(grad: Tensor) -> None:
-            if received.get(name, False) and not is_finite(grad):
-                bad_backward.append(name)
-
-        def forward_hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if not is_finite(output):
-                bad_forward.append(name)
-            for tensor in tensors(output):
-                if tensor.requires_grad:
-                    tensor.register_hook(at_output)
-            for tensor in tensors(inputs):
-                if tensor.requires_grad:
-                    tensor.register_hook(at_input)
-
-        return forward_hook
-
     model.zero_grad(set_to_none=True)
-    handles = [module.register_forward_hook(watch(name)) for name, module in leaves.items()]
+    passes = iter(losses)
+    for number in range(2**31):
+        forward = _Forward(model)
+        with forward.watching():
+            loss = next(passes, None)
+        if loss is None:
+            return _overflowing_norm(model)
+        found = forward.culprit(loss) or _backward(model, loss, forward.owners)
+        if found is not None:
+            return replace(found, micro_batch=number)
+    return None
+
+
+@dataclass
+class _Call:
+    """A layer at work."""
+
+    name: str
+    kind: str
+    finite: bool  # whether its inputs were
+    given: list[Node]  # that made its inputs
+    found_before: int
+    suspects: list[tuple[int, Culprit]] = field(default_factory=list)  # with the time
+
+
+class _Forward(TorchFunctionMode):
+    """Watches the layers and every torch function called in them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.owners: dict[Node, tuple[str, str]] = {}  # node of the graph -> its layer's name and class
+        self._names = {module: name or "model" for name, module in model.named_modules()}
+        self._weights = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+        self._calls = [_Call(LOSS, "", True, [], 0)]  # innermost last; what no layer does is the loss's
+        self._found: list[tuple[int, Culprit]] = []
+        self._clock = 0  # operations so far
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Hooks on every layer, while one forward pass and its loss are computed."""
+        handles = []
+        for module in self._names:
+            handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
+            handles.append(module.register_forward_hook(self._leave, with_kwargs=True))
+        try:
+            with self:
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def culprit(self, loss: Tensor) -> Culprit | None:
+        """The first operation that broke the loss, or a layer's output."""
+        if not self._found and not is_finite(loss):
+            suspects = self._calls[0].suspects
+            return suspects[0][1] if suspects else Culprit("forward", LOSS, "", LOSS)
+        return min(self._found, key=lambda found: found[0])[1] if self._found else None
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        given = list(tensors((args, kwargs)))
+        # Before the call: an operation in place would overwrite its input.
+        finite = all(is_finite(tensor) for tensor in given if id(tensor) not in self._weights)
+        broken_weights = any(id(tensor) in self._weights and not is_finite(tensor) for tensor in given)
+        output = func(*args, **kwargs)
+        self._clock += 1
+        name = getattr(func, "__name__", str(func))
+        if finite and name not in _UNINITIALISED and name != "__get__" and not is_finite(output):
+            call = self._calls[-1]
+            note = "its weights are not finite" if broken_weights else f"values up to {_largest(given)} go in"
+            call.suspects.append((self._clock, Culprit("forward", call.name, call.kind, name, note)))
+        return output
+
+    def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        inputs = list(tensors((args, kwargs)))
+        nodes = [tensor.grad_fn for tensor in inputs if tensor.grad_fn is not None]
+        name, kind = self._names[module], type(module).__name__
+        self._calls.append(_Call(name, kind, is_finite(inputs), nodes, len(self._found)))
+
+    def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        call = self._calls.pop()
+        if not is_finite(output):
+            if call.suspects:
+                self._found.append(call.suspects[0])
+            elif call.finite and len(self._found) == call.found_before:
+                self._found.append((self._clock, Culprit("forward", call.name, call.kind, call.kind)))
+        # Layers inside this one have left before it and claimed their nodes.
+        made = [tensor.grad_fn for tensor in tensors(output) if tensor.grad_fn is not None]
+        for node in _graph(made, stop=call.given):
+            self.owners.setdefault(node, (call.name, call.kind))
+
+
+def _backward(model: nn.Module, loss: Tensor, owners: Mapping[Node, tuple[str, str]]) -> Culprit | None:
+    """Differentiate the loss, and name the first node whose gradient is not finite."""
+    found: list[Culprit] = []
+
+    def watch(node: Node) -> None:
+        layer, kind = owners.get(node, (LOSS, ""))
+
+        def arrives(grads: Sequence[Tensor | None]) -> None:
+            if not found and not is_finite(grads):  # though each part of it was finite
+                note = "finite gradients of several branches add up to one that is not"
+                found.append(Culprit("backward", layer, kind, node.name(), note))
+
+        def leaves(given: Sequence[Tensor | None], taken: Sequence[Tensor | None]) -> None:
+            if not found and not is_finite(given):
+                note = f"gradients up to {_largest(taken)} come in"
+                found.append(Culprit("backward", layer, kind, node.name(), note))
+
+        handles.append(node.register_prehook(arrives))
+        handles.append(node.register_hook(leaves))
+
+    handles: list[Any] = []
+    assert loss.grad_fn is not None
+    for node in _graph([loss.grad_fn]):
+        if node.name() != "torch::autograd::AccumulateGrad":
+            watch(node)
     try:
-        loss = backward()
+        loss.backward()
     finally:
         for handle in handles:
             handle.remove()
+    if not found:
+        for layer, kind, grad in _gradients(model):
+            if not is_finite(grad):
+                note = "finite gradients of several uses or micro-batches add up to one that is not"
+                return Culprit("backward", layer, kind, "AccumulateGrad", note)
+    return found[0] if found else None
 
-    if bad_forward:
-        return f"forward {bad_forward[0]} ({type(leaves[bad_forward[0]]).__name__})"
-    if not is_finite(loss):
-        return "loss"
-    bad_weights = [name for name in reversed(leaves) if not is_finite(gradients(leaves[name]))]
-    bad_backward += [name for name in bad_weights if received.get(name, False)]
-    if bad_backward:
-        return f"backward {bad_backward[0]} ({type(leaves[bad_backward[0]]).__name__})"
-    return "loss" if bad_weights or not all(received.values()) else None
+
+def _graph(roots: Sequence[Node], stop: Sequence[Node] = ()) -> list[Node]:
+    """The nodes from `roots` back to `stop`, those left out."""
+    seen, waiting = set(stop), list(roots)
+    nodes = []
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            nodes.append(node)
+            waiting += [earlier for earlier, _ in node.next_functions if earlier is not None]
+    return nodes
+
+
+def _overflowing_norm(model: nn.Module) -> Culprit | None:
+    """The layer with the largest gradient, if all are finite and only their joint norm is not."""
+    gradients = list(_gradients(model))
+    if not gradients or is_finite(torch.nn.utils.get_total_norm([grad for *_, grad in gradients])):
+        return None
+    layer, kind, grad = max(gradients, key=lambda one: float(joint_norm([one[2]])))
+    note = f"finite, but the joint norm is not; this is the largest, {float(joint_norm([grad])):.1e}"
+    return Culprit("backward", layer, kind, "gradient norm", note)
+
+
+def _gradients(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
+    """Layer, its class and gradient of each weight, the last layer first."""
+    for name, module in reversed(list(model.named_modules())):
+        for parameter in module.parameters(recurse=False):
+            if parameter.grad is not None:
+                yield name or "model", type(module).__name__, parameter.grad
+
+
+def _largest(value: Any) -> str:
+    """The largest magnitude in some tensors."""
+    sizes = [float(tensor.detach().abs().max()) for tensor in tensors(value) if tensor.numel()]
+    return f"{max(sizes, default=0.0):.1e}"
 
 
 def is_finite(value: Any) -> bool:
     """Whether every tensor in a module's inputs or output is finite."""
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors(value))
-
-
-def gradients(module: nn.Module) -> list[Tensor]:
-    """The gradients of a leaf module's own parameters."""
-    return [p.grad for p in module.parameters(recurse=False) if p.grad is not None]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,22 +10,15 @@ from typing import Any
 import torch
 
 from detector.errors import UserError
+from detector.files import replacing
 
 FORMAT = 1
 
 
 def write(state: Mapping[str, Any], path: Path) -> None:
-    """Write atomically: to a temporary file beside, flushed to the disk, then renamed."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write atomically: the previous checkpoint is there until this one is whole."""
+    with replacing(path) as file:
+        torch.save(dict(state), file)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex
 
 from detector.errors import UserError
+from detector.files import write_bytes, write_text
 from detector.tracking.tracker import PredictionImage, Row, Tracker, describe
 
 _log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class LocalTracker(Tracker):
             OSError: the summary could not be written.
         """
         text = json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n"
-        _replace(self.directory / "summary.json", text.encode())
+        write_text(self.directory / "summary.json", text)
         for split, images in self._pictures.items():
             target = self.directory / "plots" / f"predictions_{split}.png"
             try:
@@ -152,20 +153,7 @@ def _truncate(path: Path, step: int) -> None:
         row = _parse(line)
         if row is not None and row.get("step", step) < step:
             kept.append(line + b"\n")
-    _replace(path, b"".join(kept))
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(path, b"".join(kept))
 
 
 def _plain(value: object) -> Any:

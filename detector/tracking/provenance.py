@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
@@ -18,6 +19,7 @@ _PACKAGES = {
     "opencv": ("opencv-python", "opencv-python-headless"),  # the same library under two names
     "wandb": ("wandb",),
     "numpy": ("numpy",),
+    "faster-coco-eval": ("faster-coco-eval",),
 }
 _ROOT = Path(__file__).resolve().parents[2]
 _GIT_SECONDS = 5.0  # a repository on a dead network disk must not hold a run up
@@ -32,7 +34,7 @@ def provenance(device: str = "cpu", *, root: Path = _ROOT) -> dict[str, object]:
 
     Returns:
         `versions` (package to version, None where it is not installed), `commit` and `dirty` (None
-        outside a git repository), `command`, `platform`, `cpus`, `device`.
+        outside a git repository), `code` (see `code_fingerprint`), `command`, `platform`, `cpus`, `device`.
     """
     status = _git(root, "status", "--porcelain", "--untracked-files=no")
     return {
@@ -40,11 +42,22 @@ def provenance(device: str = "cpu", *, root: Path = _ROOT) -> dict[str, object]:
         | {name: _version(*distributions) for name, distributions in _PACKAGES.items()},
         "commit": _git(root, "rev-parse", "--verify", "HEAD"),
         "dirty": None if status is None else bool(status),
+        "code": code_fingerprint(root),
         "command": shlex.join(sys.argv),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpus": _cpus(),
         "device": device,
     }
+
+
+def code_fingerprint(root: Path = _ROOT) -> str:
+    """Sixteen hex digits of a sha256 over train.py and the package: unlike a commit it sees every change."""
+    digest = hashlib.sha256()
+    for path in (root / "train.py", *sorted((root / "detector").rglob("*.py"))):
+        if path.is_file():
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:16]
 
 
 def _version(*distributions: str) -> str | None:

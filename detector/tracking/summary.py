@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
+
 from detector.data.yolo import Dataset
 from detector.gradients.diagnosis import diagnose
 from detector.tracking.provenance import provenance
@@ -32,10 +34,25 @@ def summarise(
         "steps": learner.step,
         "epochs": learner.step * plan.accumulate / plan.batches_per_epoch,
         "seconds": learner.seconds,
-        **{key: next((row[key] for row in reversed(rows) if key in row), None) for key in METRICS},
+        **{key: next((row[key] for row in reversed(rows) if counts(row, key)), None) for key in METRICS},
         **diagnose(rows, plan.steps, diverged=outcome.status == "diverged"),
-        "gradient/first_bad_layer": outcome.bad_layer,
+        "gradient/first_bad_layer": outcome.culprit and outcome.culprit.where,
+        "gradient/first_bad_operation": outcome.culprit and outcome.culprit.operation,
+        "steps_skipped": learner.skipped,
         "parameters": sum(p.numel() for p in learner.model.parameters()),
         "data_fingerprint": dataset.fingerprint,
-        **provenance(str(learner.device)),
+        "precision": learner.where.rpartition(" ")[2],
+        "threads": torch.get_num_threads(),  # sums come out differently on another number of them
+        "cpu": torch.backends.cpu.get_cpu_capability(),  # so they do with other instructions
+        **provenance(device_name(learner.device)),
     }
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or `cuda:0 (NVIDIA H100 80GB HBM3)`."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def counts(row: Mapping[str, float], key: str) -> bool:
+    """Whether a row has the metric. The loss of a skipped step is not the run's: it was not trained on."""
+    return key in row and not (key == "train/loss" and "train/skipped" in row)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
+from detector.files import remove_leftovers
 from detector.nn.checkpoint_file import FORMAT, read, write
 from detector.training.learner import Learner
+from detector.training.randomness import random_state, restore_random_state
 
 __all__ = ["Checkpoints", "load_state", "read", "state_dict", "write"]
 
@@ -28,6 +26,7 @@ class Checkpoints:
         self.directory, self.extra = directory, dict(extra)
         self.last, self.best = directory / "last.pt", directory / "best.pt"
         directory.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(directory)
 
     def save(self, learner: Learner, row: Mapping[str, float] | None = None) -> None:
         """Write `last.pt`, and `best.pt` if `row` holds a better evaluation than any before."""
@@ -54,8 +53,10 @@ def state_dict(learner: Learner) -> dict[str, Any]:
         "ema": None if learner.ema is None else learner.ema.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
         "scaler": learner.scaler.state_dict(),
-        "rng": _random_state(),
+        "rng": random_state(),
         "step": learner.step,
+        "skipped": learner.skipped,
+        "skipped_in_a_row": learner.skipped_in_a_row,
         "seconds": learner.seconds,
         "best": learner.best,
     }
@@ -69,29 +70,7 @@ def load_state(state: Mapping[str, Any], learner: Learner) -> None:
     learner.optimizer.load_state_dict(state["optimizer"])
     if state["scaler"]:
         learner.scaler.load_state_dict(state["scaler"])
-    _restore_random_state(state["rng"])
+    restore_random_state(state["rng"])
     learner.step, learner.seconds, learner.best = state["step"], state["seconds"], tuple(state["best"])
-
-
-def _random_state() -> dict[str, Any]:
-    # numpy's global generator is not used here, but by libraries that augment.
-    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
-    return {
-        "python": random.getstate(),
-        "numpy": (
-            str(name),
-            [int(key) for key in keys],
-            *(x if isinstance(x, float) else int(x) for x in rest),
-        ),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def _restore_random_state(state: Mapping[str, Any]) -> None:
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    learner.skipped = state.get("skipped", 0)  # absent in early checkpoints
+    learner.skipped_in_a_row = state.get("skipped_in_a_row", 0)

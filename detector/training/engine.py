@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
@@ -16,11 +15,12 @@ from torch import Tensor
 from detector.config import TrainConfig
 from detector.data.loader import Batch
 from detector.data.yolo import Item
-from detector.gradients.nonfinite import first_bad_layer
+from detector.gradients.nonfinite import Culprit
 from detector.gradients.recorder import GradientRecorder
 from detector.nn.loss import Loss
 from detector.nn.model import Predictions
 from detector.training.evaluate import predict_split
+from detector.training.failure import Failure, Rewind, examine
 from detector.training.learner import Learner
 from detector.training.metrics import Prediction, coco_map
 from detector.training.optimizer import learning_rate
@@ -44,7 +44,7 @@ class Outcome:
     """How training ended."""
 
     status: str  # "finished", "stopped" on request, or "diverged"
-    bad_layer: str | None = None  # after "diverged": the first layer whose numbers were not finite
+    culprit: Culprit | None = None  # after "diverged": where numbers first were not finite
 
 
 def train(
@@ -57,6 +57,7 @@ def train(
     report: Callable[[Row], None],
     stop: Callable[[], bool],
     itemise: Callable[[int], AbstractContextManager[None]] = lambda step: nullcontext(),
+    failed: Callable[[Failure], None] = lambda failure: None,
 ) -> Outcome:
     """Train from `learner.step` to `plan.steps`: forward, backward, record, clip, step.
 
@@ -70,9 +71,10 @@ def train(
         report: takes the row of each recorded step, after the weights were updated: to evaluate, log, save.
         stop: asked before each step.
         itemise: put around a step's passes: the gradient's ledger.
+        failed: takes each step whose numbers were not finite, once it is undone and understood.
     """
     model, optimizer, scaler = learner.model, learner.optimizer, learner.scaler
-    source, clock = iter(batches), Stopwatch()
+    source, clock, rewind = iter(batches), Stopwatch(), Rewind(model)
     while learner.step < plan.steps:
         if stop():
             return Outcome("stopped")
@@ -84,6 +86,7 @@ def train(
             group["lr"] = rate * group["lr_factor"]
         if plan.records(step):
             recorder.begin()
+        rewind.mark()
 
         # Forward and backward, once a micro-batch; the gradients add up.
         optimizer.zero_grad(set_to_none=True)
@@ -98,27 +101,34 @@ def train(
             recorder.gradients(scaler.get_scale())
         norm = clip_gradients(model, config.clip)
 
-        # Step, unless the numbers are broken. A gradient scaler expects infinities, and skips those steps.
-        suspect = parts.sum() if scaler.is_enabled() else parts.sum() + norm
+        # Step, unless the numbers are broken. A gradient scaler above 1 expects infinite gradients, and
+        # leaves those steps out by itself; at 1 they are the network's own.
+        suspect = parts.sum() if scaler.get_scale() > 1 else parts.sum() + norm
         broken = not bool(torch.isfinite(suspect))
         if not broken:
             scaler.step(optimizer)
             scaler.update()
             if learner.ema is not None:
                 learner.ema.update_parameters(model)
-            learner.step += 1
+            learner.step, learner.skipped_in_a_row = step + 1, 0
+        elif config.on_nonfinite == "skip":
+            recorder.cancel()  # the curves show the steps that were taken
         clock.lap()
 
         if broken or plan.records(step):
-            measured = recorder.end({"train/loss": parts.sum(), **_named(parts), "train/grad_norm": norm})
+            measured = recorder.end({"train/loss": parts.sum(), **named(parts), "train/grad_norm": norm})
             row = {"step": step, "epoch": plan.epoch(step), "train/lr": rate, **measured}
             row["time/step_ms"] = clock.mean_ms()
             if broken:
-                again = partial(_total_loss, learner, criterion, micro_batches)
-                outcome = Outcome("diverged", first_bad_layer(model, again))
-                report(row)
-                return outcome
+                indices = tuple(batch.indices for batch in micro_batches)
+                losses_again = scaled_losses(learner, criterion, micro_batches)
+                failure = examine(learner, losses_again, rewind, row, indices)
+                if learner.skip(config):
+                    row["train/skipped"] = learner.skipped
+                failed(failure)
             report(row)
+            if broken and learner.step == step:
+                return Outcome("diverged", failure.culprit)
             clock.restart()
     return Outcome("finished")
 
@@ -151,16 +161,23 @@ def evaluate(learner: Learner, batches: Iterable[Batch], items: Sequence[Item]) 
 
 def backward(learner: Learner, criterion: Criterion, batch: Batch) -> Loss:
     """One forward and backward pass; gradients are added to what is there."""
-    batch = batch.to(learner.device)
-    with learner.autocast():
-        preds = learner.model(learner.images(batch.images))
-    loss = criterion(preds, batch.targets())
+    loss = forward(learner, criterion, batch)
     learner.scaler.scale(loss.total).backward()
     return loss
 
 
-def _total_loss(learner: Learner, criterion: Criterion, batches: Sequence[Batch]) -> Tensor:
-    return torch.stack([backward(learner, criterion, batch).total for batch in batches]).sum()
+def forward(learner: Learner, criterion: Criterion, batch: Batch) -> Loss:
+    """One forward pass."""
+    batch = batch.to(learner.device)
+    with learner.autocast():
+        preds = learner.model(learner.images(batch.images))
+    return criterion(preds, batch.targets())
+
+
+def scaled_losses(learner: Learner, criterion: Criterion, batches: Sequence[Batch]) -> Iterator[Tensor]:
+    """What a step differentiates, one micro-batch at a time, each computed when it is asked for."""
+    for batch in batches:
+        yield learner.scaler.scale(forward(learner, criterion, batch).total)
 
 
 def clip_gradients(model: torch.nn.Module, limit: float | None) -> Tensor:
@@ -191,5 +208,6 @@ class Stopwatch:
         return 1000 * (time.perf_counter() - self._since) / self._laps
 
 
-def _named(parts: Tensor) -> Mapping[str, Tensor]:
+def named(parts: Tensor) -> Mapping[str, Tensor]:
+    """The parts of a loss under their names in the history."""
     return dict(zip(("train/loss_box", "train/loss_cls", "train/loss_dfl"), parts, strict=True))

@@ -32,7 +32,9 @@ class Learner:
     precision: torch.dtype
     channels_last: bool
     frozen_norms: tuple[torch.nn.Module, ...] = ()  # whose running statistics are used, and stay
-    step: int = 0  # optimiser steps completed
+    step: int = 0  # optimiser steps completed, skipped ones included
+    skipped: int = 0  # steps left out because their numbers were not finite
+    skipped_in_a_row: int = 0  # just now
     seconds: float = 0.0  # spent in the training loop, evaluations included; a resumed run adds up
     best: tuple[float, ...] = field(default=())  # the best evaluation so far, see `Checkpoints`
 
@@ -51,6 +53,19 @@ class Learner:
         self.model.train()
         for norm in self.frozen_norms:
             norm.eval()
+
+    def skip(self, config: TrainConfig) -> bool:
+        """Leave the present step out, if the configuration allows one more; return whether it was.
+
+        The step counts, so that the order of the data and the schedule go on. Its gradients are not used.
+        """
+        if config.on_nonfinite != "skip" or self.skipped_in_a_row >= config.max_skipped:
+            return False
+        self.scaler.update()  # it has seen the infinities, and wants to hear of the step's end
+        self.step += 1
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        return True
 
     def autocast(self) -> AbstractContextManager[None]:
         """Run the forward pass in the chosen precision."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.tracking.provenance import provenance
+from detector.tracking.provenance import code_fingerprint, provenance
 
 
 def _git(root: Path, *arguments: str) -> str:
@@ -28,7 +28,7 @@ def test_versions_and_command(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = found["versions"]
     assert isinstance(versions, dict)
     assert versions["python"] == platform.python_version()
-    names = {"python", "torch", "torchvision", "ultralytics", "opencv", "wandb", "numpy"}
+    names = {"python", "torch", "torchvision", "ultralytics", "opencv", "wandb", "numpy", "faster-coco-eval"}
     assert versions.keys() == names
     assert all(versions.values())
     assert found["command"] == "train.py --config 'a b.yaml'"
@@ -90,3 +90,19 @@ def test_nothing_heavy_is_imported() -> None:
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_code_is_known_by_its_content(tmp_path: Path) -> None:
+    (tmp_path / "detector" / "nn").mkdir(parents=True)
+    (tmp_path / "train.py").write_text("a")
+    file = tmp_path / "detector" / "nn" / "b.py"
+    file.write_text("b")
+    first = code_fingerprint(tmp_path)
+    assert len(first) == 16
+    (tmp_path / "README.md").write_text("not code")
+    assert code_fingerprint(tmp_path) == first
+    file.write_text("c")
+    second = code_fingerprint(tmp_path)
+    assert second != first
+    file.rename(file.with_name("c.py"))
+    assert code_fingerprint(tmp_path) not in (first, second)

@@ -27,6 +27,7 @@ def trained(make_learner: MakeLearner, **config: object) -> Learner:
     if learner.ema is not None:
         learner.ema.update_parameters(learner.model)
     learner.step, learner.seconds, learner.best = 7, 1.5, (0.1, 0.2)
+    learner.skipped, learner.skipped_in_a_row = 3, 2
     return learner
 
 
@@ -43,6 +44,7 @@ def test_what_is_saved_comes_back(
     again = random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
     assert again == drawn
     assert (other.step, other.seconds, other.best) == (7, 1.5, (0.1, 0.2))
+    assert (other.skipped, other.skipped_in_a_row) == (3, 2)
     for key, value in learner.model.state_dict().items():
         assert torch.equal(other.model.state_dict()[key], value), key
     for ours, theirs in zip(

@@ -166,7 +166,9 @@ def test_numbers_that_break_end_the_run_and_name_the_layer(
         yield make_batch()
 
     outcome, rows = run(learner, criterion, batches(), 5)
-    assert outcome == Outcome("diverged", "forward trunk.p4_0.a.conv (Conv2d)")
+    assert outcome.status == "diverged"
+    assert outcome.culprit is not None
+    assert outcome.culprit.where == "forward trunk.p4_0.a.conv (Conv2d)"
     assert learner.step == 1
     assert math.isnan(rows[-1]["train/loss"])
 
@@ -181,7 +183,9 @@ def test_a_broken_step_does_not_touch_the_weights(make_learner: MakeLearner, mak
             return loss._replace(total=loss.total * math.inf)
 
     outcome, _ = run(learner, Broken(learner.model, TrainConfig()), iter([make_batch()]), 1)
-    assert outcome == Outcome("diverged", "loss")
+    assert outcome.status == "diverged"
+    assert outcome.culprit is not None
+    assert outcome.culprit.where == "forward loss"
     assert all(torch.equal(a, b) for a, b in zip(before, weights(learner), strict=True))
 
 
