@@ -10,7 +10,7 @@ from pathlib import Path
 
 from detector import __version__
 from detector.check_command import add_check
-from detector.errors import UserError
+from detector.errors import UserError, for_terminal
 from detector.report.command import add_compare
 
 
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options) or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {for_terminal(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

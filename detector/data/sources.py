@@ -49,7 +49,9 @@ def locate(data_path: str) -> Path:
     raise UserError(f"{data_path}: there is no such file{hint}")
 
 
-def load_dataset(data_path: str, on_error: Literal["raise", "skip"] = "raise") -> Dataset:
+def load_dataset(
+    data_path: str, on_error: Literal["raise", "skip"] = "raise", *, allow_outside: bool = False
+) -> Dataset:
     """Find, and if need be fetch or render, a dataset, then read it strictly.
 
     Raises:
@@ -57,7 +59,7 @@ def load_dataset(data_path: str, on_error: Literal["raise", "skip"] = "raise") -
         UserError: as `locate` and `read_dataset`.
     """
     path, root = obtain(data_path)
-    return read_dataset(path, on_error, root=root)
+    return read_dataset(path, on_error, root=root, allow_outside=allow_outside)
 
 
 def obtain(data_path: str) -> tuple[Path, Path | None]:

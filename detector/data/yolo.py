@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 from detector.data.data_yaml import DataYaml, read_data_yaml, shown
 from detector.data.geometry import Floats, Image
 from detector.data.image_header import Header
-from detector.data.images import BadImage, decode_with_header
+from detector.data.images import MAX_BYTES, BadImage, decode_with_header
+from detector.data.labels import MAX_BYTES as MAX_LABEL_BYTES
 from detector.data.labels import Labels, read_labels
 from detector.data.listing import Listed, label_path, list_split
 from detector.data.problems import Problem
 from detector.errors import UserError
+from detector.files import read_bytes
 
 Signature = NDArray[np.uint8]
 REPORTED = 10  # problems listed in one error: enough to see the pattern
@@ -77,7 +79,11 @@ class Scan:
 
 
 def read_dataset(
-    yaml_path: Path, on_error: Literal["raise", "skip"] = "raise", *, root: Path | None = None
+    yaml_path: Path,
+    on_error: Literal["raise", "skip"] = "raise",
+    *,
+    root: Path | None = None,
+    allow_outside: bool = False,
 ) -> Dataset:
     """Read and check a dataset: every label parsed, every image decoded once.
 
@@ -86,12 +92,13 @@ def read_dataset(
             a list of these, relative to `path`), `names` (list, or map 0..n-1), optional `nc`.
         on_error: "raise" reports all bad lines and images in one error; "skip" drops and notes them.
         root: the dataset's folder, instead of the YAML's `path`.
+        allow_outside: accept images that a list file names outside the folders of the dataset and its YAML.
 
     Raises:
         UserError: with "raise", any problem; with either, what cannot be dropped, such as a missing
             folder, an empty split or wrong names.
     """
-    dataset, problems = scan_dataset(yaml_path, root=root)
+    dataset, problems = scan_dataset(yaml_path, root=root, allow_outside=allow_outside)
     if problems and on_error == "raise":
         lines = [str(problem) for problem in problems[:REPORTED]]
         if len(problems) > REPORTED:
@@ -102,13 +109,15 @@ def read_dataset(
     return dataset
 
 
-def scan_dataset(yaml_path: Path, *, root: Path | None = None) -> tuple[Dataset, tuple[Problem, ...]]:
+def scan_dataset(
+    yaml_path: Path, *, root: Path | None = None, allow_outside: bool = False
+) -> tuple[Dataset, tuple[Problem, ...]]:
     """Read a dataset without its bad lines and images, and list those: the base of `read_dataset`.
 
     Raises:
         UserError: what cannot be dropped: a missing folder, an empty split, wrong names.
     """
-    found = scan(yaml_path, root=root)
+    found = scan(yaml_path, root=root, allow_outside=allow_outside)
     return found.dataset, found.problems
 
 
@@ -116,6 +125,7 @@ def scan(
     yaml_path: Path,
     *,
     root: Path | None = None,
+    allow_outside: bool = False,
     sign: Callable[[Image], Signature] | None = None,
     track: Callable[[Iterable[File], int], Iterable[File]] = lambda files, _: files,
 ) -> Scan:
@@ -124,6 +134,7 @@ def scan(
     Args:
         yaml_path: the data YAML.
         root: the dataset's folder, instead of the YAML's `path`.
+        allow_outside: accept images that a list file names outside of it: see `read_dataset`.
         sign: what to keep of each picture's pixels, such as a small copy.
         track: is given the files as they are read and their number, and passes them on.
 
@@ -134,7 +145,7 @@ def scan(
     if root is not None:
         data = data.at(root)
     problems: list[Problem] = []
-    listed = {split: tuple(list_split(data, split, problems)) for split in data.splits}
+    listed = {split: tuple(list_split(data, split, problems, allow_outside)) for split in data.splits}
     paths = list(dict.fromkeys(entry.image for entries in listed.values() for entry in entries))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding and hashing release the GIL
         reading = pool.map(lambda path: _read(path, len(data.names), sign), paths)
@@ -176,7 +187,7 @@ def _read(path: Path, classes: int, sign: Callable[[Image], Signature] | None) -
     """Decode one image and parse its labels."""
     labels_file = label_path(path)
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, MAX_BYTES)
         image, header = decode_with_header(data)
     except OSError as error:
         problem = Problem(path, None, f"the image cannot be read: {error.strerror}", "unreadable")
@@ -187,13 +198,12 @@ def _read(path: Path, classes: int, sign: Callable[[Image], Signature] | None) -
     problems: tuple[Problem, ...] = ()
     labelled, text = True, ""
     try:
-        if labels_file.exists() and not labels_file.is_file():  # reading a pipe or a device would hang
-            raise OSError("it is not a file")
-        text = labels_file.read_text(encoding="utf-8-sig")  # some editors on Windows write a BOM
+        text = read_bytes(labels_file, MAX_LABEL_BYTES).decode("utf-8-sig")  # Windows editors write a BOM
     except FileNotFoundError:
         labelled = False  # a background: an image on purpose without objects
     except (OSError, UnicodeDecodeError) as error:
-        problems = (Problem(labels_file, None, f"the labels cannot be read: {error}", "unreadable"),)
+        reason = getattr(error, "strerror", None) or error
+        problems = (Problem(labels_file, None, f"the labels cannot be read: {reason}", "unreadable"),)
     labels = read_labels(text, classes)
     problems += tuple(Problem(labels_file, line, message, kind) for line, kind, message in labels.mistakes)
     return File(
