@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_LONGEST = 2000
+_KEPT = 1000  # characters at both ends of a line: what is wrong, and the fix
 
 
 class UserError(Exception):
@@ -32,4 +32,6 @@ def has_control(text: str) -> bool:
 def for_terminal(message: object) -> str:
     """A message as it is printed: its lines spelt out, and none of them endless."""
     lines = (spelt_out(line) for line in str(message).split("\n"))
-    return "\n".join(line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…" for line in lines)
+    return "\n".join(
+        line if len(line) <= 2 * _KEPT else f"{line[:_KEPT]} … {line[-_KEPT:]}" for line in lines
+    )

@@ -1,4 +1,4 @@
-"""Reading a file of unknown origin: it may be a pipe that blocks, a device that never ends, or far too large."""
+"""Reading a file of unknown origin: a pipe that blocks, a device that never ends, gigabytes."""
 
 from __future__ import annotations
 

@@ -137,8 +137,8 @@ def _names(value: safe_yaml.Value) -> tuple[str, ...]:
                 f"{value.where}: class {index} in names is {printable(repr(name))}; put it in quotes"
             )
         if isinstance(name, str) and has_control(name):
-            raise UserError(f"{value.where}: class {index} in names, {printable(name)}, holds a control character; "
-                            f"write one line of text")  # fmt: skip
+            raise UserError(f"{value.where}: class {index} in names holds a control character; "
+                            f"write one line of text instead of {printable(name)}")  # fmt: skip
     words = tuple(map(str, names))
     first = {word: index for index, word in reversed(list(enumerate(words)))}
     for index, word in enumerate(words):

@@ -68,9 +68,11 @@ def read_rows(path: Path) -> tuple[list[Row], list[str]]:
 def _parse(line: bytes) -> Row | None:
     """One row with numbers for values, or None. A key whose value is no number becomes NaN."""
     row: Any
+    kinds: set[type] = {float, int}
     try:
         row = orjson.loads(line)
     except ValueError:
+        kinds = {float}  # an integer may have thousands of digits
         try:
             row = json.loads(line)  # knows a bare NaN, which other writers leave in their files
         except (ValueError, RecursionError):
@@ -80,7 +82,7 @@ def _parse(line: bytes) -> Row | None:
     step = row.get("step")
     if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 10**12:
         return None
-    if not set(map(type, row.values())) <= {float, int}:
+    if not set(map(type, row.values())) <= kinds:
         return {key: number(value) for key, value in row.items()} | {"step": step}
     checked: Row = row
     return checked
