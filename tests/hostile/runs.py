@@ -55,7 +55,8 @@ CASES = [
     _compared("summary with odd values", _summary(seconds=10**400, status=[1], seed={}), "status"),
     _compared("history is binary", content(HISTORY, bytes(range(256)) * 9), "are not rows"),
     _compared("history is nested", content(HISTORY, DEEP + "\n"), "not rows"),
-    _compared("history with text for numbers", _row(**{"train/loss": "x", "gradient/vanishing_index": []}), "not finite"),
+    _compared("history with text for numbers", _row(**{"train/loss": "x", "gradient/vanishing_index": []}),
+              "not finite"),
     _compared("history with a number of 400 digits", _row(**{"train/loss": 10**400}), "not finite"),
     _compared("history is a pipe", pipe(HISTORY), "history.jsonl cannot be read"),
     _compared("history is a folder", folder(HISTORY), "history.jsonl cannot be read"),
@@ -78,7 +79,7 @@ CASES = [
     _resumed("history is a pipe", pipe(HISTORY), "is not a file; remove it"),
     _resumed("history is a device", link(HISTORY, "/dev/zero"), "is not a file; remove it"),
     _resumed("ledger with text for numbers", content(
-        LEDGER, '[{"step": "x", "block": 1, "operation": [], "layer": {}, "factor": "y"}]'), "what it means", 0),
+        LEDGER, '[{"step": "x", "block": 1, "operation": [], "layer": {}, "factor": "y"}]'), "means", 0),
     _resumed("ledger is nested", content(LEDGER, DEEP), "what it means", 0),
-    _resumed("the directory is gone", lambda root: (root / "run").rename(root / "out"), "no such file"),
+    _resumed("the directory is gone", lambda root: (root / "run").rename(root / "out.csv"), "no such file"),
 ]  # fmt: skip
