@@ -1,6 +1,6 @@
 """Every reader of a stranger's bytes, with bytes that nobody would write: it returns, or says what is wrong.
 
-`make fuzz` runs the long form: `pytest tests/hostile/test_fuzz.py --hypothesis-profile=long`.
+The long form, more than 10,000 cases: pytest tests/hostile/test_fuzz.py --hypothesis-profile=long
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from detector import safe_yaml
@@ -32,7 +32,7 @@ from detector.errors import UserError, for_terminal, has_control
 from detector.gradients.entries import Entry, read_ledger
 from detector.loading import KEYS, load_config
 from detector.nn.build import read_trained
-from detector.nn.checkpoint_file import read, write
+from detector.nn.checkpoint_file import read
 from detector.nn.description import check_description
 from detector.nn.detector import build_detector
 from detector.report.runs import LeftOut, Run, load_runs
@@ -43,6 +43,9 @@ from detector.training.learner import build_learner
 
 EMPTY = Path(__file__).parents[2] / "configs" / "coco8.yaml"
 NAMES = ("cat", "dog")
+TINY = ModelConfig(depths=(1, 1, 1, 1), widths=(4,) * 5, neck_width=4, reg_max=2)
+# For what takes a tenth of a second a case.
+fewer = settings(max_examples=settings.default.max_examples // 4)
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +60,13 @@ scalars = st.one_of(
     st.sampled_from([10**400, -1, 0, 2**64, 1e308, math.nan, math.inf, "NaN", "Infinity", "\x1b[2J", "a\nb"]),
 )  # fmt: skip
 values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )  # fmt: skip
 tokens = st.sampled_from(
-    ["train", "val", "names", "nc", "path", "source", "base", "model", "act", ": ", ":", "- ", "\n", "\n  ", "[",
-     "]", "{", "}", "&a ", "*a", "!!set ", "!x ", "'", '"', "|\n", ">", "#", "? ", "---\n", "...\n", "%YAML 9.9\n",
+    ["train", "val", "names", "nc", "path", "source", "base", "model", "act", ": ", ":", "- ", "\n", "\n  ",
+     "[", "]", "{", "}", "&a ", "*a", "!!set ", "!x ", "'", '"', "|\n", ">", "#", "? ", "---\n", "...\n", "%A 9\n",
      "<<: ", "0", "1e999", ".nan", "0x1F", "~", "\t", "\0", "\x85", "\u2028", "\\x", "\U0001f600", ", "]
 )  # fmt: skip
 documents = st.lists(tokens, max_size=30).map("".join) | st.text(max_size=60)
@@ -124,7 +128,7 @@ def test_data_yamls(folder: Path, keys: dict[str, Any], good: dict[str, Any]) ->
 
 
 list_lines = st.lists(
-    st.sampled_from(["images/a.jpg", "/", "..", "/etc/passwd", "../../x.jpg", "./", "\0", "~", "C:\\x.jpg", "\x1b"])
+    st.sampled_from(["images/a.jpg", "/", "..", "/etc/passwd", "../../x.jpg", "./", "\0", "~", "C:\\x"])
     | st.text(max_size=10), max_size=5,
 )  # fmt: skip
 
@@ -147,7 +151,7 @@ def test_list_files(folder: Path, content: bytes) -> None:
 
 
 fields = st.one_of(
-    st.sampled_from(["0", "1", "0.5", "nan", "-inf", "1e999", "1_0", "٣", "0x1", "1e-400", "\x1c", "\0", "2" * 400]),
+    st.sampled_from(["0", "1", "0.5", "nan", "-inf", "1e999", "1_0", "٣", "0x1", "1e-400", "\x1c", "2" * 400]),
     st.floats().map(repr), st.text(max_size=4),
 )  # fmt: skip
 
@@ -206,14 +210,15 @@ def test_pictures(data: bytes) -> None:
 
 
 def _checkpoint() -> dict[str, Any]:
-    config = ModelConfig(depths=(1, 1, 1, 1), widths=(4,) * 5, neck_width=4, reg_max=2)
     torch.manual_seed(0)
-    learner = build_learner(build_detector(config, 2), Config().train.model_copy(update={"device": "cpu"}))
+    learner = build_learner(
+        build_detector(TINY, len(NAMES)), Config().train.model_copy(update={"device": "cpu"})
+    )
     for parameter in learner.model.parameters():
         parameter.grad = torch.ones_like(parameter)
     learner.optimizer.step()
     extra = {
-        "config": Config(model=config).model_dump(mode="json"), "names": list(NAMES),
+        "config": Config(model=TINY).model_dump(mode="json"), "names": list(NAMES),
         "architecture": learner.model.architecture(), "data_fingerprint": "0" * 64, "wandb_id": "abc",
     }  # fmt: skip
     return state_dict(learner) | {"extra": extra}
@@ -233,22 +238,19 @@ BYTES = [_stored(STATE)]
 
 def try_checkpoint(path: Path) -> None:
     """Everything that a command does with a checkpoint."""
-    for reader in (read, read_trained):
-        try:
-            reader(path)
-        except UserError as error:
-            printable(error)
+    try:
+        read_trained(path)
+    except UserError as error:
+        printable(error)
     try:
         state = read(path)
         config = Config().train.model_copy(update={"device": "cpu"})
-        model = build_detector(
-            ModelConfig.model_validate(STATE["extra"]["config"]["model"] | {"freeze": "none"}), 2
-        )
-        load_state(state, build_learner(model, config))
+        load_state(state, build_learner(build_detector(TINY, len(NAMES)), config))
     except UserError as error:
         printable(error)
 
 
+@fewer
 @given(spoilt(BYTES))
 @example(b"")
 @example(b"PK\x03\x04")
@@ -277,26 +279,22 @@ def _replaced(value: Any, at: tuple[Any, ...], new: object) -> Any:
     return copy
 
 
-tensors = st.sampled_from([torch.zeros(0), torch.zeros(3), torch.zeros(1).expand(10**12), torch.ones(2, 2) * 1j,
-                           torch.eye(2).to_sparse(), torch.tensor(True), torch.zeros(2, device="meta")])  # fmt: skip
+tensors = st.sampled_from([torch.zeros(0), torch.zeros(3), torch.zeros(1).expand(10**12),
+                           torch.ones(2, 2) * 1j, torch.eye(2).to_sparse(), torch.tensor(True),
+                           torch.zeros(2, device="meta")])  # fmt: skip
 
 
+@fewer
 @given(st.sampled_from(list(_places(STATE))), values | tensors | st.just(...))
 def test_checkpoint_values(folder: Path, at: tuple[object, ...], new: object) -> None:
     if at or new is not ...:
-        write_any(_replaced(STATE, at, new), folder / "values.pt")
+        torch.save(_replaced(STATE, at, new), folder / "values.pt")
         try_checkpoint(folder / "values.pt")
 
 
-def write_any(state: object, path: Path) -> None:
-    if isinstance(state, dict):
-        write(state, path)
-    else:
-        torch.save(state, path)
-
-
 NETWORK = {
-    "nc": 2, "scales": {"n": [0.5, 0.25, 1024]}, "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 2, "C2f", [8, True]]],
+    "nc": 2, "scales": {"n": [0.5, 0.25, 1024]},
+    "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 2, "C2f", [8, True]]],
     "head": [[[0, 1], 1, "Concat", [1]], [[2], 1, "Detect", ["nc"]]],
 }  # fmt: skip
 
@@ -314,8 +312,9 @@ def test_network_descriptions(at: tuple[object, ...], new: object) -> None:
         assert len(str(error)) < 300
 
 
-ROW = {"step": 0, "epoch": 0, "train/loss": 1.5, "activation_grad/00_stem": 0.5, "activation_grad/01_p2.0": 1.0,
-       "weight_grad/00_stem": 1.0, "gradient/vanishing_index": 0.1, "signal/input_dependence": 0.9}  # fmt: skip
+ROW = {"step": 0, "epoch": 0, "train/loss": 1.5, "activation_grad/00_stem": 0.5,
+       "activation_grad/01_p2.0": 1.0, "weight_grad/00_stem": 1.0, "gradient/vanishing_index": 0.1,
+       "signal/input_dependence": 0.9}  # fmt: skip
 SUMMARY = {"ablation": "a", "seed": 0, "dataset": "d", "status": "finished", "steps": 2, "seconds": 1.0,
            "train/loss": 0.5, "gradient/verdict": "healthy", "gradient/verdict_init": "healthy",
            "data_fingerprint": "f", "commit": "c" * 40}  # fmt: skip
