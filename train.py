@@ -89,7 +89,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
     from detector.training.checkpoint import Checkpoints, load_state, read
     from detector.training.engine import evaluate, train
     from detector.training.learner import build_learner, seed_everything
-    from detector.training.plan import build_plan
+    from detector.training.plan import build_plan, check_batches
     from detector.training.stop import StopRequest
 
     # Data.
@@ -98,6 +98,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     loaders = {split: Loader(dataset.splits[split], config.data) for split in ("train", "val")}
+    check_batches(config, len(loaders["train"]))
     plan = build_plan(config, loaders["train"].batches_per_epoch(config.train.batch))
 
     # Model.

@@ -66,7 +66,8 @@ values = st.recursive(
 )  # fmt: skip
 tokens = st.sampled_from(
     ["train", "val", "names", "nc", "path", "source", "base", "model", "act", ": ", ":", "- ", "\n", "\n  ",
-     "[", "]", "{", "}", "&a ", "*a", "!!set ", "!x ", "'", '"', "|\n", ">", "#", "? ", "---\n", "...\n", "%A 9\n",
+     "[", "]", "{", "}", "&a ", "*a", "!!set ", "!x ", "'", '"', "|\n", ">", "#", "? ", "---\n",
+     "...\n", "%A 9\n",
      "<<: ", "0", "1e999", ".nan", "0x1F", "~", "\t", "\0", "\x85", "\u2028", "\\x", "\U0001f600", ", "]
 )  # fmt: skip
 documents = st.lists(tokens, max_size=30).map("".join) | st.text(max_size=60)
@@ -151,7 +152,7 @@ def test_list_files(folder: Path, content: bytes) -> None:
 
 
 fields = st.one_of(
-    st.sampled_from(["0", "1", "0.5", "nan", "-inf", "1e999", "1_0", "٣", "0x1", "1e-400", "\x1c", "2" * 400]),
+    st.sampled_from(["0", "1", "0.5", "nan", "-inf", "1e999", "1_0", "٣", "0x1", "\x1c", "2" * 400]),
     st.floats().map(repr), st.text(max_size=4),
 )  # fmt: skip
 

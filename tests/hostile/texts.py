@@ -96,6 +96,7 @@ CASES = [
     _override("run.dir is a link to nowhere", "run.dir={root}/lost", "cannot be made", link("lost", "gone")),
     _override("run.dir with a newline", 'run.dir="a\\nb"', "run.dir: must be one line of text"),
     _override("no such key, with an escape code", "\x1b]0;owned\x07=1", "unknown key"),
+    _override("batch of one value", "train.batch=1", "leave batch norm a single value"),
     _override("alias", "train.seed=*a", "aliases are not supported"),
 
     _data("billion laughs", BOMB, "aliases are not supported"),
