@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,8 @@ def check_state(state: Mapping[str, Any]) -> None:
 def _check_extra(extra: object) -> None:
     if not isinstance(extra, Mapping):
         raise ValueError("its 'extra' is not a mapping")
+    if any(isinstance(value, Tensor) for value in _everything(extra)):
+        raise ValueError("its 'extra' holds a tensor")
     names, run_id = extra.get("names", []), extra.get("wandb_id", "none")
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise ValueError("its 'names' are not a list of class names")
@@ -64,15 +66,21 @@ def _check_extra(extra: object) -> None:
 
 
 def _check_tensors(state: object) -> None:
-    """Every tensor in nested containers is an ordinary one with all of its numbers in the file."""
-    waiting, seen = [state], set()
-    while waiting:
-        value = waiting.pop()
+    """Every tensor is an ordinary one with all of its numbers in the file."""
+    for value in _everything(state):
         if isinstance(value, Tensor):
             stored = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
             if not stored or value.numel() * value.element_size() > value.untyped_storage().nbytes():
                 raise ValueError("it claims a tensor whose numbers are not in it")
-        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+
+
+def _everything(root: object) -> Iterator[object]:
+    """What nested containers hold."""
+    waiting, seen = [root], set()
+    while waiting:
+        value = waiting.pop()
+        yield value
+        if isinstance(value, Mapping | list | tuple) and id(value) not in seen:
             seen.add(id(value))  # a container may hold itself, or another a thousand times
             waiting += value.values() if isinstance(value, Mapping) else value
 
