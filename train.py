@@ -12,6 +12,7 @@ This file only assembles: configuration → data → model → fit. Read it firs
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detector.config import Config
-from detector.errors import UserError
+from detector.errors import UserError, for_terminal
 from detector.loading import LoadedConfig, load_config, save
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         return run(load_config(options.resume / "config.yaml"), options)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {for_terminal(error)}", file=sys.stderr)
         return EXIT_USER_ERROR
     except (
         KeyboardInterrupt
@@ -79,7 +80,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
     from detector.gradients.explain import explain
     from detector.gradients.ledger import Ledger, LedgerFile
     from detector.gradients.recorder import GradientRecorder
-    from detector.nn.build import architecture_of, build_model, rebuild
+    from detector.nn.build import architecture_of, build_model, facts_of, rebuild
     from detector.nn.describe import measure
     from detector.nn.loss import DetectionLoss
     from detector.nn.model import freeze
@@ -91,7 +92,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
     from detector.training.engine import evaluate, train
     from detector.training.failure import FailureFile
     from detector.training.learner import build_learner, seed_everything
-    from detector.training.plan import build_plan
+    from detector.training.plan import build_plan, check_batches
     from detector.training.stop import StopRequest
 
     # Data.
@@ -100,6 +101,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     loaders = {split: Loader(dataset.splits[split], config.data) for split in ("train", "val")}
+    check_batches(config, len(loaders["train"]))
     plan = build_plan(config, loaders["train"].batches_per_epoch(config.train.batch))
     train_batches = partial(
         loaders["train"].train_batches, batch=config.train.batch, seed=seed, epochs=plan.epochs
@@ -112,6 +114,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
         model, origin = build_model(config.model, dataset.names)
     else:  # the checkpoint has the weights, so that files of pretrained ones are not needed again
         saved = read(directory / "checkpoints" / "last.pt")
+        facts_of(saved, directory / "checkpoints" / "last.pt")
         model, origin = rebuild(architecture_of(saved), len(dataset.names)), ""
         freeze(model, config.model.freeze)
     learner = build_learner(model, config.train)
@@ -215,7 +218,7 @@ def load_data(loaded: LoadedConfig, options: argparse.Namespace) -> tuple[Datase
 
     data = loaded.config.data
     try:
-        return load_dataset(data.path, data.on_error), loaded
+        return load_dataset(data.path, data.on_error, allow_outside=data.allow_outside), loaded
     except DatasetUnavailable as error:
         if data.fallback == "none":
             raise
@@ -226,16 +229,24 @@ def load_data(loaded: LoadedConfig, options: argparse.Namespace) -> tuple[Datase
             file=sys.stderr,
         )
     data = (loaded := load_config(options.config, options.overrides, fallback=FALLBACK)).config.data
-    return load_dataset(data.path, data.on_error), loaded
+    return load_dataset(data.path, data.on_error, allow_outside=data.allow_outside), loaded
 
 
 def new_directory(config: Config, label: str) -> Path:
-    """Make `run.dir`, or a new folder in runs/; never one that holds a run already."""
+    """Make `run.dir`, or a new folder in runs/; never one that holds a run, or files that look like one's."""
     time_of_day = time.strftime("%Y%m%d-%H%M%S")
     directory = Path(config.run.dir or f"runs/{label}-s{config.train.seed}-{time_of_day}")
-    if (directory / "history.jsonl").exists():
+    if os.path.lexists(directory / "history.jsonl"):
         raise UserError(f"run.dir={directory} holds a run already; --resume {directory} goes on with it")
-    directory.mkdir(parents=True, exist_ok=True)
+    for name in ("config.yaml", "summary.json", "ledger.json", "checkpoints", "plots", "wandb"):
+        if os.path.lexists(directory / name):
+            raise UserError(
+                f"run.dir={directory} holds {name} already, which the run would write; name another"
+            )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"run.dir={directory} cannot be made: {error.strerror}; name another") from error
     return directory
 
 

@@ -42,6 +42,9 @@ def add_check(commands: Commands) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     parser.add_argument("--all", action="store_true", help="list every problem instead of ten of each kind")
     parser.add_argument(
+        "--allow-outside", action="store_true", help="as data.allow_outside: lists may name images elsewhere"
+    )
+    parser.add_argument(
         "--no-near-duplicates", action="store_true", help="do not compare pictures across splits"
     )
     parser.set_defaults(run=run_check)
@@ -69,7 +72,7 @@ def run_check(options: argparse.Namespace) -> int:
     try:
         path, root = obtain(options.data)
         sign = None if options.no_near_duplicates else thumbnail
-        found = scan(path, root=root, sign=sign, track=_track)
+        found = scan(path, root=root, allow_outside=options.allow_outside, sign=sign, track=_track)
     except UserError as error:
         if options.json:
             print_unusable(options.data, str(error))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from detector import __version__
 from detector.check_command import add_check
 from detector.convert_command import add_convert
-from detector.errors import UserError
+from detector.errors import UserError, for_terminal
 from detector.export_command import add_export
 from detector.predict_command import add_predict
 from detector.replay_command import add_replay
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options) or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {for_terminal(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -112,6 +112,7 @@ def add_val(commands: Commands) -> None:
         choices=("raise", "skip"),
         help="a bad label line or image: stop, or leave it out; default: as it was trained, else stop",
     )
+    val.add_argument("--allow-outside", action="store_true", help="lists may name images elsewhere")
     val.add_argument("--out", type=Path, metavar="DIR", help="a new folder; default: runs/val-<run>-<time>")
     val.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     val.add_argument("--wandb", action="store_true", help="record it on W&B; offline without a key")

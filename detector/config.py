@@ -12,12 +12,17 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=10**9)]  # no float loses a digit of it
+Channels = Annotated[int, Field(gt=0, le=8192)]
+Depth = Annotated[int, Field(gt=0, le=1000)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 # A pattern's description is what an error says the value must be.
 Text = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", description="one line of text")]
 Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f/\\]{1,100}$", description="text without slashes")]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda, cuda:N")]
+
+
+MOST_WEIGHTS = 1_000_000_000  # of the detector: with gradients and momentum, 12 GB
 
 
 def broken_rule(key: str, problem: str) -> PydanticCustomError:
@@ -45,7 +50,7 @@ class DataConfig(Section):
     """
 
     path: Text = "datasets/coco8.yaml"  # a data YAML in the YOLO format
-    image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 256  # letterboxed square, pixels
+    image_size: Annotated[int, Field(ge=32, le=16384, multiple_of=32)] = 256  # letterboxed square, pixels
     fliplr: Fraction = 0.0  # probability of a horizontal flip
     translate: Fraction = 0.0  # random shift, as a fraction of the image
     scale: Fraction = 0.0  # random zoom, 1 ± scale
@@ -60,9 +65,10 @@ class DataConfig(Section):
     flipud: Fraction = 0.0  # probability of a vertical flip
     close_mosaic: Annotated[int, Field(ge=0)] = 10  # epochs at the end without mosaic and mixup; 0: none
     on_error: Literal["raise", "skip"] = "raise"  # a bad label line or image: stop, or drop and count it
+    allow_outside: bool = False  # a list file may name images outside the dataset's folder
     fallback: Literal["shapes", "none"] = "shapes"  # if COCO8 cannot be had
     cache: bool = True  # keep letterboxed images in RAM when they fit
-    workers: Annotated[int, Field(ge=0)] = 0  # loader processes; 0 loads in the training process
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0  # loader processes; 0 loads in the training process
 
     @property
     def mixes(self) -> bool:
@@ -98,16 +104,16 @@ YOLO_KEYS = "mosaic", "mixup", "degrees", "shear", "perspective", "hsv_h", "hsv_
 class ModelConfig(Section):
     """The detector's size and its four ablatable components."""
 
-    depths: tuple[Positive, Positive, Positive, Positive] = (2, 10, 4, 2)  # blocks at strides 4, 8, 16, 32
-    widths: tuple[Positive, Positive, Positive, Positive, Positive] = (
+    depths: tuple[Depth, Depth, Depth, Depth] = (2, 10, 4, 2)  # blocks at strides 4, 8, 16, 32
+    widths: tuple[Channels, Channels, Channels, Channels, Channels] = (
         16,
         24,
         48,
         64,
         96,
     )  # stem, then stages
-    neck_width: Positive = 48
-    reg_max: Annotated[int, Field(ge=2)] = 16  # bins of the box distribution (DFL)
+    neck_width: Channels = 48
+    reg_max: Annotated[int, Field(ge=2, le=1024)] = 16  # bins of the box distribution (DFL)
     act: Literal["silu", "relu", "leaky_relu", "tanh", "sigmoid", "identity"] = "silu"
     norm: Literal["batch", "group", "none"] = "batch"
     shortcut: Literal["residual", "none", "gated"] = "residual"
@@ -126,6 +132,21 @@ class ModelConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _fits_into_memory(self) -> Self:
+        # Refused before anything is allocated: the system may end a process that asks for too much.
+        stages = zip(self.depths, self.widths, self.widths[1:], strict=False)
+        weights = sum(9 * (before * width + 2 * depth * width**2) for depth, before, width in stages)
+        weights += 9 * self.neck_width**2 * 22 + 3 * 4 * self.reg_max * self.neck_width
+        if weights > MOST_WEIGHTS:
+            sizes = ("widths", "depths", "neck_width", "reg_max")
+            key = next(k for k in sizes if getattr(self, k) != type(self).model_fields[k].default)
+            problem = (
+                f"the model would have {weights:.0e} weights, and at most {MOST_WEIGHTS:.0e} are accepted"
+            )
+            raise broken_rule(key, problem)
+        return self
+
+    @model_validator(mode="after")
     def _pretrained_brings_its_architecture(self) -> Self:
         if self.pretrained is not None:
             for key, field in type(self).model_fields.items():
@@ -140,13 +161,13 @@ class TrainConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # the range that every random generator accepts
     steps: Positive | None = 150  # optimiser steps; set exactly one of steps and epochs
     epochs: Positive | None = None
-    batch: Positive = 4  # images a forward pass
+    batch: Annotated[int, Field(gt=0, le=65536)] = 4  # images a forward pass
     accumulate: Positive = 1  # forward passes an optimiser step
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Annotated[float, Field(gt=0)] = 0.02
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # Nesterov for SGD, beta1 for AdamW
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4  # never on norms and biases
-    warmup_steps: Annotated[int, Field(ge=0)] = 20
+    warmup_steps: Annotated[int, Field(ge=0, le=10**9)] = 20
     backbone_lr: Annotated[float, Field(gt=0, le=1)] = 1.0  # the backbone's learning rate, as a factor of lr
     freeze_norms: bool = False  # batch norms keep the running statistics that pretrained weights came with
     norm_momentum: Annotated[float, Field(gt=0, le=1)] | None = (
@@ -160,7 +181,7 @@ class TrainConfig(Section):
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
     channels_last: bool = True
     device: Device = "auto"
-    threads: Positive | None = None  # CPU threads; null: torch's default
+    threads: Annotated[int, Field(gt=0, le=4096)] | None = None  # CPU threads; null: torch's default
     box_gain: Annotated[float, Field(ge=0)] = 7.5
     cls_gain: Annotated[float, Field(ge=0)] = 0.5
     dfl_gain: Annotated[float, Field(ge=0)] = 1.5
@@ -209,7 +230,7 @@ class TrackingConfig(Section):
     group: Text | None = None  # null: the ablation's name
     tags: tuple[Text, ...] = ()
     plots: bool = True
-    images: Annotated[int, Field(ge=0)] = 4  # predictions drawn at an evaluation
+    images: Annotated[int, Field(ge=0, le=10_000)] = 4  # predictions drawn at an evaluation
 
 
 class RunConfig(Section):

@@ -271,7 +271,7 @@ def _allowed(schema: dict[str, Any]) -> str:
     }
     limits = [f"{word} {schema[key]}" for key, word in words.items() if key in schema]
     kind = {"integer": "a whole number", "number": "a number", "string": "text"}[schema["type"]]
-    return " ".join([kind, " and ".join(limits)]).strip()
+    return " ".join([kind, " and ".join([*filter(None, [", ".join(limits[:-1])]), *limits[-1:]])]).strip()
 
 
 def _unknown(key: str, where: str) -> str:

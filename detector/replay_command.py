@@ -88,7 +88,7 @@ def rebuild_step(saved: Mapping[str, Any], config: Config) -> tuple[Learner, Cri
     from detector.training.plan import build_plan
     from detector.training.randomness import restore_random_state
 
-    dataset = load_dataset(config.data.path, config.data.on_error)
+    dataset = load_dataset(config.data.path, config.data.on_error, allow_outside=config.data.allow_outside)
     if saved["extra"]["data_fingerprint"] != dataset.fingerprint:
         raise UserError(f"{config.data.path}: the data changed since this step was saved")
     if config.train.threads is not None:

@@ -12,6 +12,8 @@ from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
 
+from detector.errors import UserError
+
 # Read once, by the import itself. A user's own setting wins.
 QUIET = {
     "YOLO_OFFLINE": "true",
@@ -41,6 +43,22 @@ def import_ultralytics(module: str) -> ModuleType:
             cv2.setNumThreads(threads[0])
             with suppress(RuntimeError):  # torch refuses once parallel work has begun: then it is unchanged
                 torch.set_num_threads(threads[1])
+
+
+def import_safe_tasks() -> ModuleType:
+    """`ultralytics.nn.tasks`, once it is sure that it runs no code of the files it reads.
+
+    Raises:
+        UserError: this version cannot, or was told not to.
+    """
+    tasks = import_ultralytics("nn.tasks")
+    safe = getattr(tasks, "_SafeLoad", None)
+    if safe is None or not safe.restricted():
+        raise UserError(
+            "model.pretrained: this ultralytics would run code that the file brings; "
+            "install a newer one, and do not set ULTRALYTICS_SAFE_LOAD"
+        )
+    return tasks
 
 
 def _set_by_user(environment: dict[str, str]) -> dict[str, str]:

@@ -53,7 +53,8 @@ def val(options: argparse.Namespace) -> None:
     if not data:
         raise UserError(f"{checkpoint} does not say what it was trained on: name the data with --data")
     on_error = options.on_error or (config.data.on_error if config else "raise")
-    dataset = load_dataset(data, on_error, splits=(options.split,))
+    outside = options.allow_outside or (config is not None and config.data.allow_outside)
+    dataset = load_dataset(data, on_error, splits=(options.split,), allow_outside=outside)
     columns = class_columns(loaded.names, dataset.names, str(checkpoint), data)
     directory = _new_directory(options.out, name)
 

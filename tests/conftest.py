@@ -16,6 +16,8 @@ from tests.support import ROOT, Run, environment
 
 # A slow machine is no failure: no test asserts how long anything takes.
 settings.register_profile("patient", deadline=None)
+# More than 10,000 cases of hostile input: pytest tests/hostile/test_fuzz.py --hypothesis-profile=long
+settings.register_profile("long", deadline=None, max_examples=1500)
 settings.load_profile("patient")
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detector import safe_yaml
-from detector.errors import UserError
+from detector.errors import UserError, has_control, spelt_out
+from detector.safe_yaml import printable
 
 GENERIC_STEMS = {"data", "dataset"}  # such a file is named after its folder
 _MEANINGS = {
@@ -31,7 +32,7 @@ class DataYaml:
     @property
     def name(self) -> str:
         """What to call the dataset: the file's stem, or its folder's name for a plain `data.yaml`."""
-        return self.file.parent.name if self.file.stem in GENERIC_STEMS else self.file.stem
+        return spelt_out(self.file.parent.name if self.file.stem in GENERIC_STEMS else self.file.stem)
 
     def at(self, root: Path) -> DataYaml:
         """The same description of data that lies elsewhere."""
@@ -99,9 +100,12 @@ def read_data_yaml(path: Path) -> DataYaml:
 
 
 def shown(path: Path) -> str:
-    """A path as the user would write it: relative to the working directory where it is below it."""
+    """A path as the user would write it: relative to the working directory where it is below it.
+
+    For messages only: control characters in it are spelt out.
+    """
     path = Path(os.path.abspath(path))
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    return spelt_out(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
 def _is_path(value: object) -> bool:
@@ -129,10 +133,17 @@ def _names(value: safe_yaml.Value) -> tuple[str, ...]:
     for index, name in enumerate(names):
         # YAML reads no, off and the like as booleans; an integer is surely meant as written.
         if not isinstance(name, str) and type(name) is not int:
-            raise UserError(f"{value.where}: class {index} in names is {name!r}; put it in quotes")
+            raise UserError(
+                f"{value.where}: class {index} in names is {printable(repr(name))}; put it in quotes"
+            )
+        if isinstance(name, str) and has_control(name):
+            raise UserError(f"{value.where}: class {index} in names holds a control character; "
+                            f"write one line of text instead of {printable(name)}")  # fmt: skip
     words = tuple(map(str, names))
     first = {word: index for index, word in reversed(list(enumerate(words)))}
     for index, word in enumerate(words):
         if first[word] != index:
-            raise UserError(f"{value.where}: classes {first[word]} and {index} are both {word!r}; rename one")
+            raise UserError(
+                f"{value.where}: classes {first[word]} and {index} are both {printable(word)!r}; rename one"
+            )
     return words

@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 # A JPEG marker that is neither a stuffed zero, a restart (both belong to the pixel data) nor fill.
-_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
-JPEG_END = 0xD9
+# Only the last of several fill bytes is matched: `\xff+` would walk a long row of them once for each.
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
+JPEG_END, JPEG_SCAN = 0xD9, 0xDA
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # these three hold tables
 _JPEG_APP1 = 0xE1
 _WIDTH, _HEIGHT, _ORIENTATION = 256, 257, 274  # TIFF tags
 _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # TIFF field types
 _MOST_TAGS = 4096  # real files have a few dozen
+_MOST_SEGMENTS = 200_000  # a PNG of 400 MB has 50,000; millions of empty ones would take minutes
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ def read_header(data: bytes) -> Header:
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """The segments of a JPEG as (marker, start of its content, length of its content)."""
     position = 2
-    while found := _JPEG_MARKER.search(data, position):
+    for _ in range(_MOST_SEGMENTS):
+        if (found := _JPEG_MARKER.search(data, position)) is None:
+            return
         marker, position = found[1][0], found.end()
         if marker in (JPEG_END, 0x01):  # these two have no content, and so no length
             yield marker, position, 0
@@ -84,7 +88,9 @@ def _jpeg(data: bytes) -> Header:
 def _png(data: bytes) -> Header:
     width, height = struct.unpack_from(">II", data, 16)
     orientation, position = 1, 8
-    while position + 8 <= len(data):
+    for _ in range(_MOST_SEGMENTS):
+        if position + 8 > len(data):
+            break
         length = int.from_bytes(data[position : position + 4], "big")
         if data[position + 4 : position + 8] == b"eXIf":
             orientation = _exif(data[position + 8 : position + 8 + length])
@@ -104,7 +110,9 @@ def _webp(data: bytes) -> Header:
     else:
         raise ValueError("its header is damaged")
     orientation, position = 1, 12
-    while position + 8 <= len(data):
+    for _ in range(_MOST_SEGMENTS):
+        if position + 8 > len(data):
+            break
         length = int.from_bytes(data[position + 4 : position + 8], "little")
         if data[position : position + 4] == b"EXIF":
             exif = data[position + 8 : position + 8 + length]
@@ -144,6 +152,8 @@ def _tags(data: bytes) -> dict[int, int]:
     tags = {}
     for entry in range(first, first + min(count, _MOST_TAGS) * step, step):
         tag, kind = struct.unpack_from(f"{order}HH", data, entry)
+        if tag in tags:  # readers disagree on which one counts
+            raise struct.error("a tag is given twice")
         if kind in _INTEGERS:
             (tags[tag],) = struct.unpack_from(f"{order}{_INTEGERS[kind]}", data, entry + value)
     return tags

@@ -8,12 +8,16 @@ import cv2
 import numpy as np
 
 from detector.data.geometry import Image
-from detector.data.image_header import JPEG_END, Header, jpeg_segments, read_header
+from detector.data.image_header import JPEG_END, JPEG_SCAN, Header, jpeg_segments, read_header
 from detector.errors import UserError
+from detector.files import read_bytes
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 MAX_PIXELS = 100_000_000  # 300 MB once decoded; what is larger is a bomb, or wants to be cut into tiles
+MAX_BYTES = 400_000_000  # of the file: more than MAX_PIXELS take uncompressed
+MAX_SCANS = 100  # of a JPEG: a progressive one has about ten, and each costs as much as decoding it all
+_TRUNCATED = "the image is truncated (its end is missing)"
 _PNG_END = b"IEND\xae\x42\x60\x82"
 
 
@@ -43,8 +47,10 @@ def decode_with_header(data: bytes) -> tuple[Image, Header]:
     """Decode a picture, as `decode`, and say what its header says: format, stored size, orientation."""
     if not data:
         raise BadImage("empty", "the file is empty")
-    if _is_truncated(data):
-        raise BadImage("truncated", "the image is truncated (its end is missing)")
+    if data.startswith(b"\xff\xd8"):
+        _check_jpeg(data)
+    elif _is_truncated(data):
+        raise BadImage("truncated", _TRUNCATED)
     try:
         header = read_header(data)
     except ValueError as error:
@@ -75,7 +81,7 @@ def read_image(path: Path) -> Image:
         UserError: the file is missing, unreadable or no picture.
     """
     try:
-        return decode(path.read_bytes())
+        return decode(read_bytes(path, MAX_BYTES))
     except OSError as error:
         raise UserError(f"{path}: the image cannot be read: {error.strerror}") from None
     except ValueError as error:
@@ -84,8 +90,6 @@ def read_image(path: Path) -> Image:
 
 def _is_truncated(data: bytes) -> bool:
     """Whether the file stops early. OpenCV fills the missing part with grey and says nothing."""
-    if data.startswith(b"\xff\xd8"):
-        return not _jpeg_ends(data)
     if data.startswith(b"\x89PNG"):
         return _PNG_END not in data
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
@@ -93,10 +97,17 @@ def _is_truncated(data: bytes) -> bool:
     return False
 
 
-def _jpeg_ends(data: bytes) -> bool:
-    """Whether the JPEG's own end marker is there.
+def _check_jpeg(data: bytes) -> None:
+    """Raise BadImage if a JPEG's own end marker is missing, or it would take hours to decode.
 
     Looking at the last two bytes is not enough: cameras append data after the end. Nor is searching
     for the marker: the thumbnail inside the EXIF header has one too. So walk from marker to marker.
     """
-    return any(marker == JPEG_END for marker, _, _ in jpeg_segments(data))
+    scans = 0
+    for marker, _, _ in jpeg_segments(data):
+        if marker == JPEG_END:
+            return
+        scans += marker == JPEG_SCAN
+        if scans > MAX_SCANS:
+            raise BadImage("corrupt", f"the image cannot be decoded: it has more than {MAX_SCANS} scans")
+    raise BadImage("truncated", _TRUNCATED)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from detector.data.geometry import Floats, xywh_to_xyxy, xyxy_to_xywh
 
 TOLERANCE = 1e-6  # rounding in the label file, as a fraction of the image
+MAX_BYTES = 1_000_000  # of one label file: 25,000 boxes
 FIELDS = "class cx cy w h"
 
 
@@ -97,10 +98,10 @@ def _parse_line(line: str, classes: int) -> tuple[tuple[float, ...], tuple[float
     index = _number(fields[0])
     if not index.is_integer():
         raise _BadLine(
-            "class-id", f"class {fields[0]!r} is not an integer; write an id from 0 to {classes - 1}"
+            "class-id", f"class {fields[0][:40]!r} is not an integer; write an id from 0 to {classes - 1}"
         )
     if not 0 <= index < classes:
-        raise _BadLine("class-id", f"class {int(index)} is not in names, which has 0 to {classes - 1}")
+        raise _BadLine("class-id", f"class {index:.15g} is not in names, which has 0 to {classes - 1}")
     box = [_number(field) for field in fields[1:]]
     for name, value in zip(("cx", "cy", "w", "h"), box, strict=True):
         if not -TOLERANCE <= value <= 1 + TOLERANCE:

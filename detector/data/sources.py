@@ -51,7 +51,11 @@ def locate(data_path: str) -> Path:
 
 
 def load_dataset(
-    data_path: str, on_error: Literal["raise", "skip"] = "raise", *, splits: Collection[str] | None = None
+    data_path: str,
+    on_error: Literal["raise", "skip"] = "raise",
+    *,
+    splits: Collection[str] | None = None,
+    allow_outside: bool = False,
 ) -> Dataset:
     """Find, and if need be fetch or render, a dataset, then read it strictly.
 
@@ -62,7 +66,7 @@ def load_dataset(
         UserError: as `locate` and `read_dataset`.
     """
     path, root = obtain(data_path)
-    return read_dataset(path, on_error, root=root, splits=splits)
+    return read_dataset(path, on_error, root=root, splits=splits, allow_outside=allow_outside)
 
 
 def obtain(data_path: str) -> tuple[Path, Path | None]:

@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 from detector.data.data_yaml import DataYaml, read_data_yaml, shown
 from detector.data.geometry import Floats, Image
 from detector.data.image_header import Header
-from detector.data.images import BadImage, decode_with_header
+from detector.data.images import MAX_BYTES, BadImage, decode_with_header
+from detector.data.labels import MAX_BYTES as MAX_LABEL_BYTES
 from detector.data.labels import Labels, read_labels
 from detector.data.listing import Listed, label_path, list_split
 from detector.data.problems import Problem
 from detector.errors import UserError
+from detector.files import read_bytes
 
 Signature = NDArray[np.uint8]
 REPORTED = 10  # problems listed in one error: enough to see the pattern
@@ -82,6 +84,7 @@ def read_dataset(
     *,
     root: Path | None = None,
     splits: Collection[str] | None = None,
+    allow_outside: bool = False,
 ) -> Dataset:
     """Read and check a dataset: every label parsed, every image decoded once.
 
@@ -92,12 +95,13 @@ def read_dataset(
         root: the dataset's folder, instead of the YAML's `path`.
         splits: read these only; the fingerprint is then theirs, and images that another split holds too
             go unnoticed.
+        allow_outside: accept images that a list file names outside the folders of the dataset and its YAML.
 
     Raises:
         UserError: with "raise", any problem; with either, what cannot be dropped, such as a missing
             folder, an empty split or wrong names.
     """
-    dataset, problems = scan_dataset(yaml_path, root=root, splits=splits)
+    dataset, problems = scan_dataset(yaml_path, root=root, splits=splits, allow_outside=allow_outside)
     if problems and on_error == "raise":
         lines = [str(problem) for problem in problems[:REPORTED]]
         if len(problems) > REPORTED:
@@ -109,14 +113,18 @@ def read_dataset(
 
 
 def scan_dataset(
-    yaml_path: Path, *, root: Path | None = None, splits: Collection[str] | None = None
+    yaml_path: Path,
+    *,
+    root: Path | None = None,
+    splits: Collection[str] | None = None,
+    allow_outside: bool = False,
 ) -> tuple[Dataset, tuple[Problem, ...]]:
     """Read a dataset without its bad lines and images, and list those: the base of `read_dataset`.
 
     Raises:
         UserError: what cannot be dropped: a missing folder, an empty split, wrong names.
     """
-    found = scan(yaml_path, root=root, splits=splits)
+    found = scan(yaml_path, root=root, splits=splits, allow_outside=allow_outside)
     return found.dataset, found.problems
 
 
@@ -125,6 +133,7 @@ def scan(
     *,
     root: Path | None = None,
     splits: Collection[str] | None = None,
+    allow_outside: bool = False,
     sign: Callable[[Image], Signature] | None = None,
     track: Callable[[Iterable[File], int], Iterable[File]] = lambda files, _: files,
 ) -> Scan:
@@ -134,6 +143,7 @@ def scan(
         yaml_path: the data YAML.
         root: the dataset's folder, instead of the YAML's `path`.
         splits: read these only; None reads all.
+        allow_outside: accept images that a list file names outside of it: see `read_dataset`.
         sign: what to keep of each picture's pixels, such as a small copy.
         track: is given the files as they are read and their number, and passes them on.
 
@@ -148,7 +158,7 @@ def scan(
         if split not in data.splits:
             raise UserError(f"{shown(yaml_path)}: has no split {split!r}, only {', '.join(data.splits)}")
     problems: list[Problem] = []
-    listed = {split: tuple(list_split(data, split, problems)) for split in wanted}
+    listed = {split: tuple(list_split(data, split, problems, allow_outside)) for split in wanted}
     paths = list(dict.fromkeys(entry.image for entries in listed.values() for entry in entries))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding and hashing release the GIL
         reading = pool.map(lambda path: _read(path, len(data.names), sign), paths)
@@ -190,7 +200,7 @@ def _read(path: Path, classes: int, sign: Callable[[Image], Signature] | None) -
     """Decode one image and parse its labels."""
     labels_file = label_path(path)
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, MAX_BYTES)
         image, header = decode_with_header(data)
     except OSError as error:
         problem = Problem(path, None, f"the image cannot be read: {error.strerror}", "unreadable")
@@ -201,13 +211,12 @@ def _read(path: Path, classes: int, sign: Callable[[Image], Signature] | None) -
     problems: tuple[Problem, ...] = ()
     labelled, text = True, ""
     try:
-        if labels_file.exists() and not labels_file.is_file():  # reading a pipe or a device would hang
-            raise OSError("it is not a file")
-        text = labels_file.read_text(encoding="utf-8-sig")  # some editors on Windows write a BOM
+        text = read_bytes(labels_file, MAX_LABEL_BYTES).decode("utf-8-sig")  # Windows editors write a BOM
     except FileNotFoundError:
         labelled = False  # a background: an image on purpose without objects
     except (OSError, UnicodeDecodeError) as error:
-        problems = (Problem(labels_file, None, f"the labels cannot be read: {error}", "unreadable"),)
+        reason = getattr(error, "strerror", None) or error
+        problems = (Problem(labels_file, None, f"the labels cannot be read: {reason}", "unreadable"),)
     labels = read_labels(text, classes)
     problems += tuple(Problem(labels_file, line, message, kind) for line, kind, message in labels.mistakes)
     return File(

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detector.files import write_text
+from detector.files import read_bytes, write_text
 from detector.gradients.indices import FLOOR
+
+MAX_BYTES = 50_000_000  # of a ledger file; a deep trunk's has one
 
 
 @dataclass(frozen=True)
@@ -155,10 +157,16 @@ def read_ledger(path: Path) -> dict[int, list[Entry]]:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        rows = json.loads(read_bytes(path, MAX_BYTES))
+    except (OSError, ValueError, RecursionError):
         return []
-    keys = {"step", "block", "operation", "layer", "factor"}
-    return (
-        rows if isinstance(rows, list) and all(isinstance(r, dict) and keys <= r.keys() for r in rows) else []
-    )
+    return rows if isinstance(rows, list) and all(map(_is_row, rows)) else []
+
+
+def _is_row(row: object) -> bool:
+    if not isinstance(row, dict):
+        return False
+    factor, step = row.get("factor", ""), row.get("step")
+    measured = factor is None or isinstance(factor, float) or (type(factor) is int and abs(factor) < 2**64)
+    named = all(isinstance(row.get(key), str) for key in ("block", "operation", "layer"))
+    return measured and named and type(step) is int

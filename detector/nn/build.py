@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from detector.config import ModelConfig
+from detector.config import DataConfig, ModelConfig
+from detector.errors import UserError
 from detector.nn.checkpoint_file import evaluated_weights, read_if_own
 from detector.nn.detector import build_detector
 from detector.nn.model import DetectionModel, freeze
@@ -43,7 +44,11 @@ def build_model(config: ModelConfig, names: Sequence[str]) -> Built:
         path = find(config.pretrained)
         trained = read_trained(path)
         model = rebuild(trained.architecture, len(names))
-        origin = f"weights of {path.name}: {transfer(trained.weights, trained.names, model, names)}"
+        try:
+            kept = transfer(trained.weights, trained.names, model, names)
+        except (RuntimeError, IndexError, TypeError) as error:
+            raise UserError(f"{path}: its tensors do not fit its classes; it is damaged") from error
+        origin = f"weights of {path.name}: {kept}"
     freeze(model, config.freeze)
     return Built(model, origin)
 
@@ -71,8 +76,8 @@ def read_trained(path: Path) -> Trained:
         architecture = {"kind": "yolo", "description": source.description}
         weights = {f"net.{key}": value for key, value in source.net.state_dict().items()}
         return Trained(architecture, weights, source.names, source.image_size, None)
-    extra = saved["extra"]
-    size = int(extra["config"]["data"]["image_size"])
+    extra = facts_of(saved, path)
+    size = extra["config"]["data"]["image_size"]
     return Trained(
         architecture_of(saved),
         evaluated_weights(saved),
@@ -83,19 +88,42 @@ def read_trained(path: Path) -> Trained:
     )
 
 
+def facts_of(saved: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """What a checkpoint of this project says of its run.
+
+    Raises:
+        UserError: something of it is missing or no longer what a run writes.
+    """
+    extra = saved.get("extra", {})
+    try:
+        DataConfig(image_size=extra["config"]["data"]["image_size"])
+        complete = {"names", "data_fingerprint", "wandb_id"} <= extra.keys() and bool(extra["names"])
+    except (KeyError, TypeError, ValueError):
+        complete = False
+    if not complete:
+        raise UserError(f"{path}: the checkpoint is damaged: it does not say what it was trained on")
+    return dict(extra)
+
+
 def architecture_of(saved: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a checkpoint of this project says of its network; early ones have only the configuration."""
     architecture: Mapping[str, Any] | None = saved["extra"].get("architecture")
-    return architecture or {"kind": "compact", "model": saved["extra"]["config"]["model"]}
+    return architecture or {"kind": "compact", "model": saved["extra"]["config"].get("model")}
 
 
 def rebuild(architecture: Mapping[str, Any], num_classes: int) -> DetectionModel:
-    """The network that `DetectionModel.architecture` describes, its weights aside."""
-    if architecture["kind"] == "yolo":
-        return YoloModel(architecture["description"], num_classes)
-    return build_detector(
-        ModelConfig.model_validate({**architecture["model"], "freeze": "none"}), num_classes
-    )
+    """The network that `DetectionModel.architecture` describes, its weights aside.
+
+    Raises:
+        UserError: no network can be built from it.
+    """
+    try:
+        if architecture["kind"] == "yolo":
+            return YoloModel(architecture["description"], num_classes)
+        config = ModelConfig.model_validate({**architecture["model"], "freeze": "none"})
+    except (KeyError, TypeError, ValueError) as error:  # pydantic's is a ValueError
+        raise UserError("the checkpoint describes no network that can be built; it is damaged") from error
+    return build_detector(config, num_classes)
 
 
 class Loaded(NamedTuple):
@@ -116,5 +144,8 @@ def load_model(path: Path) -> Loaded:
     """
     trained = read_trained(path)
     model = rebuild(trained.architecture, len(trained.names))
-    model.load_state_dict(dict(trained.weights))
+    try:
+        model.load_state_dict(dict(trained.weights))
+    except RuntimeError as error:
+        raise UserError(f"{path}: its tensors are not those of the network it describes") from error
     return Loaded(model.eval(), trained.names, trained.image_size, trained.step, trained.config)

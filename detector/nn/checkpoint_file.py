@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from detector.errors import UserError
-from detector.files import replacing
+from detector.files import check_regular, replacing
+from detector.nn.checkpoint_check import check_archive, check_state
 
 FORMAT = 1
 
@@ -40,16 +41,28 @@ def read_if_own(path: Path) -> dict[str, Any] | None:
         UserError: it is missing or broken.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        check_regular(path)
+        check_archive(path)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no checkpoint here") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: not a readable checkpoint: {reason}") from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "GLOBAL" in str(error):  # intact, but it wants code to be run
             return None
         raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever unpickling damaged bytes stumbles over: a dozen kinds
         raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
-    return state if isinstance(state, dict) and state.get("format") == FORMAT else None
+    if not isinstance(state, dict) or type(state.get("format")) is not int or state["format"] != FORMAT:
+        return None
+    try:
+        check_state(state)
+    except ValueError as error:
+        raise UserError(f"{path}: the checkpoint is damaged: {error}") from None
+    return state
 
 
 def evaluated_weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -14,7 +14,9 @@ from torch import nn
 from detector import safe_yaml
 from detector.data.download import download
 from detector.errors import UserError
-from detector.ultralytics_import import import_ultralytics
+from detector.files import check_regular
+from detector.nn.checkpoint_check import check_archive
+from detector.ultralytics_import import import_safe_tasks, import_ultralytics
 
 PROJECT = Path(__file__).resolve().parents[2]
 WEIGHTS = PROJECT / "weights"  # where downloads land; git-ignored
@@ -43,7 +45,7 @@ def find(name: str) -> Path:
     """
     written = os.path.expanduser(name)
     for candidate in (Path(written).absolute(), PROJECT / written, WEIGHTS / written):
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # unlike Path.is_file, no error for an overlong name
             return candidate
     official = import_ultralytics("utils.downloads").GITHUB_ASSETS_NAMES
     if name not in official:
@@ -75,8 +77,9 @@ def read_description(name: str) -> dict[str, Any]:
     common = Path(name).with_name(f"{sized[1]}{sized[3] or ''}{Path(name).suffix}") if sized else Path(name)
     models = Path(str(import_ultralytics("cfg").__file__)).parent / "models"
     own = [Path(name).expanduser(), PROJECT / name, common.expanduser()]
-    theirs = [*models.glob(f"*/{Path(name).name}"), *models.glob(f"*/{common.name}")]
-    file = next((path for path in (*own, *theirs) if path.is_file()), None)
+    folders = sorted(folder for folder in models.iterdir() if folder.is_dir())
+    theirs = [folder / wanted for wanted in (Path(name).name, common.name) for folder in folders]
+    file = next((path for path in (*own, *theirs) if os.path.isfile(path)), None)
     if file is None:
         raise UserError(f"model.pretrained={name}: there is no such file here or in ultralytics")
     value = safe_yaml.read(file, str(file)).plain()
@@ -93,8 +96,10 @@ def read_weights(path: Path) -> Pretrained:
     Raises:
         UserError: it is damaged, or not a detection checkpoint.
     """
-    tasks = import_ultralytics("nn.tasks")
+    tasks = import_safe_tasks()
     try:
+        check_regular(path)
+        check_archive(path)
         saved, _ = tasks.torch_safe_load(str(path), safe_only=True)
         net = saved.get("ema") or saved["model"]
         names = net.names

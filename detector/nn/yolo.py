@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from detector.errors import UserError
+from detector.nn.description import check_description
 from detector.nn.model import DetectionModel, Predictions
-from detector.ultralytics_import import import_ultralytics
+from detector.ultralytics_import import import_safe_tasks, import_ultralytics
 
 # The head's class branches: of the usual head, and of the one that needs no suppression (YOLO26, v10).
 CLASS_BRANCHES = "cv3", "one2one_cv3"
@@ -37,8 +38,9 @@ class YoloModel(DetectionModel):
 
     def __init__(self, description: Mapping[str, Any], num_classes: int) -> None:
         super().__init__()
-        tasks = import_ultralytics("nn.tasks")
+        tasks = import_safe_tasks()
         try:
+            check_description(description, import_ultralytics("nn.modules"))
             self.net: nn.Module = tasks.DetectionModel(deepcopy(dict(description)), verbose=False)
         except Exception as error:  # whatever a wrong description makes their parser stumble over
             reason = " ".join(str(error).split())[:200]

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from detector.errors import UserError
+from detector.errors import UserError, spelt_out
 from detector.report.factorial import Factorial, find_factorial
 from detector.report.metrics import METRICS
 from detector.report.runs import LeftOut, Run
@@ -178,7 +178,9 @@ def _changes(run: Run, reference: Run) -> list[str]:
 
 
 def _yaml(value: object) -> str:
-    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    text = (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else spelt_out(str(value))
+    )
     return text if len(text) <= 40 else text[:39] + "…"
 
 

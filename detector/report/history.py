@@ -13,9 +13,13 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from detector.files import read_bytes
+
 Array = NDArray[np.float64]
 Row = dict[str, Any]
 
+MAX_HISTORY = 2_000_000_000  # bytes; a row has about 8 kB
+MAX_LAYERS = 5000  # of a profile; more is no trunk
 MAX_ROWS = 100  # gradient profiles a run keeps; a screen shows no more
 MAX_POINTS = 250  # points of a scalar curve
 GRADIENTS = ("activation_grad", "weight_grad")
@@ -44,7 +48,7 @@ def read_rows(path: Path) -> tuple[list[Row], list[str]]:
     """
     rows: list[Row] = []
     bad: list[int] = []
-    lines = path.read_bytes().split(b"\n")
+    lines = read_bytes(path, MAX_HISTORY).split(b"\n")
     torn = lines.pop()
     for number, line in enumerate(lines, start=1):
         row = _parse(line)
@@ -64,9 +68,11 @@ def read_rows(path: Path) -> tuple[list[Row], list[str]]:
 def _parse(line: bytes) -> Row | None:
     """One row with numbers for values, or None. A key whose value is no number becomes NaN."""
     row: Any
+    kinds: set[type] = {float, int}
     try:
         row = orjson.loads(line)
     except ValueError:
+        kinds = {float}  # an integer may have thousands of digits
         try:
             row = json.loads(line)  # knows a bare NaN, which other writers leave in their files
         except (ValueError, RecursionError):
@@ -76,7 +82,7 @@ def _parse(line: bytes) -> Row | None:
     step = row.get("step")
     if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 10**12:
         return None
-    if not set(map(type, row.values())) <= {float, int}:
+    if not set(map(type, row.values())) <= kinds:
         return {key: number(value) for key, value in row.items()} | {"step": step}
     checked: Row = row
     return checked
@@ -107,7 +113,7 @@ def curves(rows: Sequence[Row]) -> Curves:
     recorded = [row for row in rows if any(key.startswith(prefix) for key in row)]
     kept = [recorded[at] for at in thin(len(recorded), MAX_ROWS)]
     names = {key.split("/", 1)[1] for row in kept for key in row if key.startswith(prefix)}
-    layers = tuple(sorted(names, key=lambda name: (depth_of(name), name)))
+    layers = tuple(sorted(names, key=lambda name: (depth_of(name), name))[:MAX_LAYERS])
     profiles = {
         kind: np.array([[row.get(f"{kind}/{name}", math.nan) for name in layers] for row in kept], np.float64)
         for kind in GRADIENTS

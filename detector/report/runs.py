@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from detector.errors import UserError
+from detector.errors import UserError, spelt_out
+from detector.files import read_bytes
 from detector.gradients.diagnosis import diagnose
 from detector.report.history import Curves, curves, nonfinite_note, number, read_rows
 from detector.report.metrics import METRICS
@@ -23,6 +24,7 @@ State = Literal["finished", "diverged", "stopped", "unfinished"]
 
 FILES = ("config.yaml", "history.jsonl", "summary.json")
 MAX_SUMMARY = 1_000_000
+MAX_LEDGER = 50_000_000
 # What a run was told that does not change what it computes, or is compared in another way.
 NEUTRAL = (
     "run.",
@@ -36,6 +38,7 @@ NEUTRAL = (
     "data.cache",
     "data.fallback",
     "data.on_error",
+    "data.allow_outside",
 )
 KEYS = tuple(metric.key for metric in METRICS)
 
@@ -163,7 +166,7 @@ def _load(directory: Path) -> Run | LeftOut:
         verdicts=verdicts,
         data=fingerprint if isinstance(fingerprint, str) else None,
         dataset=printable(str(summary.get("dataset") or Path(str(config.get("data.path"))).stem)),
-        commit=commit[:7] if isinstance(commit, str) else None,
+        commit=spelt_out(commit[:7]) if isinstance(commit, str) else None,
         curves=curves(rows),
         ledger=ledger,
     )
@@ -182,9 +185,7 @@ def flatten(value: Value, prefix: str = "") -> dict[str, Any]:
 def _summary(path: Path) -> tuple[dict[str, Any], str | None]:
     """The summary, or an empty one and what is wrong with it."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_SUMMARY)
-        content = json.loads(raw)
+        content = json.loads(read_bytes(path, MAX_SUMMARY))
     except FileNotFoundError:
         return {}, "it has no summary.json: it is still running, or was killed"
     except OSError as error:
@@ -227,7 +228,7 @@ def _odd(
 def _diagnose(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     try:
         return diagnose(rows, int(rows[-1]["step"]) + 1) if rows else {}
-    except KeyError:  # a row of another version, without the indices
+    except (KeyError, ValueError):  # a row of another version, without the indices or the norms
         return {}
 
 
@@ -238,7 +239,7 @@ def _text(value: object) -> str | None:
 def _ledger(path: Path) -> tuple[tuple[Step, ...], str | None]:
     """The chain-rule ledger, if the run wrote one."""
     try:
-        entries = json.loads(path.read_bytes())
+        entries = json.loads(read_bytes(path, MAX_LEDGER))
         steps = tuple(
             Step(int(entry["step"]), str(entry["block"]), _operation(entry), number(entry["factor"]))
             for entry in entries

@@ -77,9 +77,12 @@ def _fetch_data(cells: list[Cell]) -> None:
     from detector.data.coco8 import DatasetUnavailable
     from detector.data.sources import load_dataset
 
-    for path, on_error in dict.fromkeys((c.config.data.path, c.config.data.on_error) for c in cells):
+    configs = [cell.config for cell in cells]
+    for path, on_error, allow_outside in dict.fromkeys(
+        (c.data.path, c.data.on_error, c.data.allow_outside) for c in configs
+    ):
         try:
-            load_dataset(path, on_error)
+            load_dataset(path, on_error, allow_outside=allow_outside)
         except DatasetUnavailable as error:
             raise UserError(f"{error}\nwithout COCO8: ablations/suites/factorial_shapes.yaml") from error
 

@@ -17,11 +17,13 @@ from typing import Any, Literal, Protocol
 
 from detector.config import Config
 from detector.errors import UserError
+from detector.files import check_regular, read_bytes
 from detector.loading import load_config
 from detector.suites.suite import Cell
 
 Status = Literal["waiting", "running", "finished", "diverged", "failed", "stopped"]
 
+MAX_SUMMARY = 1_000_000  # bytes
 LOG = "console.log"  # in a run's directory: what train.py printed
 COMPLETE = ("finished", "diverged")
 _LOOK_EVERY = 0.2  # seconds
@@ -140,7 +142,14 @@ _LEFTOVERS = {"config.yaml", LOG, "checkpoints", "plots", "wandb"}
 
 # Where and how a run is computed and watched does not make it another experiment.
 _IRRELEVANT = ("run", "tracking")
-_IRRELEVANT_KEYS = ("data.cache", "data.workers", "data.fallback", "train.threads", "train.device")
+_IRRELEVANT_KEYS = (
+    "data.allow_outside",
+    "data.cache",
+    "data.workers",
+    "data.fallback",
+    "train.threads",
+    "train.device",
+)
 
 
 def differences(found: Config, wanted: Config) -> list[str]:
@@ -159,8 +168,8 @@ def differences(found: Config, wanted: Config) -> list[str]:
 def read_summary(directory: Path) -> dict[str, Any]:
     """A run's summary with its NaNs as floats; empty where there is none that can be read."""
     try:
-        summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        summary = json.loads(read_bytes(directory / "summary.json", MAX_SUMMARY))
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(summary, dict):
         return {}
@@ -170,13 +179,17 @@ def read_summary(directory: Path) -> dict[str, Any]:
 def read_last_row(directory: Path) -> dict[str, Any]:
     """The newest whole row of a history that is being written; empty before the first."""
     try:
-        with (directory / "history.jsonl").open("rb") as file:
+        path = directory / "history.jsonl"
+        check_regular(path)
+        with path.open("rb") as file:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - 65_536))  # a row is about 8 kB
             row = json.loads(file.read().split(b"\n")[-2])
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError, IndexError, RecursionError):
         return {}
-    return row if isinstance(row, dict) and {"step", "epoch"} <= row.keys() else {}
+    if not isinstance(row, dict) or not all(isinstance(row.get(k), int | float) for k in ("step", "epoch")):
+        return {}
+    return row
 
 
 def prepare(job: Job) -> None:

@@ -30,6 +30,7 @@ from detector.safe_yaml import Value, printable
 
 KEYS = ("base", "settings", "seeds", "cells")
 MOST_SEEDS = 1000
+MOST_RUNS = 10_000
 
 _OWNED = {  # a suite decides these for each cell, so nobody else may
     "train.seed": "a suite runs every cell with the same seeds: use `seeds:`, or --seeds",
@@ -123,6 +124,8 @@ def expand(suite: Suite, seeds: int | None = None, overrides: Sequence[str] = ()
     """
     if seeds is not None and not 1 <= seeds <= MOST_SEEDS:
         raise UserError(f"--seeds: must be how many, 1 to {MOST_SEEDS}, not {seeds}")
+    if len(suite.cells) * (suite.seeds if seeds is None else seeds) > MOST_RUNS:
+        raise UserError(f"{suite.name}: more than {MOST_RUNS} runs; take fewer cells or seeds")
     command_line = parse_overrides(overrides)
     _refuse_owned(command_line)
     base = merge(layer for _, layer in read_chain(suite.base))
@@ -176,7 +179,7 @@ def _refuse_owned(layer: Layer) -> None:
 
 def _beside(suite: Path, name: Value) -> Path:
     path = Path(os.path.normpath(suite.parent / str(name.value)))
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, no error for an overlong name
         raise UserError(f"{name.where}: {printable(str(name.value))}: no such file ({display(path)})")
     return path
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from detector.errors import for_terminal
 from detector.gradients.indices import EXPLODING, VANISHING
 from detector.tracking.tracker import PredictionImage, Row, Tracker
 
@@ -74,7 +75,7 @@ class ConsoleTracker(Tracker):
 
     def message(self, text: str) -> None:
         """Print a line; a bar stays below it."""
-        self._print(text)
+        self._print(for_terminal(text))
 
     def finish(self, summary: Mapping[str, object], checkpoint: Path | None) -> None:
         """Print the result as a table of key numbers with their meaning."""

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex
 
 from detector.errors import UserError
-from detector.files import write_bytes, write_text
+from detector.files import read_bytes, write_bytes, write_text
 from detector.tracking.tracker import PredictionImage, Row, Tracker, describe
 
 _log = logging.getLogger(__name__)
 
+MAX_HISTORY = 2_000_000_000  # bytes; a row has about 8 kB
+MOST_STEPS = 10**12
 _FIRST = ("step", "epoch")  # the rest of a row keeps its order: the network's
 _NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -53,6 +55,8 @@ class LocalTracker(Tracker):
         self._report = report
         self._pictures: dict[str, list[PredictionImage]] = {}
         self.directory.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(self.path) and not self.path.is_file():  # a pipe would block, a device swallow it
+            raise UserError(f"{self.path}: is not a file; remove it")
         if keep_before_step is not None:
             _truncate(self.path, keep_before_step)
         elif self.path.exists() and self.path.stat().st_size:
@@ -116,7 +120,7 @@ def read_history(path: Path, *, report: Callable[[str], None] = _log.warning) ->
     """
     path = Path(path)
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = read_bytes(path, MAX_HISTORY).split(b"\n")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}. Is this a run's directory?") from error
     whole, torn = lines[:-1], lines[-1]  # every complete row ends in a newline
@@ -137,11 +141,19 @@ def read_history(path: Path, *, report: Callable[[str], None] = _log.warning) ->
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(row, dict):
         return None
-    return {k: _NONFINITE.get(v, v) if isinstance(v, str) else v for k, v in row.items()}
+    row = {k: _NONFINITE.get(v, v) if isinstance(v, str) else v for k, v in row.items()}
+    step = row.get("step", 0)
+    whole = isinstance(step, int) and 0 <= step < MOST_STEPS
+    return row if whole and all(map(_is_number, row.values())) else None
+
+
+def _is_number(value: object) -> bool:
+    # An integer of thousands of digits is JSON, but no float: nothing that is recorded comes near it.
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**64)
 
 
 def _truncate(path: Path, step: int) -> None:
@@ -149,7 +161,7 @@ def _truncate(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept: list[bytes] = []
-    for line in path.read_bytes().split(b"\n")[:-1]:
+    for line in read_bytes(path, MAX_HISTORY).split(b"\n")[:-1]:
         row = _parse(line)
         if row is not None and row.get("step", step) < step:
             kept.append(line + b"\n")

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from detector.errors import UserError
 from detector.files import remove_leftovers
 from detector.nn.checkpoint_file import FORMAT, read, write
 from detector.training.learner import Learner
@@ -63,14 +66,55 @@ def state_dict(learner: Learner) -> dict[str, Any]:
 
 
 def load_state(state: Mapping[str, Any], learner: Learner) -> None:
-    """Put a checkpoint's state into a learner built from the same configuration."""
+    """Put a checkpoint's state into a learner built from the same configuration.
+
+    Raises:
+        UserError: it does not fit: it is damaged, or of another configuration.
+    """
+    try:
+        _load_state(state, learner)
+    except (
+        RuntimeError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        OverflowError,
+    ) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the checkpoint does not fit the run's configuration ({type(error).__name__}: {reason}); "
+            f"one of them was changed or is damaged"
+        ) from error
+
+
+def _load_state(state: Mapping[str, Any], learner: Learner) -> None:
     learner.model.load_state_dict(state["model"])
     if learner.ema is not None:
         learner.ema.load_state_dict(state["ema"])
-    learner.optimizer.load_state_dict(state["optimizer"])
+    _load_optimizer(state["optimizer"], learner.optimizer)
     if state["scaler"]:
         learner.scaler.load_state_dict(state["scaler"])
     restore_random_state(state["rng"])
     learner.step, learner.seconds, learner.best = state["step"], state["seconds"], tuple(state["best"])
     learner.skipped = state.get("skipped", 0)  # absent in early checkpoints
     learner.skipped_in_a_row = state.get("skipped_in_a_row", 0)
+
+
+def _load_optimizer(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """As `optimizer.load_state_dict`, which checks no shape and no setting, so that a step would fail."""
+    wanted = [
+        {key: type(value) for key, value in g.items() if key != "params"} for g in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(dict(state))
+    found = [
+        {key: type(value) for key, value in g.items() if key != "params"} for g in optimizer.param_groups
+    ]
+    if found != wanted:
+        raise ValueError("the optimiser's settings are of other types")
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
+                    raise ValueError(f"the optimiser's {key!r} has the wrong shape")

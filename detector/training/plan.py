@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from detector.config import Config
+from detector.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,22 @@ class Plan:
     def itemises(self, step: int) -> bool:
         """Whether the gradient is followed through every operation: at the first step and the last."""
         return self.ledger and (step == 0 or step + 1 == self.steps)
+
+
+def check_batches(config: Config, images: int) -> None:
+    """Refuse what batch norm would stop at in the middle of a run.
+
+    At 32 px the coarsest features are a single value an image, and a batch of one image has no deviation.
+
+    Raises:
+        UserError: it would come to that.
+    """
+    smallest = images % config.train.batch or min(images, config.train.batch)
+    if config.model.norm == "batch" and config.data.image_size < 64 and smallest == 1:
+        raise UserError(
+            f"data.image_size={config.data.image_size} and train.batch={config.train.batch} leave batch norm "
+            f"a single value to average in a batch of one image; take 64 pixels, or another train.batch"
+        )
 
 
 def build_plan(config: Config, batches_per_epoch: int) -> Plan:

@@ -189,7 +189,7 @@ SPOILED = {
                           "labels/train/20.txt", 5, "same object as line 1"),
     "tiny": Spoiled(_append("labels/train/21.txt", "1 0.5 0.5 0.02 0.3"), "note", "labels/train/21.txt", 5,
                     "in all 1 box of 'platelet'"),
-    "outside": Spoiled(_elsewhere, "note", "more.txt", None, "lies outside the dataset's folder"),
+    "outside": Spoiled(_elsewhere, "error", "more.txt", None, "data.allow_outside=true accepts that"),
     "unlabelled": Spoiled(lambda root: (root / "labels/train/22.txt").unlink(), "note", "data.yaml", None,
                           "1 of "),
     "empty-class": Spoiled(_class("ghost"), "warning", "data.yaml", None, "classes without a box: ghost"),

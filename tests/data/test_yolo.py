@@ -376,7 +376,8 @@ def test_an_image_listed_twice(dataset: Path) -> None:
 
 
 @pytest.mark.parametrize(("entry", "reason"), [("gone.jpg", "there is no image 'gone.jpg'"),
-    ("../data.yaml", "there is no image"), ("data.yaml", "is no image"), ("a\0b.jpg", "there is no image"),
+    ("../data.yaml", "lies outside the dataset"), ("data.yaml", "is no image"),
+    ("a\0b.jpg", "there is no image"),
     ("x" * 5000 + ".jpg", "there is no image")])  # fmt: skip
 def test_a_bad_line_in_a_list_of_images(dataset: Path, entry: str, reason: str) -> None:
     (dataset / "list.txt").write_text(f"images/train/a.jpg\n{entry}\n")

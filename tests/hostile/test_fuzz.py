@@ -1,0 +1,361 @@
+"""Every reader of a stranger's bytes, with bytes that nobody would write: it returns, or says what is wrong.
+
+The long form, more than 10,000 cases: pytest tests/hostile/test_fuzz.py --hypothesis-profile=long
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from detector import safe_yaml
+from detector.config import Config, ModelConfig
+from detector.data.data_yaml import read_data_yaml
+from detector.data.image_header import Header, read_header
+from detector.data.images import MAX_PIXELS, BadImage, decode
+from detector.data.labels import read_labels
+from detector.data.listing import list_split
+from detector.data.problems import Problem
+from detector.errors import UserError, for_terminal, has_control
+from detector.gradients.entries import Entry, read_ledger
+from detector.loading import KEYS, load_config
+from detector.nn.build import read_trained
+from detector.nn.checkpoint_file import read
+from detector.nn.description import check_description
+from detector.nn.detector import build_detector
+from detector.report.runs import LeftOut, Run, load_runs
+from detector.suites.runner import read_last_row, read_summary
+from detector.tracking.local import read_history
+from detector.training.checkpoint import load_state, state_dict
+from detector.training.learner import build_learner
+
+EMPTY = Path(__file__).parents[2] / "configs" / "coco8.yaml"
+NAMES = ("cat", "dog")
+TINY = ModelConfig(depths=(1, 1, 1, 1), widths=(4,) * 5, neck_width=4, reg_max=2)
+# For what takes a tenth of a second a case.
+fewer = settings(max_examples=settings.default.max_examples // 4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the cases of a module share: each overwrites what the last one wrote."""
+    return tmp_path_factory.mktemp("fuzz")
+
+
+# What a stranger can put where a value belongs.
+scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20),
+    st.sampled_from([10**400, -1, 0, 2**64, 1e308, math.nan, math.inf, "NaN", "Infinity", "\x1b[2J", "a\nb"]),
+)  # fmt: skip
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+tokens = st.sampled_from(
+    ["train", "val", "names", "nc", "path", "source", "base", "model", "act", ": ", ":", "- ", "\n", "\n  ",
+     "[", "]", "{", "}", "&a ", "*a", "!!set ", "!x ", "'", '"', "|\n", ">", "#", "? ", "---\n",
+     "...\n", "%A 9\n",
+     "<<: ", "0", "1e999", ".nan", "0x1F", "~", "\t", "\0", "\x85", "\u2028", "\\x", "\U0001f600", ", "]
+)  # fmt: skip
+documents = st.lists(tokens, max_size=30).map("".join) | st.text(max_size=60)
+
+
+def printable(error: UserError) -> None:
+    assert not any(has_control(line) for line in for_terminal(error).split("\n"))
+    assert max(map(len, for_terminal(error).split("\n"))) < 2100
+
+
+@given(documents)
+def test_yaml(text: str) -> None:
+    try:
+        safe_yaml.parse(text, "x.yaml").plain()
+    except UserError as error:
+        printable(error)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([*KEYS, "x", "train", ""]), st.one_of(documents, scalars.map(str))),
+        max_size=4,
+    )
+)
+def test_overrides(overrides: list[tuple[str, str]]) -> None:
+    try:
+        config = load_config(EMPTY, [f"{key}={value}" for key, value in overrides]).config
+    except UserError as error:
+        printable(error)
+    else:
+        assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+@given(documents | st.binary(max_size=200))
+def test_config_files(folder: Path, text: str | bytes) -> None:
+    path = folder / "config.yaml"
+    path.write_bytes(text.encode(errors="surrogatepass") if isinstance(text, str) else text)
+    try:
+        load_config(path)
+    except UserError as error:
+        printable(error)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["train", "val", "test", "names", "nc", "path", "source"]), values),
+    st.sampled_from([{}, {"train": "images", "val": "images", "names": ["a"]}]),
+)
+def test_data_yamls(folder: Path, keys: dict[str, Any], good: dict[str, Any]) -> None:
+    path = folder / "data.yaml"
+    path.write_text(json.dumps(good | keys))
+    problems: list[Problem] = []
+    try:
+        data = read_data_yaml(path)
+        for split in data.splits:
+            if not any(entry in ("/", "..") for entry in data.splits[split]):
+                list(list_split(data, split, problems))
+    except UserError as error:
+        printable(error)
+
+
+list_lines = st.lists(
+    st.sampled_from(["images/a.jpg", "/", "..", "/etc/passwd", "../../x.jpg", "./", "\0", "~", "C:\\x"])
+    | st.text(max_size=10), max_size=5,
+)  # fmt: skip
+
+
+@given(
+    list_lines.map("\n".join).map(lambda text: text.encode(errors="surrogatepass")) | st.binary(max_size=60)
+)
+def test_list_files(folder: Path, content: bytes) -> None:
+    root = folder / "listed"
+    root.mkdir(exist_ok=True)
+    (root / "list.txt").write_bytes(content)
+    (root / "data.yaml").write_text("train: list.txt\nval: list.txt\nnames: [a]\n")
+    problems: list[Problem] = []
+    try:
+        found = list(list_split(read_data_yaml(root / "data.yaml"), "train", problems))
+    except UserError as error:
+        printable(error)
+    else:
+        assert all(entry.image.is_relative_to(root) for entry in found)
+
+
+fields = st.one_of(
+    st.sampled_from(["0", "1", "0.5", "nan", "-inf", "1e999", "1_0", "٣", "0x1", "\x1c", "2" * 400]),
+    st.floats().map(repr), st.text(max_size=4),
+)  # fmt: skip
+
+
+@given(st.lists(st.lists(fields, max_size=8).map(" ".join), max_size=6).map("\n".join))
+def test_labels(text: str) -> None:
+    labels = read_labels(text, len(NAMES))
+    assert ((labels.classes >= 0) & (labels.classes < len(NAMES))).all()
+    assert np.isfinite(labels.boxes).all() and ((labels.boxes >= 0) & (labels.boxes <= 1)).all()
+    assert all(len(mistake.message) < 500 for mistake in labels.mistakes)
+
+
+def _pictures() -> list[bytes]:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    plain = [
+        cv2.imencode(suffix, pixels)[1].tobytes() for suffix in (".jpg", ".png", ".bmp", ".tiff", ".webp")
+    ]
+    return [*plain, b"BM", b"II*\0", b"MM\0+", b"RIFF\x09\0\0\0WEBPVP8X", b"\xff\xd8", b"\x89PNG\r\n\x1a\n"]
+
+
+@st.composite
+def spoilt(draw: st.DrawFn, sources: list[bytes]) -> bytes:
+    """One of the sources with bytes changed, cut out, repeated or put in."""
+    data = bytearray(draw(st.sampled_from(sources)))
+    for _ in range(draw(st.integers(0, 6))):
+        at = draw(st.integers(0, len(data)))
+        piece = draw(
+            st.binary(max_size=8) | st.sampled_from([b"\xff" * 8, b"\0" * 8, b"\xff\xd9", b"\xff\xda"])
+        )
+        match draw(st.sampled_from(["change", "insert", "cut", "repeat"])):
+            case "change":
+                data[at : at + len(piece)] = piece
+            case "insert":
+                data[at:at] = piece
+            case "cut":
+                del data[at : at + draw(st.integers(0, 40))]
+            case "repeat":
+                data[at:at] = data[max(0, at - 30) : at]
+    return bytes(data)
+
+
+@given(spoilt(_pictures()))
+def test_pictures(data: bytes) -> None:
+    try:
+        header = read_header(data)
+    except ValueError:
+        pass
+    else:
+        assert isinstance(header, Header) and 1 <= header.orientation <= 8
+    try:
+        image = decode(data)
+    except BadImage as error:
+        assert error.kind in ("empty", "truncated", "corrupt", "too-large")
+    else:
+        assert image.dtype == np.uint8 and image.ndim == 3 and image[..., 0].size <= MAX_PIXELS
+
+
+def _checkpoint() -> dict[str, Any]:
+    torch.manual_seed(0)
+    learner = build_learner(
+        build_detector(TINY, len(NAMES)), Config().train.model_copy(update={"device": "cpu"})
+    )
+    for parameter in learner.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    learner.optimizer.step()
+    extra = {
+        "config": Config(model=TINY).model_dump(mode="json"), "names": list(NAMES),
+        "architecture": learner.model.architecture(), "data_fingerprint": "0" * 64, "wandb_id": "abc",
+    }  # fmt: skip
+    return state_dict(learner) | {"extra": extra}
+
+
+STATE = _checkpoint()
+
+
+def _stored(state: object) -> bytes:
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    return stream.getvalue()
+
+
+BYTES = [_stored(STATE)]
+
+
+def try_checkpoint(path: Path) -> None:
+    """Everything that a command does with a checkpoint."""
+    try:
+        read_trained(path)
+    except UserError as error:
+        printable(error)
+    try:
+        state = read(path)
+        config = Config().train.model_copy(update={"device": "cpu"})
+        load_state(state, build_learner(build_detector(TINY, len(NAMES)), config))
+    except UserError as error:
+        printable(error)
+
+
+@fewer
+@given(spoilt(BYTES))
+@example(b"")
+@example(b"PK\x03\x04")
+def test_checkpoint_bytes(folder: Path, data: bytes) -> None:
+    (folder / "bytes.pt").write_bytes(data)
+    try_checkpoint(folder / "bytes.pt")
+
+
+def _places(value: object, at: tuple[object, ...] = ()) -> Iterator[tuple[object, ...]]:
+    yield at
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        if len(at) < 4 and not (isinstance(key, int) and key > 3):
+            yield from _places(item, (*at, key))
+
+
+def _replaced(value: Any, at: tuple[Any, ...], new: object) -> Any:
+    """A copy in which one place holds something else, or nothing."""
+    if not at:
+        return new
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    if len(at) == 1 and new is Ellipsis:
+        del copy[at[0]]
+    else:
+        copy[at[0]] = _replaced(value[at[0]], at[1:], new)
+    return copy
+
+
+tensors = st.sampled_from([torch.zeros(0), torch.zeros(3), torch.zeros(1).expand(10**12),
+                           torch.ones(2, 2) * 1j, torch.eye(2).to_sparse(), torch.tensor(True),
+                           torch.zeros(2, device="meta")])  # fmt: skip
+
+
+@fewer
+@given(st.sampled_from(list(_places(STATE))), values | tensors | st.just(...))
+def test_checkpoint_values(folder: Path, at: tuple[object, ...], new: object) -> None:
+    if at or new is not ...:
+        torch.save(_replaced(STATE, at, new), folder / "values.pt")
+        try_checkpoint(folder / "values.pt")
+
+
+NETWORK = {
+    "nc": 2, "scales": {"n": [0.5, 0.25, 1024]},
+    "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 2, "C2f", [8, True]]],
+    "head": [[[0, 1], 1, "Concat", [1]], [[2], 1, "Detect", ["nc"]]],
+}  # fmt: skip
+
+
+@given(st.sampled_from(list(_places(NETWORK))), values | st.sampled_from(["nn.x", "1" * 90, "(" * 90, ...]))
+def test_network_descriptions(at: tuple[object, ...], new: object) -> None:
+    import torch.nn as modules
+
+    description = _replaced(NETWORK, at, new) if at or new is not ... else NETWORK
+    if not isinstance(description, dict):
+        return  # `read_description` refuses it
+    try:
+        check_description(description, modules)
+    except ValueError as error:
+        assert len(str(error)) < 300
+
+
+ROW = {"step": 0, "epoch": 0, "train/loss": 1.5, "activation_grad/00_stem": 0.5,
+       "activation_grad/01_p2.0": 1.0, "weight_grad/00_stem": 1.0, "gradient/vanishing_index": 0.1,
+       "signal/input_dependence": 0.9}  # fmt: skip
+SUMMARY = {"ablation": "a", "seed": 0, "dataset": "d", "status": "finished", "steps": 2, "seconds": 1.0,
+           "train/loss": 0.5, "gradient/verdict": "healthy", "gradient/verdict_init": "healthy",
+           "data_fingerprint": "f", "commit": "c" * 40}  # fmt: skip
+LEDGER = [{"step": 0, "block": "00_stem", "operation": "conv", "layer": "x", "factor": 0.5, "log10": -0.3}]
+
+
+def _changed(good: Any) -> st.SearchStrategy[bytes]:
+    """The JSON of something with one place replaced, or spoilt bytes of it."""
+    replaced = st.builds(
+        lambda at, new: json.dumps(_replaced(good, at, new)).encode(),
+        st.sampled_from(list(_places(good))),
+        values,
+    )
+    return replaced | spoilt([json.dumps(good).encode()]) | st.just(b"[" * 50_000)
+
+
+@given(st.lists(_changed(ROW), max_size=3), _changed(SUMMARY), _changed(LEDGER))
+def test_run_directories(folder: Path, rows: list[bytes], summary: bytes, ledger: bytes) -> None:
+    run = folder / "run"
+    shutil.rmtree(run, ignore_errors=True)
+    run.mkdir()
+    (run / "config.yaml").write_text("data: {image_size: 32}\ntrain: {seed: 0}\n")
+    (run / "history.jsonl").write_bytes(b"".join(row.replace(b"\n", b"") + b"\n" for row in rows))
+    (run / "summary.json").write_bytes(summary)
+    (run / "ledger.json").write_bytes(ledger)
+    try:
+        runs, left_out = load_runs([run])
+    except UserError as error:
+        printable(error)
+    else:
+        assert all(isinstance(item, Run | LeftOut) for item in (*runs, *left_out))
+        assert not any(
+            has_control(text) for item in runs for text in (item.name, item.dataset, item.commit or "")
+        )
+    try:
+        for row in read_history(run / "history.jsonl", report=lambda line: None):
+            assert all(isinstance(value, int | float) for value in row.values())
+            float(sum(row.values()))
+    except UserError as error:
+        printable(error)
+    entries = [entry for step in read_ledger(run / "ledger.json").values() for entry in step]
+    assert all(isinstance(entry, Entry) and isinstance(entry.decades, float) for entry in entries)
+    assert isinstance(read_summary(run), dict) and isinstance(read_last_row(run), dict)

@@ -1,0 +1,250 @@
+"""Bad zip files, checkpoints, pretrained weights and descriptions of networks."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import shutil
+import stat
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.hostile.corpus import INFO, RESUME, UNZIP, Case, archive, content, damaged, folder, link, pipe
+
+LAST = "run/checkpoints/last.pt"
+NETWORK = (*INFO[:-1], "model.pretrained={root}/given.yaml")
+SMALL = "nc: 2\nbackbone:\n  - [-1, 1, {layer}, {args}]\nhead:\n  - [[0], 1, Detect, [nc]]\n"
+
+
+class Payload:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch ran",)
+
+
+# --------------------------------------------------------------------------------------------------- zip
+
+
+def _entry(
+    name: str, data: bytes = b"x", mode: int = 0o644 | stat.S_IFREG
+) -> Callable[[zipfile.ZipFile], None]:
+    def fill(package: zipfile.ZipFile) -> None:
+        entry = zipfile.ZipInfo(name)
+        entry.external_attr = mode << 16
+        package.writestr(entry, data)
+
+    return fill
+
+
+def _many(package: zipfile.ZipFile) -> None:
+    for number in range(300):
+        package.writestr(f"coco8/{number}", b"")
+
+
+def _overlapping(root: Path) -> None:
+    """Two names in the directory that share one local entry."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as package:
+        package.writestr("aaaa", b"\0" * 1_000_000)
+    data = stream.getvalue()
+    begin, end = data.index(b"PK\x01\x02"), data.index(b"PK\x05\x06")
+    one = data[begin:end]
+    directory = one + one.replace(b"aaaa", b"bbbb")
+    tail = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 2, 2, len(directory), begin, 0)
+    (root / "given.zip").write_bytes(data[:begin] + directory + tail)
+
+
+def _encrypted(data: bytes) -> bytes:
+    """The flag that says so, in both headers."""
+    data = bytearray(data)
+    data[6] |= 1
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    return bytes(data)
+
+
+def _twice(root: Path) -> None:
+    archive("given.zip", _entry("x"))(root)
+    damaged("given.zip", _encrypted)(root)
+
+
+def _zip(name: str, fill: Callable[[zipfile.ZipFile], None], words: str) -> Case:
+    return Case(f"zip: {name}", archive("given.zip", fill), UNZIP, words)
+
+
+ZIPS = [
+    _zip("leads out", _entry("../../ran"), "unsafe path"),
+    _zip("absolute", _entry("/tmp/ran"), "unsafe path"),
+    _zip("of Windows", _entry("..\\ran"), "unsafe path"),
+    _zip("of a drive", _entry("C:/ran"), "unsafe path"),
+    _zip("a link", _entry("x", b"/etc/passwd", 0o777 | stat.S_IFLNK), "a link or a special file"),
+    _zip("a device", _entry("x", b"", 0o666 | stat.S_IFCHR), "a link or a special file"),
+    _zip("a bomb", _entry("x", b"\0" * 60_000_000), "unpacks to more than"),
+    _zip("hundreds of entries", _many, "more than 200"),
+    _zip("a name that moves the cursor", _entry("../\x1b[2J"), "unsafe path"),
+    Case("zip: entries that overlap", _overlapping, UNZIP, "zip file"),
+    Case("zip: encrypted", _twice, UNZIP, "damaged"),
+    Case("zip: text", content("given.zip", "hello"), UNZIP, "damaged"),
+    Case("zip: empty", content("given.zip", ""), UNZIP, "damaged"),
+]
+
+# ----------------------------------------------------------------------------------------------- checkpoints
+
+
+def _saved(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """A checkpoint of the good run with something in it changed."""
+
+    def spoil(root: Path) -> None:
+        state = torch.load(root / LAST, weights_only=True)
+        change(state)
+        torch.save(state, root / name)
+
+    return spoil
+
+
+def _put(*keys: object, value: object) -> Callable[[dict[str, Any]], None]:
+    def change(state: Any) -> None:
+        for key in keys[:-1]:
+            state = state[key]
+        state[keys[-1]] = value
+
+    return change
+
+
+def _first_weight(value: torch.Tensor) -> Callable[[dict[str, Any]], None]:
+    return lambda state: state["model"].update({next(iter(state["model"])): value})
+
+
+def _zip_bomb(name: str) -> Callable[[Path], None]:
+    def spoil(root: Path) -> None:
+        with (
+            zipfile.ZipFile(root / LAST) as good,
+            zipfile.ZipFile(root / "bomb", "w", zipfile.ZIP_DEFLATED) as bomb,
+        ):
+            for entry in good.infolist():
+                bomb.writestr(entry.filename, good.read(entry))
+            bomb.writestr("archive/data/9", b"\0" * 50_000_000)
+        shutil.move(root / "bomb", root / name)
+
+    return spoil
+
+
+def _momentum(state: dict[str, Any]) -> None:
+    first = next(iter(state["optimizer"]["state"].values()))
+    first["momentum_buffer"] = torch.zeros(7)
+
+
+def _pickled(value: object) -> bytes:
+    return pickle.dumps(value)
+
+
+def _torch_file(value: object) -> bytes:
+    stream = io.BytesIO()
+    torch.save(value, stream)
+    return stream.getvalue()
+
+
+def _resume(name: str, change: Callable[[dict[str, Any]], object], words: str) -> Case:
+    return Case(f"checkpoint: {name}", _saved(LAST, change), RESUME, words)
+
+
+HUGE = torch.zeros(1).expand(10**12)
+_LOOP: list[object] = []
+_LOOP.append(_LOOP)
+
+CHECKPOINTS = [
+    Case("checkpoint: empty", content(LAST, b""), RESUME, "last.pt: not a readable checkpoint"),
+    Case("checkpoint: text", content(LAST, "hello"), RESUME, "last.pt: not a readable checkpoint"),
+    Case("checkpoint: pickle that runs a command", content(LAST, _pickled(Payload())), RESUME, "last.pt"),
+    Case("checkpoint: torch file that runs a command",
+         content(LAST, _torch_file({"format": 1, "model": Payload()})), RESUME, "not a checkpoint of this"),
+    Case("checkpoint: cut off", damaged(LAST, lambda data: data[: len(data) // 2]), RESUME, "not a readable"),
+    Case("checkpoint: its pickle is damaged",
+         damaged(LAST, lambda data: data.replace(b"optimizer", b"\xffptimiz\x80.")), RESUME, "last.pt"),
+    Case("checkpoint: zip bomb", _zip_bomb(LAST), RESUME, "unpacks to more than its own size"),
+    Case("checkpoint: a pipe", pipe(LAST), RESUME, "it is not a file"),
+    Case("checkpoint: a device", link(LAST, "/dev/zero"), RESUME, "it is not a file"),
+    Case("checkpoint: a folder", folder(LAST), RESUME, "it is a folder"),
+    Case("checkpoint: a loop of links", link(LAST, "last.pt"), RESUME, "not a readable checkpoint"),
+    Case("checkpoint: a list", content(LAST, _torch_file([1, 2])), RESUME, "not a checkpoint of this"),
+    _resume("of another format", _put("format", value=99), "format 1 expected"),
+    _resume("format is a tensor", _put("format", value=torch.ones(2)), "format 1 expected"),
+    _resume("without a model", lambda state: state.pop("model"), "damaged: its 'model'"),
+    _resume("without facts", lambda state: state.pop("extra"), "what it was trained on"),
+    _resume("step is text", _put("step", value="7"), "damaged: its 'step'"),
+    _resume("step is negative", _put("step", value=-1), "damaged: its 'step'"),
+    _resume("best is text", _put("best", value="x"), "damaged: its 'seconds' or 'best'"),
+    _resume("W&B id is a path", _put("extra", "wandb_id", value="../../x"), "damaged: its 'wandb_id'"),
+    _resume("classes are numbers", _put("extra", "names", value=[1, 2]), "damaged: its 'names'"),
+    _resume("tensor of a trillion numbers", _first_weight(HUGE), "whose numbers are not in it"),
+    _resume("sparse tensor", _first_weight(torch.eye(3).to_sparse()), "whose numbers are not in it"),
+    _resume("list that holds itself", _put("rng", value=_LOOP), "does not fit the run's configuration"),
+    _resume("tensor of another shape", _first_weight(torch.zeros(3)), "does not fit the run's configuration"),
+    _resume("momentum of another shape", _momentum, "does not fit the run's configuration"),
+    _resume("learning rate is text", _put("optimizer", "param_groups", 0, "lr", value="x"), "does not fit"),
+    _resume("no random state", _put("rng", value={}), "does not fit the run's configuration"),
+    _resume("network of terabytes",
+            _put("extra", "architecture", value={"kind": "compact", "model": {"widths": [8000] * 5}}),
+            "describes no network"),
+    _resume("unknown network", _put("extra", "architecture", value={"kind": "x"}), "describes no network"),
+    _resume("network is a number", _put("extra", "architecture", value=3), "describes no network"),
+]  # fmt: skip
+
+# ------------------------------------------------------------------------------------ pretrained, networks
+
+
+def _given(name: str, spoil: Callable[[Path], object], words: str) -> Case:
+    return Case(f"pretrained: {name}", spoil, INFO, words)
+
+
+def _called(name: str, written: str) -> Case:
+    command = (*INFO[:-1], f"model.pretrained={written}")
+    return Case(f"pretrained: {name}", lambda root: None, command, "there is no such file")
+
+
+def _network(name: str, text: str, words: str) -> Case:
+    return Case(f"network: {name}", content("given.yaml", text), NETWORK, words)
+
+
+def _layer(name: str, layer: str, args: str, words: str) -> Case:
+    return _network(name, SMALL.format(layer=layer, args=args), words)
+
+
+PRETRAINED = [
+    _given("empty", content("given.pt", b""), "not a readable checkpoint"),
+    _given("pickle that runs a command", content("given.pt", _pickled(Payload())), "given.pt"),
+    _given("torch file that runs a command", content("given.pt", _torch_file({"a": Payload()})), "given.pt"),
+    _given("torch file without a model", content("given.pt", _torch_file({"a": 1})), "given.pt"),
+    _given("tensors alone", content("given.pt", _torch_file({"model": {"x": torch.ones(1)}})), "given.pt"),
+    _given("zip bomb", _zip_bomb("given.pt"), "unpacks to more than its own size"),
+    _given("a pipe", pipe("given.pt"), "there is no such file"),
+    _given("fewer outputs than classes", _saved("given.pt", _put("extra", "names", value=[*"abc", "dog"])),
+           "its tensors do not fit its classes"),
+    _given("image size is text",
+           _saved("given.pt", _put("extra", "config", "data", "image_size", value="x")), "what it was"),
+    _called("overlong name", "x" * 5000 + ".pt"),
+    _called("overlong name of a network", "x" * 5000 + ".yaml"),
+    _called("pattern for a name", "a**/[.yaml"),
+    _network("alias", "nc: &a 2\nbackbone: *a\nhead: []\n", "aliases are not supported"),
+    _network("activation that runs code", "activation: open('ran', 'w')\n" + SMALL.format(
+        layer="Conv", args="[8, 3, 2]"), "cannot build this network"),
+    _network("layers are text", "nc: 2\nbackbone: text\nhead: text\n", "must be a list of layers"),
+    _network("a layer is text", "nc: 2\nbackbone: [text]\nhead: []\n", "each layer must be"),
+    _network("repeats without end", "nc: 2\nbackbone:\n  - [-1, 9999999, Conv, []]\nhead: []\n", "repeats"),
+    _network("no layers", "nc: 2\nbackbone: []\nhead: []\n", "cannot build this network"),
+    _network("hundreds of layers", "nc: 2\nbackbone:\n" + "  - [-1, 1, Conv, [8]]\n" * 600 + "head: []\n",
+             "at most 500"),
+    _layer("function for a layer", "torch_safe_load", "[x.pt]", "no layer that it may name"),
+    _layer("module for a layer", "os", "[]", "no layer that it may name"),
+    _layer("layer that downloads", "TorchVision", "[512, resnet18, DEFAULT]", "no layer that it may name"),
+    _layer("network that reads a file", "DetectionModel", "[/etc/passwd]", "no layer that it may name"),
+    _layer("channels without end", "Conv", "[999999999, 3, 2]", "must be a number of at most"),
+    _layer("channels in text", "Conv", "['999999999', 3, 2]", "must be a number of at most"),
+    _layer("channels are infinite", "Conv", "[.inf, 3, 2]", "must be a number of at most"),
+]  # fmt: skip
+
+CASES = [*ZIPS, *CHECKPOINTS, *PRETRAINED]
