@@ -61,9 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {for_terminal(error)}", file=sys.stderr)
         return EXIT_USER_ERROR
-    except (
-        KeyboardInterrupt
-    ):  # before the first step or after the last; in between the engine is asked to stop
+    except KeyboardInterrupt:
+        # Before the first step or after the last; in between the engine is asked to stop.
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
 
