@@ -35,6 +35,7 @@ def summarise(
         **{key: next((row[key] for row in reversed(rows) if key in row), None) for key in METRICS},
         **diagnose(rows, plan.steps, diverged=outcome.status == "diverged"),
         "gradient/first_bad_layer": outcome.bad_layer,
+        "processes": learner.ranks.world,
         "parameters": sum(p.numel() for p in learner.model.parameters()),
         "data_fingerprint": dataset.fingerprint,
         **provenance(str(learner.device)),

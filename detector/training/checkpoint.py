@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from detector.nn.checkpoint_file import FORMAT, read, write
+from detector.ranks import ALONE, Ranks
 from detector.training.learner import Learner
 
 __all__ = ["Checkpoints", "load_state", "read", "state_dict", "write"]
@@ -23,14 +24,21 @@ class Checkpoints:
     never generalises (COCO8 from scratch) would keep its first weights as the best.
     """
 
-    def __init__(self, directory: Path, extra: Mapping[str, Any]) -> None:
-        """Save to `directory`, made if need be; `extra` is plain data kept with each checkpoint."""
+    def __init__(self, directory: Path, extra: Mapping[str, Any], ranks: Ranks = ALONE) -> None:
+        """Save to `directory`, made if need be; `extra` is plain data kept with each checkpoint.
+
+        Of several processes the first saves, for all: they have the same state.
+        """
         self.directory, self.extra = directory, dict(extra)
         self.last, self.best = directory / "last.pt", directory / "best.pt"
-        directory.mkdir(parents=True, exist_ok=True)
+        self.ranks = ranks
+        if ranks.first:
+            directory.mkdir(parents=True, exist_ok=True)
 
     def save(self, learner: Learner, row: Mapping[str, float] | None = None) -> None:
         """Write `last.pt`, and `best.pt` if `row` holds a better evaluation than any before."""
+        if not self.ranks.first:
+            return
         is_best = row is not None and (score := _score(row)) > learner.best
         if is_best:
             learner.best = score
@@ -54,7 +62,7 @@ def state_dict(learner: Learner) -> dict[str, Any]:
         "ema": None if learner.ema is None else learner.ema.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
         "scaler": learner.scaler.state_dict(),
-        "rng": _random_state(),
+        "rng": _random_state(learner.device),
         "step": learner.step,
         "seconds": learner.seconds,
         "best": learner.best,
@@ -69,11 +77,11 @@ def load_state(state: Mapping[str, Any], learner: Learner) -> None:
     learner.optimizer.load_state_dict(state["optimizer"])
     if state["scaler"]:
         learner.scaler.load_state_dict(state["scaler"])
-    _restore_random_state(state["rng"])
+    _restore_random_state(state["rng"], learner.device)
     learner.step, learner.seconds, learner.best = state["step"], state["seconds"], tuple(state["best"])
 
 
-def _random_state() -> dict[str, Any]:
+def _random_state(device: torch.device) -> dict[str, Any]:
     # numpy's global generator is not used here, but by libraries that augment.
     name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
     return {
@@ -84,14 +92,15 @@ def _random_state() -> dict[str, Any]:
             *(x if isinstance(x, float) else int(x) for x in rest),
         ),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        # This process's GPU alone: the others are other processes', which draw the same.
+        "cuda": [torch.cuda.get_rng_state(device)] if device.type == "cuda" else [],
     }
 
 
-def _restore_random_state(state: Mapping[str, Any]) -> None:
+def _restore_random_state(state: Mapping[str, Any], device: torch.device) -> None:
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"][0], device)

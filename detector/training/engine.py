@@ -63,15 +63,16 @@ def train(
     Args:
         learner: the model and what trains it; changed in place.
         criterion: raw predictions and targets -> the loss.
-        batches: `plan.accumulate` a step, beginning with those of step `learner.step`.
+        batches: `plan.accumulate` a step, beginning with those of step `learner.step`; of several
+            processes, each has its share of every batch.
         plan: how many steps, and which are recorded.
         config: how the weights are fitted.
         recorder: measures the gradients of the recorded steps.
         report: takes the row of each recorded step, after the weights were updated: to evaluate, log, save.
-        stop: asked before each step.
+        stop: asked before each step; all processes must get the same answer.
         itemise: put around a step's passes: the gradient's ledger.
     """
-    model, optimizer, scaler = learner.model, learner.optimizer, learner.scaler
+    model, optimizer, scaler, ranks = learner.model, learner.optimizer, learner.scaler, learner.ranks
     source, clock = iter(batches), Stopwatch()
     while learner.step < plan.steps:
         if stop():
@@ -87,12 +88,14 @@ def train(
 
         # Forward and backward, once a micro-batch; the gradients add up.
         optimizer.zero_grad(set_to_none=True)
-        micro_batches = list(islice(source, plan.accumulate))
+        micro_batches = ranks.agree(lambda: list(islice(source, plan.accumulate)))
         with itemise(step):
             losses = [backward(learner, criterion, batch).parts for batch in micro_batches]
-        parts = torch.stack(losses).mean(0)
+        parts = ranks.sum(torch.stack(losses).mean(0))
+        ranks.add_up([p.grad for p in model.parameters() if p.grad is not None])
 
-        # Record: the true gradient is the one after accumulation and unscaling, before clipping.
+        # Record: the true gradient is the one after accumulation, all processes' sum and unscaling, before
+        # clipping. From here on every process has the same numbers, and so takes the same decisions.
         scaler.unscale_(optimizer)
         if plan.records(step):
             recorder.gradients(scaler.get_scale())
@@ -104,6 +107,7 @@ def train(
         if not broken:
             scaler.step(optimizer)
             scaler.update()
+            learner.join_statistics()
             if learner.ema is not None:
                 learner.ema.update_parameters(model)
             learner.step += 1
@@ -115,7 +119,8 @@ def train(
             row["time/step_ms"] = clock.mean_ms()
             if broken:
                 again = partial(_total_loss, learner, criterion, micro_batches)
-                outcome = Outcome("diverged", first_bad_layer(model, again))
+                named = ranks.everyone(first_bad_layer(model, again))
+                outcome = Outcome("diverged", min(named, key=_how_early))
                 report(row)
                 return outcome
             report(row)
@@ -135,8 +140,11 @@ def evaluate(learner: Learner, batches: Iterable[Batch], items: Sequence[Item]) 
 
     Args:
         learner: its averaged weights are used where it has them.
-        batches: the split's batches, in order.
+        batches: the split's batches, in order; of several processes, each has its share of the split.
         items: the split, with labels as fractions of each image.
+
+    Returns:
+        The whole split's result on the first process; nothing elsewhere.
     """
     network = learner.evaluated_model.eval()
 
@@ -145,7 +153,10 @@ def evaluate(learner: Learner, batches: Iterable[Batch], items: Sequence[Item]) 
             raw: Predictions = network(learner.images(images))
         return raw
 
-    truths, predictions = predict_split(forward, learner.model, batches, items)
+    shares = learner.ranks.collect(predict_split(forward, learner.model, batches, items))
+    if not shares:
+        return Evaluation({}, [])
+    truths, predictions = ([one for share in part for one in share] for part in zip(*shares, strict=True))
     return Evaluation(coco_map(truths, predictions, learner.model.num_classes), predictions)
 
 
@@ -189,6 +200,11 @@ class Stopwatch:
     def mean_ms(self) -> float:
         """The mean lap since the restart, in milliseconds."""
         return 1000 * (time.perf_counter() - self._since) / self._laps
+
+
+def _how_early(bad_layer: str | None) -> int:
+    """What one process calls bad may have come to it from another, where it began earlier."""
+    return 3 if bad_layer is None else {"forward": 0, "backward": 1}.get(bad_layer.split()[0], 2)
 
 
 def _named(parts: Tensor) -> Mapping[str, Tensor]:
