@@ -5,6 +5,7 @@
     python train.py --config … train.seed=1 train.lr=0.01  # any key of the configuration
     python train.py --ablation no_residual --seed 1        # short for the two above; W&B sweeps call it so
     python train.py --resume runs/baseline-s0-…            # go on where a run stopped
+    torchrun --nproc-per-node 2 train.py                   # the same run on two processes or GPUs
 
 This file only assembles: configuration → data → model → fit. Read it first; then detector/training/engine.py.
 """
@@ -12,26 +13,26 @@ This file only assembles: configuration → data → model → fit. Read it firs
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detector.config import Config
 from detector.errors import UserError, for_terminal
-from detector.loading import LoadedConfig, load_config, save
+from detector.loading import LoadedConfig, load_config
+from detector.training.launch import Launch, LostContactError
 
 if TYPE_CHECKING:
-    from detector.data.yolo import Dataset
+    from detector.ranks import Ranks
 
 ROOT = Path(__file__).resolve().parent
 BASELINE = ROOT / "configs" / "coco8.yaml"
 FALLBACK = ROOT / "configs" / "shapes.yaml"  # what to train on where COCO8 cannot be had
 
-EXIT_USER_ERROR, EXIT_DIVERGED, EXIT_INTERRUPTED = 2, 3, 130
+EXIT_LOST_CONTACT, EXIT_USER_ERROR, EXIT_DIVERGED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,24 +51,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.config = ROOT / "ablations" / f"{options.ablation}.yaml"
     if options.seed is not None:
         options.overrides.append(f"train.seed={options.seed}")
+    launch = Launch.from_environment()
+    if (ended := launch.noted("end")) is not None:
+        return int(ended)  # torchrun starts failed processes again, but this run ended as it should
     try:
-        if options.resume is None:
-            return run(load_config(options.config, options.overrides), options)
-        if options.overrides:
-            raise UserError(
-                "--resume goes on with the run's own config.yaml: it takes no key=value or --seed"
-            )
-        return run(load_config(options.resume / "config.yaml"), options)
+        exit_code = begin(options, launch)
     except UserError as error:
-        print(f"error: {for_terminal(error)}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        launch.say(f"error: {for_terminal(error)}")
+        exit_code = EXIT_USER_ERROR
     except KeyboardInterrupt:
         # Before the first step or after the last; in between the engine is asked to stop.
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        launch.say("interrupted")
+        exit_code = EXIT_INTERRUPTED
+    except LostContactError as error:
+        lost = f"error: process {launch.rank} lost contact with the others: {for_terminal(error)}"
+        print(lost, file=sys.stderr)
+        return EXIT_LOST_CONTACT
+    launch.note("end", str(exit_code))
+    return exit_code
 
 
-def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
+def begin(options: argparse.Namespace, launch: Launch) -> int:
+    """Read the configuration, meet the other processes if there are any, and run."""
+    if options.resume is None:
+        loaded = load_config(options.config, options.overrides)
+    elif options.overrides:
+        raise UserError("--resume goes on with the run's own config.yaml: it takes no key=value or --seed")
+    else:
+        loaded = load_config(options.resume / "config.yaml")
+    from detector.training.distributed import join
+
+    with join(launch, loaded.config.train.timeout) as ranks:
+        if options.resume is None and (directory := ranks.from_first(launch.noted("directory"))) is not None:
+            options.resume = Path(directory)  # started again by torchrun, after a process was lost
+        return run(loaded, options, launch, ranks)
+
+
+def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks: Ranks) -> int:
     """Train one model as configured, and leave its run directory behind."""
     # Imported here, so that --help and a typo in a key answer at once.
     import torch
@@ -79,7 +99,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
     from detector.gradients.explain import explain
     from detector.gradients.ledger import Ledger, LedgerFile
     from detector.gradients.recorder import GradientRecorder
-    from detector.nn.build import architecture_of, build_model, facts_of, rebuild
+    from detector.nn.build import architecture_of, build_model, rebuild
     from detector.nn.describe import measure
     from detector.nn.loss import DetectionLoss
     from detector.nn.model import freeze
@@ -87,20 +107,28 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
     from detector.tracking.local import read_history
     from detector.tracking.summary import summarise
     from detector.tracking.watch import watch
-    from detector.training.checkpoint import Checkpoints, load_state, read
+    from detector.training.checkpoint import Checkpoints, load_state
+    from detector.training.distributed import check_alike
     from detector.training.engine import evaluate, train
     from detector.training.failure import FailureFile
     from detector.training.learner import build_learner, seed_everything
     from detector.training.plan import build_plan, check_batches
+    from detector.training.prepare import conditions, load_data, new_directory, read_run
     from detector.training.stop import StopRequest
 
     # Data.
-    dataset, loaded = load_data(loaded, options)
+    dataset, loaded = ranks.in_turn(
+        lambda: load_data(
+            loaded, lambda: load_config(options.config, options.overrides, fallback=FALLBACK), ranks
+        )
+    )
     config, seed = loaded.config, loaded.config.train.seed
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
-    loaders = {split: Loader(dataset.splits[split], config.data) for split in ("train", "val")}
-    check_batches(config, len(loaders["train"]))
+    loaders = ranks.agree(
+        lambda: {split: Loader(dataset.splits[split], config.data, ranks) for split in ("train", "val")}
+    )
+    check_batches(config, len(loaders["train"]), ranks.world)
     plan = build_plan(config, loaders["train"].batches_per_epoch(config.train.batch))
     train_batches = partial(
         loaders["train"].train_batches, batch=config.train.batch, seed=seed, epochs=plan.epochs
@@ -110,28 +138,29 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
     seed_everything(seed)
     directory, saved = options.resume, None
     if directory is None:
-        model, origin = build_model(config.model, dataset.names)
+        model, origin = ranks.in_turn(lambda: build_model(config.model, dataset.names))
     else:  # the checkpoint has the weights, so that files of pretrained ones are not needed again
-        saved = read(directory / "checkpoints" / "last.pt")
-        facts_of(saved, directory / "checkpoints" / "last.pt")
+        saved = read_run(directory / "checkpoints" / "last.pt", ranks)
         model, origin = rebuild(architecture_of(saved), len(dataset.names)), ""
         freeze(model, config.model.freeze)
-    learner = build_learner(model, config.train)
-    criterion = DetectionLoss(model, config.train, plan.epochs)
-    recorder = GradientRecorder(model.trunk_points())
+    learner = build_learner(model, config.train, ranks)
+    check_alike(ranks, conditions(config, dataset, learner))
+    criterion = DetectionLoss(model, config.train, plan.epochs, ranks)
+    recorder = GradientRecorder(model.trunk_points(), ranks)
 
     # The run's directory: a new one, or one that goes on from its last checkpoint.
     label = loaded.name if dataset.name in ("coco8", loaded.name) else f"{loaded.name}-{dataset.name}"
     resume = None
     if directory is None:
-        directory = new_directory(config, label)
-        save(config, directory / "config.yaml")
+        directory = ranks.from_first(ranks.agree(lambda: new_directory(config, label, ranks)))
     elif saved is not None:
         if saved["extra"]["data_fingerprint"] != dataset.fingerprint:
             raise UserError(f"{config.data.path}: the data changed since {directory} was trained on it")
         load_state(saved, learner)
         resume = learner.step, saved["extra"]["wandb_id"]
-    tracker, wandb_id = watch(directory, config, label, dataset.name, plan.steps, resume)
+    tracker, wandb_id = ranks.agree(
+        lambda: watch(directory, config, label, dataset.name, plan.steps, resume, ranks)
+    )
     facts = {
         "config": config.model_dump(mode="json"),
         "names": list(dataset.names),
@@ -139,10 +168,13 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
         "data_fingerprint": dataset.fingerprint,
         "wandb_id": wandb_id,
     }
-    checkpoints = Checkpoints(directory / "checkpoints", facts)
-    failed = FailureFile(directory, dataset, facts, learner.where, tracker.message)
+    checkpoints = Checkpoints(directory / "checkpoints", facts, ranks)
+    if launch.managed and resume is None:  # torchrun starts lost processes again: they go on from here
+        checkpoints.save(learner)
+        launch.note("directory", str(directory.resolve()))
+    failed = FailureFile(directory, dataset, facts, learner.where, tracker.message, ranks)
     itemised = directory / "ledger.json"
-    itemise = LedgerFile(Ledger(model.trunk_points()), itemised, plan.itemises)
+    itemise = LedgerFile(Ledger(model.trunk_points(), ranks), itemised, plan.itemises)
 
     def evaluate_all(step: int) -> dict[str, float]:
         metrics: dict[str, float] = {}
@@ -150,8 +182,9 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
             loader = loaders[split]
             result = evaluate(learner, loader.eval_batches(batch=config.train.batch), dataset.splits[split])
             metrics |= {f"{split}/{name}": value for name, value in result.metrics.items()}
-            examples = prediction_images(dataset, split, result.predictions, config.tracking.images)
-            tracker.predictions(step, examples)
+            if ranks.first:
+                examples = prediction_images(dataset, split, result.predictions, config.tracking.images)
+                tracker.predictions(step, examples)
         return metrics
 
     def report(row: dict[str, float]) -> None:
@@ -179,9 +212,10 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
             shorter = f"it has no more than data.close_mosaic={config.data.close_mosaic} epochs"
             tracker.message(f"no mosaic or mixup in this run: {shorter}")
         if config.tracking.plots and learner.step == 0:
-            tracker.first_batch(batch_images(next(train_batches(stop=1, workers=0)), dataset))
+            first = ranks.agree(lambda: batch_images(next(train_batches(stop=1, workers=0)), dataset))
+            tracker.first_batch(list(chain.from_iterable(ranks.collect(first))))
         earlier, started = learner.seconds, time.perf_counter()
-        with StopRequest() as stop:
+        with StopRequest(ranks.largest) as stop:
             batches = train_batches(
                 start=learner.step * plan.accumulate,
                 stop=plan.steps * plan.accumulate,
@@ -194,59 +228,21 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
         if outcome.status == "stopped":
             exit_code = stop.exit_code
             checkpoints.save(learner)
-            tracker.message(f"stopped; go on with: python train.py --resume {directory}")
+            tracker.message(f"stopped; go on with: {launch.program} train.py --resume {directory}")
         elif outcome.status == "diverged":
             exit_code = 0 if config.train.on_nonfinite == "record" else EXIT_DIVERGED
             if learner.skipped_in_a_row:
                 tracker.message(
                     f"stopped: train.max_skipped={config.train.max_skipped} steps skipped in a row"
                 )
-        rows = read_history(directory / "history.jsonl")
-        summary = summarise(loaded.name, seed, dataset, outcome, learner, plan, rows)
-        summary |= explain(summary, rows, read_ledger(itemised), config, read_effects())
-        tracker.finish(summary, checkpoints.best if checkpoints.best.exists() else None)
+        if ranks.first:
+            rows = read_history(directory / "history.jsonl")
+            summary = summarise(loaded.name, seed, dataset, outcome, learner, plan, rows)
+            summary |= explain(summary, rows, read_ledger(itemised), config, read_effects())
+            tracker.finish(summary, checkpoints.best if checkpoints.best.exists() else None)
     finally:
         tracker.close(exit_code)
     return exit_code
-
-
-def load_data(loaded: LoadedConfig, options: argparse.Namespace) -> tuple[Dataset, LoadedConfig]:
-    """Read the dataset; where COCO8 cannot be had, say so and go on with the built-in shapes."""
-    from detector.data.coco8 import DatasetUnavailable
-    from detector.data.sources import load_dataset
-
-    data = loaded.config.data
-    try:
-        return load_dataset(data.path, data.on_error, allow_outside=data.allow_outside), loaded
-    except DatasetUnavailable as error:
-        if data.fallback == "none":
-            raise
-        print(
-            f"\n*** COCO8 IS NOT HERE. {error}\n"
-            "*** Training on the built-in `shapes` set instead, under that name and with its own schedule.\n"
-            "*** (data.fallback=none turns this into an error.)\n",
-            file=sys.stderr,
-        )
-    data = (loaded := load_config(options.config, options.overrides, fallback=FALLBACK)).config.data
-    return load_dataset(data.path, data.on_error, allow_outside=data.allow_outside), loaded
-
-
-def new_directory(config: Config, label: str) -> Path:
-    """Make `run.dir`, or a new folder in runs/; never one that holds a run, or files that look like one's."""
-    time_of_day = time.strftime("%Y%m%d-%H%M%S")
-    directory = Path(config.run.dir or f"runs/{label}-s{config.train.seed}-{time_of_day}")
-    if os.path.lexists(directory / "history.jsonl"):
-        raise UserError(f"run.dir={directory} holds a run already; --resume {directory} goes on with it")
-    for name in ("config.yaml", "summary.json", "ledger.json", "checkpoints", "plots", "wandb"):
-        if os.path.lexists(directory / name):
-            raise UserError(
-                f"run.dir={directory} holds {name} already, which the run would write; name another"
-            )
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"run.dir={directory} cannot be made: {error.strerror}; name another") from error
-    return directory
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ class TrainConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # the range that every random generator accepts
     steps: Positive | None = 150  # optimiser steps; set exactly one of steps and epochs
     epochs: Positive | None = None
-    batch: Annotated[int, Field(gt=0, le=65536)] = 4  # images a forward pass
+    batch: Annotated[int, Field(gt=0, le=65536)] = 4  # images a forward pass, of all processes together
     accumulate: Positive = 1  # forward passes an optimiser step
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Annotated[float, Field(gt=0)] = 0.02
@@ -170,6 +170,7 @@ class TrainConfig(Section):
     warmup_steps: Annotated[int, Field(ge=0, le=10**9)] = 20
     backbone_lr: Annotated[float, Field(gt=0, le=1)] = 1.0  # the backbone's learning rate, as a factor of lr
     freeze_norms: bool = False  # batch norms keep the running statistics that pretrained weights came with
+    sync_norms: bool = True  # batch norms see the images of all processes; false: each its own
     norm_momentum: Annotated[float, Field(gt=0, le=1)] | None = (
         None  # of batch norms; null: as the model has it
     )
@@ -182,6 +183,7 @@ class TrainConfig(Section):
     channels_last: bool = True
     device: Device = "auto"
     threads: Annotated[int, Field(gt=0, le=4096)] | None = None  # CPU threads; null: torch's default
+    timeout: Annotated[int, Field(gt=0, le=10**6)] = 300  # of several processes: seconds one waits for others
     box_gain: Annotated[float, Field(ge=0)] = 7.5
     cls_gain: Annotated[float, Field(ge=0)] = 0.5
     dfl_gain: Annotated[float, Field(ge=0)] = 1.5

@@ -102,13 +102,14 @@ def rebuild_step(saved: Mapping[str, Any], config: Config) -> tuple[Learner, Cri
     model = rebuild(saved["extra"]["architecture"], len(dataset.names))
     freeze(model, config.model.freeze)
     learner = build_learner(model, config.train)
-    criterion = DetectionLoss(model, config.train, plan.steps * plan.accumulate / plan.batches_per_epoch)
+    criterion = DetectionLoss(model, config.train, plan.epochs)
     batches = list(
         loader.train_batches(
             batch=config.train.batch,
             seed=config.train.seed,
             start=step * plan.accumulate,
             stop=(step + 1) * plan.accumulate,
+            epochs=plan.epochs,
         )
     )
     if [tuple(batch.indices) for batch in batches] != [tuple(indices) for indices in saved["indices"]]:
@@ -121,7 +122,7 @@ def rebuild_step(saved: Mapping[str, Any], config: Config) -> tuple[Learner, Cri
     learner.step = step
     learner.train_mode()
     criterion.begin_epoch(plan.epoch(step))
-    restore_random_state(saved["rng"])
+    restore_random_state(saved["rng"], learner.device)
     return learner, criterion, batches
 
 

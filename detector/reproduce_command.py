@@ -24,7 +24,7 @@ SAID_WHY = 2, 130, 143  # of train.py: the user's mistake, or asked to stop
 ENDED = "finished", "diverged"
 
 # What is not the experiment itself but may change its last digits.
-CONDITIONS = "commit", "dirty", "code", "platform", "cpu", "device", "precision", "threads"
+CONDITIONS = "commit", "dirty", "code", "platform", "cpu", "device", "processes", "precision", "threads"
 METRICS = "train/", "val/", "gradient/", "signal/", "status", "steps", "epochs", "parameters"
 _PROSE = "gradient/diagnosis"  # quotes other runs
 

@@ -2,6 +2,7 @@
 
 Batch number k is the same whatever the number of workers and wherever the run was resumed: the
 order of an epoch is a function of (seed, epoch), and an image's augmentation of (seed, epoch, index).
+Of several processes, each takes its share of that same batch.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import cv2
@@ -28,6 +30,7 @@ from detector.data.images import read_image
 from detector.data.yolo import Item
 from detector.data.yolo_augment import Labelled, YoloAugmentation, global_generators_kept
 from detector.errors import UserError
+from detector.ranks import ALONE, Ranks
 
 # First words of the random seeds, so that no two purposes ever share a stream.
 ORDER, AUGMENT = 1, 2
@@ -86,12 +89,12 @@ class Loader:
         UserError: an image cannot be read (here, or in the iterators).
     """
 
-    def __init__(self, items: Sequence[Item], config: DataConfig) -> None:
-        """Take the items of one split, and the data section of the configuration."""
+    def __init__(self, items: Sequence[Item], config: DataConfig, ranks: Ranks = ALONE) -> None:
+        """Take the items of one split, the data section of the configuration, and who shares the batches."""
         if not items:
             raise ValueError("a loader needs at least one item")
-        self.config = config
-        self._samples = _Samples(items, config)
+        self.config, self.ranks = config, ranks
+        self._samples = _Samples(items, config, ranks.local_world)
 
     def __len__(self) -> int:
         """How many images there are."""
@@ -115,7 +118,8 @@ class Loader:
         """Batches number start to stop - 1 of one endless, shuffled, augmented sequence.
 
         Args:
-            batch: images a batch; the last of an epoch holds what is left.
+            batch: images a batch, of all processes together; the last of an epoch holds what is left, and
+                where that is fewer than there are processes, some have a batch of none.
             seed: of the order and the augmentation.
             start: number of the first batch: how many an interrupted run has seen.
             stop: number after the last batch; None never ends.
@@ -123,14 +127,16 @@ class Loader:
             epochs: of the whole run, which close_mosaic counts back from; None: mosaic goes on for ever.
             workers: processes, instead of the configuration's.
         """
-        order = _TrainOrder(len(self), batch, seed, start, stop)
+        order = _TrainOrder(len(self), batch, seed, start, stop, self.ranks)
         augmented = _Augmented(self._samples, self.config, seed, epochs)
         return self._iterate(augmented, order, self.config.workers if workers is None else workers, pin)
 
     def eval_batches(self, *, batch: int, pin: bool = False) -> Iterator[Batch]:
-        """Every image once, in order, never augmented."""
-        order = [[(NO_EPOCH, index) for index in range(first, min(first + batch, len(self)))]
-                 for first in range(0, len(self), batch)]  # fmt: skip
+        """Every image once, in order, never augmented; of several processes, each has a stretch of them."""
+        own = range(len(self))[self.ranks.share(len(self))]
+        batch = -(-batch // self.ranks.world)  # as many at a time as in training
+        order = [[(NO_EPOCH, index) for index in own[first : first + batch]]
+                 for first in range(0, len(own), batch)]  # fmt: skip
         # Without augmentation, what is in memory is only copied: starting workers would take longer.
         workers = 0 if self._samples.cached else self.config.workers
         return self._iterate(_Plain(self._samples), order, workers, pin)
@@ -142,7 +148,7 @@ class Loader:
             dataset,  # type: ignore[arg-type]
             batch_sampler=order,  # of (epoch, index), not of plain indices
             num_workers=workers,
-            collate_fn=_collate,
+            collate_fn=partial(_collate, size=self.config.image_size),
             worker_init_fn=_start_worker,
             pin_memory=pin,
             generator=torch.Generator(),  # else it draws from the global one, which the model's seed governs
@@ -167,6 +173,7 @@ class _TrainOrder:
     seed: int
     start: int
     stop: int | None
+    ranks: Ranks
 
     def __iter__(self) -> Iterator[list[Key]]:
         per_epoch = batches_per_epoch(self.images, self.batch)
@@ -176,18 +183,21 @@ class _TrainOrder:
                 epoch = number // per_epoch
                 order = np.random.default_rng([ORDER, self.seed, epoch]).permutation(self.images)
             first = number % per_epoch * self.batch
-            yield [(epoch, int(index)) for index in order[first : first + self.batch]]
+            joined = order[first : first + self.batch]
+            yield [(epoch, int(index)) for index in joined[self.ranks.share(len(joined))]]
             number += 1
 
 
 class _Samples:
     """Letterboxed images with their boxes, from memory or from disk."""
 
-    def __init__(self, items: Sequence[Item], config: DataConfig) -> None:
+    def __init__(self, items: Sequence[Item], config: DataConfig, processes: int) -> None:
         self.items = items
         self.size = config.image_size
         self._cache: list[_Sample] | None = None
-        if config.cache and len(items) * self.size**2 * 3 <= psutil.virtual_memory().available / 4:
+        # Every process shows every image sooner or later, so each of this machine's keeps them all.
+        needed = len(items) * self.size**2 * 3 * processes
+        if config.cache and needed <= psutil.virtual_memory().available / 4:
             with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the GIL
                 self._cache = list(pool.map(self._read, range(len(items))))
 
@@ -275,10 +285,17 @@ def _start(loader: DataLoader[Any]) -> Iterator[Any]:
 
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the worker processes are the parallelism
+    if hasattr(os, "setpgid"):
+        # A signal for the training process's whole group, from a terminal or from torchrun, asks it to stop
+        # after this step: for that it needs its workers.
+        os.setpgid(0, 0)
 
 
-def _collate(samples: Sequence[_Sample | UserError]) -> Batch | UserError:
-    """Samples to tensors; the first error, if there is one."""
+_NO_CLASSES, _NO_BOXES = np.empty(0, np.int64), np.empty((0, 4), np.float32)
+
+
+def _collate(samples: Sequence[_Sample | UserError], size: int) -> Batch | UserError:
+    """Samples to tensors; the first error, if there is one. There may be no samples at all."""
     good: list[_Sample] = []
     for sample in samples:
         if isinstance(sample, UserError):
@@ -286,12 +303,13 @@ def _collate(samples: Sequence[_Sample | UserError]) -> Batch | UserError:
         good.append(sample)
     counts = [len(sample.classes) for sample in good]
     # One copy, (B, S, S, 3); seen as (B, 3, S, S) that is exactly the channels_last layout.
-    images = torch.from_numpy(np.stack([sample.image for sample in good])).permute(0, 3, 1, 2)
+    pixels = [sample.image[None] for sample in good] or [np.empty((0, size, size, 3), np.uint8)]
+    images = torch.from_numpy(np.concatenate(pixels)).permute(0, 3, 1, 2)
     return Batch(
         images=images,
         batch_idx=torch.from_numpy(np.repeat(np.arange(len(good), dtype=np.float32), counts)),
-        cls=torch.from_numpy(np.concatenate([sample.classes for sample in good]).astype(np.float32)),
-        boxes=torch.from_numpy(np.concatenate([sample.boxes for sample in good])),
+        cls=torch.from_numpy(np.concatenate([_NO_CLASSES, *(s.classes for s in good)]).astype(np.float32)),
+        boxes=torch.from_numpy(np.concatenate([_NO_BOXES, *(sample.boxes for sample in good)])),
         indices=tuple(sample.index for sample in good),
         letterboxes=tuple(sample.letterbox for sample in good),
     )

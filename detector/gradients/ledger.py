@@ -19,11 +19,14 @@ from torch.utils.hooks import RemovableHandle
 
 from detector.gradients.entries import Entry, write_ledger
 from detector.nn.blocks import Block, Plain, Unit
+from detector.ranks import ALONE, Ranks
 
 # What an operation is called in a sentence; other modules go by their class name.
 LAYERS = {
     "Conv2d": "convolution",
     "BatchNorm2d": "batch norm",
+    "SyncBatchNorm": "batch norm",
+    "CpuSyncBatchNorm": "batch norm",
     "GroupNorm": "group norm",
     "SiLU": "SiLU",
     "ReLU": "ReLU",
@@ -64,11 +67,11 @@ class Ledger:
     nothing is lost.
 
     Nothing is inserted into the graph: a run is bit for bit the same with the ledger and without. Norms are
-    summed in float64, over all micro-batches.
+    summed in float64, over all micro-batches and all processes.
     """
 
-    def __init__(self, points: Mapping[str, nn.Module]) -> None:
-        self.points = dict(points)
+    def __init__(self, points: Mapping[str, nn.Module], ranks: Ranks = ALONE) -> None:
+        self.points, self.ranks = dict(points), ranks
         self._handles: list[RemovableHandle] = []
         self._squares: dict[tuple[str, str], list[Tensor]] = {}
 
@@ -90,11 +93,11 @@ class Ledger:
 
     def entries(self) -> list[Entry]:
         """Take the hooks off, bring all norms to the host at once and divide."""
-        squares = {key: torch.stack(values).sum() for key, values in self._squares.items()}
+        squares = {key: torch.stack(self._squares[key]).sum() for key in sorted(self._squares)}
         self.cancel()
         if not squares:
             return []
-        values = torch.stack(list(squares.values())).sqrt().tolist()
+        values = self.ranks.sum(torch.stack(list(squares.values()))).sqrt().tolist()
         norms = dict(zip(squares, values, strict=True))
         found: list[Entry] = []
         names = list(self.points)
@@ -211,6 +214,8 @@ class LedgerFile:
         self.ledger.begin()
         try:
             yield
-            write_ledger(self.path, step, self.ledger.entries())
+            entries = self.ledger.entries()
+            if self.ledger.ranks.first:
+                write_ledger(self.path, step, entries)
         finally:
             self.ledger.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
 from detector.gradients.recorder import joint_norm, tensors
+from detector.ranks import ALONE, Ranks
 
 LOSS = "loss"  # in place of a layer: what follows after the network
+LATE = 2**62  # a time after every operation
 _UNINITIALISED = {"empty", "empty_like", "empty_strided", "new_empty", "empty_permuted"}
 
 
@@ -38,7 +41,7 @@ class Culprit:
         return f"{self.where}, in {self.operation}" + (f": {self.note}" if self.note else "")
 
 
-def first_culprit(model: nn.Module, losses: Iterable[Tensor]) -> Culprit | None:
+def first_culprit(model: nn.Module, losses: Iterable[Tensor], ranks: Ranks = ALONE) -> Culprit | None:
     """Run a step's passes again, watching every operation, and name the one that went wrong.
 
     Forward it is the first operation that makes a number which is not finite out of finite ones, in a
@@ -46,9 +49,13 @@ def first_culprit(model: nn.Module, losses: Iterable[Tensor]) -> Culprit | None:
     Backward it is the first node of the graph that receives a finite gradient and passes on one that is not,
     to an input or to a weight.
 
+    Several processes run the same operations on different images, and what breaks on one of them reaches the
+    others through norms and sums: the culprit is the one that came first, counted in operations.
+
     Args:
         model: the network, with the weights at which the numbers went wrong. Its gradients are replaced.
         losses: one scalar a micro-batch, each computed only when it is asked for.
+        ranks: the processes whose losses add up; all must call this.
 
     Returns:
         None if everything is finite this time.
@@ -60,11 +67,21 @@ def first_culprit(model: nn.Module, losses: Iterable[Tensor]) -> Culprit | None:
         with forward.watching():
             loss = next(passes, None)
         if loss is None:
-            return _overflowing_norm(model)
-        found = forward.culprit(loss) or _backward(model, loss, forward.owners)
+            return _overflow(model, ranks)
+        # Every process goes on to the backward pass, or none does: each waits for the others there.
+        found = _first(ranks, forward.culprit(loss)) or _first(ranks, _backward(model, loss, forward.owners))
         if found is not None:
             return replace(found, micro_batch=number)
     return None
+
+
+Found = tuple[int, Culprit]  # with the time: how many operations, or nodes of the graph, were before it
+
+
+def _first(ranks: Ranks, found: Found | None) -> Culprit | None:
+    """The earliest of what the processes found."""
+    found = min((one for one in ranks.everyone(found) if one), key=lambda one: one[0], default=None)
+    return found and found[1]
 
 
 @dataclass
@@ -76,7 +93,7 @@ class _Call:
     finite: bool  # whether its inputs were
     given: list[Node]  # that made its inputs
     found_before: int
-    suspects: list[tuple[int, Culprit]] = field(default_factory=list)  # with the time
+    suspects: list[Found] = field(default_factory=list)
 
 
 class _Forward(TorchFunctionMode):
@@ -88,7 +105,7 @@ class _Forward(TorchFunctionMode):
         self._names = {module: name or "model" for name, module in model.named_modules()}
         self._weights = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
         self._calls = [_Call(LOSS, "", True, [], 0)]  # innermost last; what no layer does is the loss's
-        self._found: list[tuple[int, Culprit]] = []
+        self._found: list[Found] = []
         self._clock = 0  # operations so far
 
     @contextmanager
@@ -105,12 +122,12 @@ class _Forward(TorchFunctionMode):
             for handle in handles:
                 handle.remove()
 
-    def culprit(self, loss: Tensor) -> Culprit | None:
+    def culprit(self, loss: Tensor) -> Found | None:
         """The first operation that broke the loss, or a layer's output."""
         if not self._found and not is_finite(loss):
             suspects = self._calls[0].suspects
-            return suspects[0][1] if suspects else Culprit("forward", LOSS, "", LOSS)
-        return min(self._found, key=lambda found: found[0])[1] if self._found else None
+            return suspects[0] if suspects else (LATE, Culprit("forward", LOSS, "", LOSS))
+        return min(self._found, key=lambda found: found[0], default=None)
 
     def __torch_function__(
         self,
@@ -152,22 +169,26 @@ class _Forward(TorchFunctionMode):
             self.owners.setdefault(node, (call.name, call.kind))
 
 
-def _backward(model: nn.Module, loss: Tensor, owners: Mapping[Node, tuple[str, str]]) -> Culprit | None:
+def _backward(model: nn.Module, loss: Tensor, owners: Mapping[Node, tuple[str, str]]) -> Found | None:
     """Differentiate the loss, and name the first node whose gradient is not finite."""
-    found: list[Culprit] = []
+    found: list[Found] = []
+    clock = count()
 
     def watch(node: Node) -> None:
         layer, kind = owners.get(node, (LOSS, ""))
+        time = 0
 
         def arrives(grads: Sequence[Tensor | None]) -> None:
+            nonlocal time
+            time = next(clock)
             if not found and not is_finite(grads):  # though each part of it was finite
                 note = "finite gradients of several branches add up to one that is not"
-                found.append(Culprit("backward", layer, kind, node.name(), note))
+                found.append((time, Culprit("backward", layer, kind, node.name(), note)))
 
         def leaves(given: Sequence[Tensor | None], taken: Sequence[Tensor | None]) -> None:
             if not found and not is_finite(given):
                 note = f"gradients up to {_largest(taken)} come in"
-                found.append(Culprit("backward", layer, kind, node.name(), note))
+                found.append((time, Culprit("backward", layer, kind, node.name(), note)))
 
         handles.append(node.register_prehook(arrives))
         handles.append(node.register_hook(leaves))
@@ -186,7 +207,7 @@ def _backward(model: nn.Module, loss: Tensor, owners: Mapping[Node, tuple[str, s
         for layer, kind, grad in _gradients(model):
             if not is_finite(grad):
                 note = "finite gradients of several uses or micro-batches add up to one that is not"
-                return Culprit("backward", layer, kind, "AccumulateGrad", note)
+                return LATE, Culprit("backward", layer, kind, "AccumulateGrad", note)
     return found[0] if found else None
 
 
@@ -203,9 +224,14 @@ def _graph(roots: Sequence[Node], stop: Sequence[Node] = ()) -> list[Node]:
     return nodes
 
 
-def _overflowing_norm(model: nn.Module) -> Culprit | None:
-    """The layer with the largest gradient, if all are finite and only their joint norm is not."""
+def _overflow(model: nn.Module, ranks: Ranks) -> Culprit | None:
+    """Finite gradients that are too large together: over the processes, or in their joint norm."""
     gradients = list(_gradients(model))
+    ranks.add_up([grad for *_, grad in gradients])
+    for layer, kind, grad in gradients:
+        if not is_finite(grad):
+            note = "finite gradients of several processes add up to one that is not"
+            return Culprit("backward", layer, kind, "AccumulateGrad", note)
     if not gradients or is_finite(torch.nn.utils.get_total_norm([grad for *_, grad in gradients])):
         return None
     layer, kind, grad = max(gradients, key=lambda one: float(joint_norm([one[2]])))

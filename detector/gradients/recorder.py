@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from detector.gradients.indices import vanishing_index
+from detector.ranks import ALONE, Ranks
 
 Record = dict[str, float]
 
@@ -41,12 +42,15 @@ class GradientRecorder:
     averaged over channels, divided by its RMS). A layer without trainable weights has no weight keys.
 
     Norms are summed in float64: the square of a vanished gradient of 1e-30 is zero in float32.
+
+    Of several processes every one makes these calls, and gets the record of the joined batch. The gradients
+    of the weights must have been added up when `gradients` is called.
     """
 
-    def __init__(self, points: Mapping[str, nn.Module]) -> None:
+    def __init__(self, points: Mapping[str, nn.Module], ranks: Ranks = ALONE) -> None:
         if not points:
             raise ValueError("at least one layer must be recorded")
-        self.points = dict(points)
+        self.points, self.ranks = dict(points), ranks
         self._last = list(self.points)[-1]
         self._handles: list[RemovableHandle] = []
         self._squares: dict[str, list[Tensor]] = {}
@@ -74,10 +78,12 @@ class GradientRecorder:
         """
         if not self.active:
             return
+        reached = [name for name in self.points if name in self._squares]
+        if reached:
+            squares = torch.stack([torch.stack(self._squares[name]).sum() for name in reached])
+            for name, square in zip(reached, self.ranks.sum(squares), strict=True):
+                self._measured[f"activation_grad/{name}"] = square.sqrt() / scale
         for name, module in self.points.items():
-            squares = self._squares.get(name)
-            if squares:
-                self._measured[f"activation_grad/{name}"] = torch.stack(squares).sum().sqrt() / scale
             weights = [p for p in trainable_weights(module) if p.grad is not None]
             if weights:
                 grads = [p.grad for p in weights if p.grad is not None]
@@ -101,7 +107,8 @@ class GradientRecorder:
             change = torch._foreach_sub([w.detach() for w in weights], before)
             measured[f"update/{name}"] = joint_norm(change)
         if self._signal:
-            measured["signal/input_dependence"] = torch.stack(self._signal).mean()
+            joint = [joint_dependence(self.ranks.stack(part)) for part in self._signal]
+            measured["signal/input_dependence"] = torch.stack(joint).mean()
         self.cancel()
         if not measured:
             return {}
@@ -125,7 +132,7 @@ class GradientRecorder:
                     tensor.requires_grad_()
                 tensor.register_hook(self._collect(name))
                 if name == self._last:
-                    self._signal.append(input_dependence(tensor.detach()))
+                    self._signal.append(moments(tensor.detach()))
 
         return forward_hook
 
@@ -162,10 +169,31 @@ def input_dependence(x: Tensor) -> Tensor:
 
     1 when every channel has mean zero, 0 when the output is the same whatever the input.
     """
+    return joint_dependence(moments(x)[None])
+
+
+def moments(x: Tensor) -> Tensor:
+    """What I is made of, so that it can be put together from several batches.
+
+    Returns:
+        (3, c) in float64: over all but the channels, how many values, their mean, and their variance.
+    """
     x = x.double() if x.dim() > 1 else x.double().unsqueeze(1)
+    if not x.numel():  # an empty share of a batch
+        return x.new_zeros(3, x.shape[1])
     others = [dim for dim in range(x.dim()) if dim != 1]
-    variance = x.var(dim=others, correction=0).mean()
-    return variance.sqrt() / x.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+    variance, mean = torch.var_mean(x, dim=others, correction=0)
+    return torch.stack([torch.full_like(mean, x.numel() / x.shape[1]), mean, variance])
+
+
+def joint_dependence(parts: Tensor) -> Tensor:
+    """I of a batch whose parts have these `moments`, (parts, 3, c)."""
+    counts, means, variances = parts.unbind(1)  # (parts, c) each
+    weights = counts / counts.sum(0)
+    mean = (weights * means).sum(0)
+    variance = (weights * (variances + (means - mean).square())).sum(0)
+    square = (variance + mean.square()).mean()
+    return variance.mean().sqrt() / square.sqrt().clamp_min(torch.finfo(torch.float64).tiny)
 
 
 def joint_norm(parts: Sequence[Tensor]) -> Tensor:

@@ -72,6 +72,11 @@ class YoloModel(DetectionModel):
         A network with two heads gives both in training, and otherwise the usual one, whose duplicates are
         suppressed: as ultralytics evaluates by default.
         """
+        if not len(images):  # an empty share of a batch; their heads' reshaping cannot do without an image
+            one = self.forward(images.new_zeros(1, *images.shape[1:]))
+            if isinstance(one, DualPredictions):
+                return DualPredictions(_none_of(one.one2many), _none_of(one.one2one))
+            return _none_of(one)
         raw = self.net(images)
         if not self.dual:
             return raw  # type: ignore[no-any-return]
@@ -108,6 +113,12 @@ class YoloModel(DetectionModel):
     def architecture(self) -> dict[str, Any]:
         """See `DetectionModel.architecture`."""
         return {"kind": "yolo", "description": self.description}
+
+
+def _none_of(preds: Predictions) -> Predictions:
+    """As of an empty batch, but still a function of every weight."""
+    feats = [feat[:0] for feat in preds["feats"]]
+    return {"boxes": preds["boxes"][:0], "scores": preds["scores"][:0], "feats": feats}
 
 
 def _replace_classes(head: Any, num_classes: int) -> None:

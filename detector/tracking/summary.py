@@ -39,9 +39,10 @@ def summarise(
         "gradient/first_bad_layer": outcome.culprit and outcome.culprit.where,
         "gradient/first_bad_operation": outcome.culprit and outcome.culprit.operation,
         "steps_skipped": learner.skipped,
+        "processes": learner.ranks.world,
         "parameters": sum(p.numel() for p in learner.model.parameters()),
         "data_fingerprint": dataset.fingerprint,
-        "precision": learner.where.rpartition(" ")[2],
+        "precision": learner.precision_name,
         "threads": torch.get_num_threads(),  # sums come out differently on another number of them
         "cpu": torch.backends.cpu.get_cpu_capability(),  # so they do with other instructions
         **provenance(device_name(learner.device)),

@@ -6,22 +6,29 @@ from pathlib import Path
 from typing import NamedTuple
 
 from detector.config import Config
+from detector.ranks import ALONE, Ranks
 from detector.tracking.console import ConsoleTracker
 from detector.tracking.local import LocalTracker, read_history
 from detector.tracking.plot_tracker import PlotTracker
-from detector.tracking.tracker import Trackers
+from detector.tracking.tracker import Tracker, Trackers
 from detector.tracking.wandb_tracker import WandbTracker
 
 
 class Watch(NamedTuple):
     """The trackers as one, and what a checkpoint must remember to continue the W&B run."""
 
-    tracker: Trackers
+    tracker: Tracker
     wandb_id: str
 
 
 def watch(
-    directory: Path, config: Config, label: str, dataset: str, steps: int, resume: tuple[int, str] | None
+    directory: Path,
+    config: Config,
+    label: str,
+    dataset: str,
+    steps: int,
+    resume: tuple[int, str] | None,
+    ranks: Ranks = ALONE,
 ) -> Watch:
     """Open the run's history, its progress display and its W&B run.
 
@@ -32,7 +39,10 @@ def watch(
         dataset: the data's name.
         steps: how many the run has in all.
         resume: where an interrupted run goes on: its step and W&B id; None for a new run.
+        ranks: of several processes only the first has anyone watching.
     """
+    if not ranks.first:
+        return Watch(Tracker(), "")
     first_step, wandb_id = resume if resume is not None else (0, None)
     console = ConsoleTracker(steps, start_step=first_step)
     local = LocalTracker(

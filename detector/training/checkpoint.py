@@ -11,6 +11,7 @@ import torch
 from detector.errors import UserError
 from detector.files import remove_leftovers
 from detector.nn.checkpoint_file import FORMAT, read, write
+from detector.ranks import ALONE, Ranks
 from detector.training.learner import Learner
 from detector.training.randomness import random_state, restore_random_state
 
@@ -24,15 +25,22 @@ class Checkpoints:
     never generalises (COCO8 from scratch) would keep its first weights as the best.
     """
 
-    def __init__(self, directory: Path, extra: Mapping[str, Any]) -> None:
-        """Save to `directory`, made if need be; `extra` is plain data kept with each checkpoint."""
+    def __init__(self, directory: Path, extra: Mapping[str, Any], ranks: Ranks = ALONE) -> None:
+        """Save to `directory`, made if need be; `extra` is plain data kept with each checkpoint.
+
+        Of several processes the first saves, for all: they have the same state.
+        """
         self.directory, self.extra = directory, dict(extra)
         self.last, self.best = directory / "last.pt", directory / "best.pt"
-        directory.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(directory)
+        self.ranks = ranks
+        if ranks.first:
+            directory.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(directory)
 
     def save(self, learner: Learner, row: Mapping[str, float] | None = None) -> None:
         """Write `last.pt`, and `best.pt` if `row` holds a better evaluation than any before."""
+        if not self.ranks.first:
+            return
         is_best = row is not None and (score := _score(row)) > learner.best
         if is_best:
             learner.best = score
@@ -56,7 +64,7 @@ def state_dict(learner: Learner) -> dict[str, Any]:
         "ema": None if learner.ema is None else learner.ema.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
         "scaler": learner.scaler.state_dict(),
-        "rng": random_state(),
+        "rng": random_state(learner.device),
         "step": learner.step,
         "skipped": learner.skipped,
         "skipped_in_a_row": learner.skipped_in_a_row,
@@ -96,7 +104,7 @@ def _load_state(state: Mapping[str, Any], learner: Learner) -> None:
     _load_optimizer(state["optimizer"], learner.optimizer)
     if state["scaler"]:
         learner.scaler.load_state_dict(state["scaler"])
-    restore_random_state(state["rng"])
+    restore_random_state(state["rng"], learner.device)
     learner.step, learner.seconds, learner.best = state["step"], state["seconds"], tuple(state["best"])
     learner.skipped = state.get("skipped", 0)  # absent in early checkpoints
     learner.skipped_in_a_row = state.get("skipped_in_a_row", 0)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -64,16 +64,18 @@ def train(
     Args:
         learner: the model and what trains it; changed in place.
         criterion: raw predictions and targets -> the loss.
-        batches: `plan.accumulate` a step, beginning with those of step `learner.step`.
+        batches: `plan.accumulate` a step, beginning with those of step `learner.step`; of several
+            processes, each has its share of every batch.
         plan: how many steps, and which are recorded.
         config: how the weights are fitted.
         recorder: measures the gradients of the recorded steps.
         report: takes the row of each recorded step, after the weights were updated: to evaluate, log, save.
-        stop: asked before each step.
+        stop: asked before each step; all processes must get the same answer.
         itemise: put around a step's passes: the gradient's ledger.
-        failed: takes each step whose numbers were not finite, once it is undone and understood.
+        failed: takes each step whose numbers were not finite, once it is undone and understood; of several
+            processes, every one of them is given the same.
     """
-    model, optimizer, scaler = learner.model, learner.optimizer, learner.scaler
+    model, optimizer, scaler, ranks = learner.model, learner.optimizer, learner.scaler, learner.ranks
     source, clock, rewind = iter(batches), Stopwatch(), Rewind(model)
     while learner.step < plan.steps:
         if stop():
@@ -90,24 +92,28 @@ def train(
 
         # Forward and backward, once a micro-batch; the gradients add up.
         optimizer.zero_grad(set_to_none=True)
-        micro_batches = list(islice(source, plan.accumulate))
+        micro_batches = ranks.agree(lambda: list(islice(source, plan.accumulate)))
         with itemise(step):
             losses = [backward(learner, criterion, batch).parts for batch in micro_batches]
-        parts = torch.stack(losses).mean(0)
+        parts = ranks.sum(torch.stack(losses).mean(0))
+        ranks.add_up([p.grad for p in model.parameters() if p.grad is not None])
 
-        # Record: the true gradient is the one after accumulation and unscaling, before clipping.
+        # Record: the true gradient is the one after accumulation, all processes' sum and unscaling, before
+        # clipping. From here on every process has the same numbers.
         scaler.unscale_(optimizer)
         if plan.records(step):
             recorder.gradients(scaler.get_scale())
         norm = clip_gradients(model, config.clip)
 
         # Step, unless the numbers are broken. A gradient scaler above 1 expects infinite gradients, and
-        # leaves those steps out by itself; at 1 they are the network's own.
+        # leaves those steps out by itself; at 1 they are the network's own. What is broken for one process
+        # is so for all, whatever the last digits of a norm may be on another make of GPU.
         suspect = parts.sum() if scaler.get_scale() > 1 else parts.sum() + norm
-        broken = not bool(torch.isfinite(suspect))
+        broken = bool(ranks.largest(not bool(torch.isfinite(suspect))))
         if not broken:
             scaler.step(optimizer)
             scaler.update()
+            learner.join_statistics()
             if learner.ema is not None:
                 learner.ema.update_parameters(model)
             learner.step, learner.skipped_in_a_row = step + 1, 0
@@ -120,7 +126,7 @@ def train(
             row = {"step": step, "epoch": plan.epoch(step), "train/lr": rate, **measured}
             row["time/step_ms"] = clock.mean_ms()
             if broken:
-                indices = tuple(batch.indices for batch in micro_batches)
+                indices = joined_indices(ranks.everyone([batch.indices for batch in micro_batches]))
                 losses_again = scaled_losses(learner, criterion, micro_batches)
                 failure = examine(learner, losses_again, rewind, row, indices)
                 if learner.skip(config):
@@ -145,8 +151,11 @@ def evaluate(learner: Learner, batches: Iterable[Batch], items: Sequence[Item]) 
 
     Args:
         learner: its averaged weights are used where it has them.
-        batches: the split's batches, in order.
+        batches: the split's batches, in order; of several processes, each has its share of the split.
         items: the split, with labels as fractions of each image.
+
+    Returns:
+        The whole split's result on the first process; nothing elsewhere.
     """
     network = learner.evaluated_model.eval()
 
@@ -155,7 +164,11 @@ def evaluate(learner: Learner, batches: Iterable[Batch], items: Sequence[Item]) 
             raw: Predictions = network(learner.images(images))
         return raw
 
-    truths, predictions = predict_split(forward, learner.model, batches, items)
+    ranks = learner.ranks
+    shares = ranks.collect(ranks.agree(lambda: predict_split(forward, learner.model, batches, items)))
+    if not shares:
+        return Evaluation({}, [])
+    truths, predictions = ([one for share in part for one in share] for part in zip(*shares, strict=True))
     return Evaluation(coco_map(truths, predictions, learner.model.num_classes), predictions)
 
 
@@ -206,6 +219,11 @@ class Stopwatch:
     def mean_ms(self) -> float:
         """The mean lap since the restart, in milliseconds."""
         return 1000 * (time.perf_counter() - self._since) / self._laps
+
+
+def joined_indices(shares: Sequence[Sequence[tuple[int, ...]]]) -> tuple[tuple[int, ...], ...]:
+    """Of every process, the images of each of its micro-batches -> those of each joined micro-batch."""
+    return tuple(tuple(chain.from_iterable(parts)) for parts in zip(*shares, strict=True))
 
 
 def named(parts: Tensor) -> Mapping[str, Tensor]:

@@ -17,6 +17,7 @@ from detector.errors import UserError
 from detector.files import write_text
 from detector.gradients.nonfinite import Culprit, first_culprit
 from detector.nn.checkpoint_file import FORMAT, read, write
+from detector.ranks import ALONE, Ranks
 from detector.training.learner import Learner
 from detector.training.randomness import random_state, restore_random_state
 
@@ -33,21 +34,22 @@ class Rewind:
         # By type, so that each group is copied in one go.
         self._live = [[b for b in buffers if (b.dtype, b.device) == kind] for kind in kinds]
         self._kept = [[buffer.clone() for buffer in group] for group in self._live]
-        self._random = random_state()
+        self._device = next(model.parameters()).device
+        self._random = random_state(self._device)
 
     @torch.no_grad()
     def mark(self) -> None:
         """Remember this moment."""
         for kept, live in zip(self._kept, self._live, strict=True):
             torch._foreach_copy_(kept, live)
-        self._random = random_state()
+        self._random = random_state(self._device)
 
     @torch.no_grad()
     def back(self) -> None:
         """Return to it."""
         for kept, live in zip(self._kept, self._live, strict=True):
             torch._foreach_copy_(live, kept)
-        restore_random_state(self._random)
+        restore_random_state(self._random, self._device)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,9 @@ class Failure:
     """A step that was undone, and everything to do its passes again."""
 
     row: Mapping[str, float]  # what was measured: step, epoch, loss and its parts, gradient norm
-    indices: tuple[tuple[int, ...], ...]  # of each micro-batch's images in the training split
+    indices: tuple[
+        tuple[int, ...], ...
+    ]  # of each micro-batch's images in the training split, on all processes
     culprit: Culprit | None  # None: the same passes were finite the second time
     state: Mapping[str, Any]  # what the passes depend on besides the batches, as it was before them
 
@@ -69,6 +73,8 @@ def examine(
 ) -> Failure:
     """Undo a step that was not taken, run its passes again to find the culprit, and undo those.
 
+    Of several processes, each examines its own share, and all are given the one culprit that came first.
+
     Args:
         learner: its gradients are left empty.
         losses: the scaled loss of each micro-batch, computed when it is asked for.
@@ -78,9 +84,9 @@ def examine(
     rewind.back()
     # Copied, since training may go on.
     weights = {key: value.detach().cpu().clone() for key, value in learner.model.state_dict().items()}
-    state = {"model": weights, "scaler": learner.scaler.state_dict(), "rng": random_state()}
+    state = {"model": weights, "scaler": learner.scaler.state_dict(), "rng": random_state(learner.device)}
     try:
-        culprit = first_culprit(learner.model, losses)
+        culprit = first_culprit(learner.model, losses, learner.ranks)
     finally:
         learner.optimizer.zero_grad(set_to_none=True)
         rewind.back()
@@ -96,15 +102,25 @@ class FailureFile:
         extra: what a checkpoint keeps of the run: architecture, fingerprint of the data, ….
         where: device and precision.
         say: takes a line for a person.
+        ranks: of several processes the first writes, for all: they are given the same failure.
     """
 
     def __init__(
-        self, run: Path, dataset: Dataset, extra: Mapping[str, Any], where: str, say: Callable[[str], None]
+        self,
+        run: Path,
+        dataset: Dataset,
+        extra: Mapping[str, Any],
+        where: str,
+        say: Callable[[str], None],
+        ranks: Ranks = ALONE,
     ) -> None:
         self.run, self.dataset, self.extra, self.where, self.say = run, dataset, dict(extra), where, say
+        self.ranks = ranks
 
     def __call__(self, failure: Failure) -> None:
         """Say what happened and keep it. A full disk costs the file, not the run."""
+        if not self.ranks.first:
+            return
         items = self.dataset.splits["train"]
         images = [[str(items[index].image) for index in batch] for batch in failure.indices]
         row = failure.row

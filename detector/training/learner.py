@@ -15,9 +15,14 @@ from torch.optim.swa_utils import AveragedModel
 from detector.config import TrainConfig
 from detector.errors import UserError
 from detector.nn.model import DetectionModel
+from detector.nn.sync_norm import synchronise
+from detector.ranks import ALONE, Ranks
 from detector.training.optimizer import averaged_model, build_optimizer
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+BatchNorm = torch.nn.modules.batchnorm._BatchNorm
 
 
 @dataclass
@@ -32,6 +37,8 @@ class Learner:
     precision: torch.dtype
     channels_last: bool
     frozen_norms: tuple[torch.nn.Module, ...] = ()  # whose running statistics are used, and stay
+    ranks: Ranks = ALONE  # the processes that train it together
+    own_norms: tuple[BatchNorm, ...] = ()  # that see this process's images only
     step: int = 0  # optimiser steps completed, skipped ones included
     skipped: int = 0  # steps left out because their numbers were not finite
     skipped_in_a_row: int = 0  # just now
@@ -40,8 +47,14 @@ class Learner:
 
     @property
     def where(self) -> str:
-        """Device and precision, for a person."""
-        return f"{self.device} in {next(n for n, t in PRECISIONS.items() if t == self.precision)}"
+        """Device, precision and the number of processes, for a person."""
+        many = f", {self.ranks.world} processes" if self.ranks.world > 1 else ""
+        return f"{self.device} in {self.precision_name}{many}"
+
+    @property
+    def precision_name(self) -> str:
+        """`fp32`, `bf16` or `fp16`."""
+        return next(name for name, precision in PRECISIONS.items() if precision == self.precision)
 
     @property
     def evaluated_model(self) -> torch.nn.Module:
@@ -67,6 +80,18 @@ class Learner:
         self.skipped_in_a_row += 1
         return True
 
+    def join_statistics(self) -> None:
+        """Where norms are not synchronised, replace their running statistics by the processes' mean.
+
+        They are what is evaluated and saved: every process must have the same.
+        """
+        buffers = [
+            b for norm in self.own_norms for b in (norm.running_mean, norm.running_var) if b is not None
+        ]
+        self.ranks.add_up(buffers)
+        for buffer in buffers:
+            buffer /= self.ranks.world
+
     def autocast(self) -> AbstractContextManager[None]:
         """Run the forward pass in the chosen precision."""
         return autocast(self.device, self.precision)
@@ -87,13 +112,13 @@ def to_network(images: Tensor, device: torch.device, channels_last: bool) -> Ten
     return images.to(device, non_blocking=True).to(torch.float32, memory_format=layout) / 255
 
 
-def build_learner(model: DetectionModel, config: TrainConfig) -> Learner:
-    """Place a model on its device and give it an optimiser.
+def build_learner(model: DetectionModel, config: TrainConfig, ranks: Ranks = ALONE) -> Learner:
+    """Place a model on its device and give it an optimiser; several processes get the first one's weights.
 
     Raises:
         UserError: the device is not there, or cannot train in this precision.
     """
-    device = choose_device(config.device)
+    device = ranks.agree(lambda: choose_device(device_of(config.device, ranks)))
     if config.precision == "fp16" and device.type != "cuda":
         raise UserError("train.precision=fp16 needs a CUDA GPU; on a CPU use bf16 or fp32")
     if config.norm_momentum is not None:
@@ -101,6 +126,14 @@ def build_learner(model: DetectionModel, config: TrainConfig) -> Learner:
             norm.momentum = config.norm_momentum
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    synchronised = ranks.world > 1 and config.sync_norms and not config.freeze_norms
+    if ranks.world > 1:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # where NCCL, too, works for this process
+        ranks.copy_first(list(model.state_dict().values()))
+    if synchronised:
+        synchronise(model, ranks, device)
+    norms = tuple(batch_norms(model))
     return Learner(
         model=model,
         optimizer=build_optimizer(model, config, model.backbone()),
@@ -110,13 +143,33 @@ def build_learner(model: DetectionModel, config: TrainConfig) -> Learner:
         device=device,
         precision=PRECISIONS[choose_precision(config.precision, device)],
         channels_last=config.channels_last,
-        frozen_norms=tuple(batch_norms(model)) if config.freeze_norms else (),
+        frozen_norms=norms if config.freeze_norms else (),
+        ranks=ranks,
+        own_norms=norms if ranks.world > 1 and not synchronised and not config.freeze_norms else (),
     )
 
 
-def batch_norms(model: torch.nn.Module) -> list[torch.nn.BatchNorm2d]:
+def batch_norms(model: torch.nn.Module) -> list[BatchNorm]:
     """The layers that keep running statistics of what passes through them."""
-    return [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    return [module for module in model.modules() if isinstance(module, BatchNorm)]
+
+
+def device_of(name: str, ranks: Ranks) -> str:
+    """The device of one of several processes: each has a GPU of its own.
+
+    Raises:
+        UserError: one GPU is asked for by number, or there are fewer than processes.
+    """
+    if ranks.world == 1 or name == "cpu" or not torch.cuda.is_available():
+        return name
+    if name.startswith("cuda:") and ranks.local_world > 1:
+        raise UserError(f"train.device={name}: several processes cannot share a GPU; use train.device=cuda")
+    count = torch.cuda.device_count()
+    if ranks.local_world > count:
+        raise UserError(
+            f"{ranks.local_world} processes for {count} GPUs: start torchrun with --nproc-per-node {count}"
+        )
+    return name if name.startswith("cuda:") else f"cuda:{ranks.local_rank}"
 
 
 def choose_device(name: str, setting: str = "train.device=") -> torch.device:

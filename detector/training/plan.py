@@ -43,16 +43,20 @@ class Plan:
         return self.ledger and (step == 0 or step + 1 == self.steps)
 
 
-def check_batches(config: Config, images: int) -> None:
+def check_batches(config: Config, images: int, processes: int = 1) -> None:
     """Refuse what batch norm would stop at in the middle of a run.
 
     At 32 px the coarsest features are a single value an image, and a batch of one image has no deviation.
+    Of several processes, each has a share of a batch, and without train.sync_norms nothing else to average.
 
     Raises:
         UserError: it would come to that.
     """
-    smallest = images % config.train.batch or min(images, config.train.batch)
-    if config.model.norm == "batch" and config.data.image_size < 64 and smallest == 1:
+    full = min(images, config.train.batch)
+    sizes = {full, images % config.train.batch or full}  # the last batch of an epoch holds what is left
+    if not config.train.sync_norms:
+        sizes = {share for size in sizes for share in (size // processes, -(-size // processes))}
+    if config.model.norm == "batch" and config.data.image_size < 64 and 1 in sizes:
         raise UserError(
             f"data.image_size={config.data.image_size} and train.batch={config.train.batch} leave batch norm "
             f"a single value to average in a batch of one image; take 64 pixels, or another train.batch"

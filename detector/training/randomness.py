@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 
-def random_state() -> dict[str, Any]:
+def random_state(device: torch.device) -> dict[str, Any]:
     """Tensors and plain data only, so that a checkpoint can hold it."""
     # numpy's global generator is not used here, but by libraries that augment.
     name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
@@ -22,15 +22,16 @@ def random_state() -> dict[str, Any]:
             *(x if isinstance(x, float) else int(x) for x in rest),
         ),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        # This process's GPU alone: the others are other processes', which draw the same.
+        "cuda": [torch.cuda.get_rng_state(device)] if device.type == "cuda" else [],
     }
 
 
-def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Go back to a state; that of GPUs only where there are as many as then."""
+def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Go back to a state; that of a GPU only where there is one, then and now."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"][0], device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -10,15 +11,18 @@ from typing import Any
 class StopRequest:
     """While entered, Ctrl-C or SIGTERM sets `signal` instead of breaking off in the middle of a step.
 
-    A second Ctrl-C breaks off at once.
+    A second Ctrl-C breaks off at once. `agree` makes of this process's signal the one that all obey, or 0.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, agree: Callable[[int], int] = int) -> None:
+        self._agree = agree
         self.signal: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def __call__(self) -> bool:
         """Whether training should stop after this step."""
+        if number := self._agree(self.signal or 0):
+            self.signal = signal.Signals(number)
         return self.signal is not None
 
     @property

@@ -1,0 +1,119 @@
+"""Who this process is among those that torchrun started, and what they leave to those started after them.
+
+torchrun's agent starts the processes, ends them all when one of them fails, and starts new ones. It keeps a
+small store of keys and values, which outlives the processes. Here it holds the run's directory, so that new
+processes go on with it, and how the run ended, so that an end that was meant is not undone by a restart.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
+PREFIX = "detector"  # the store is shared with torchrun's own keys
+ADDRESS = "MASTER_ADDR", "MASTER_PORT"
+CONNECT = 60.0  # seconds; the store is there before the processes are
+
+
+class LostContactError(Exception):
+    """Another process is gone, or did not answer in time."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How this process was started. By default: alone, by hand."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    local_world: int = 1
+    managed: bool = False  # by an agent, which also keeps the store
+    address: tuple[str, int] | None = None  # of the store; None: there is none
+
+    @classmethod
+    def from_environment(cls) -> Launch:
+        """What torchrun, or a script that sets the same variables, says."""
+        env = os.environ
+        if not all(name in env for name in ("RANK", "WORLD_SIZE", *ADDRESS)):
+            return cls()
+        world = int(env["WORLD_SIZE"])
+        return cls(
+            rank=int(env["RANK"]),
+            world=world,
+            local_rank=int(env.get("LOCAL_RANK", env["RANK"])),
+            local_world=int(env.get("LOCAL_WORLD_SIZE", world)),
+            managed=env.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+            address=(env["MASTER_ADDR"], int(env["MASTER_PORT"])),
+        )
+
+    @property
+    def program(self) -> str:
+        """How a person starts train.py in the same way."""
+        return "python" if self.world == 1 else "torchrun …"
+
+    def meet(self, timeout: float) -> Store:
+        """Wait for the other processes; a store for these very ones.
+
+        Those of an earlier attempt left their addresses in the agent's store, and how often a machine was
+        restarted differs from machine to machine: so the first process draws a number for this attempt and
+        tells it to each process that can show it is alive.
+
+        Raises:
+            RuntimeError: not all came in time.
+        """
+        from torch.distributed.distributed_c10d import PrefixStore
+
+        store = self._connect(timeout)
+        if self.rank:
+            word = secrets.token_hex(8)
+            store.set(f"hello/{self.rank}", word)
+            attempt = int(store.get(f"welcome/{word}"))
+            store.add(f"here/{attempt}", 1)
+            return PrefixStore(f"attempt/{attempt}", store)
+        attempt = store.add("attempts", 1)
+        deadline = time.monotonic() + timeout
+        while store.add(f"here/{attempt}", 0) < self.world - 1:
+            for rank in range(1, self.world):
+                if store.check([f"hello/{rank}"]):  # perhaps of a process that is gone: it does no harm
+                    store.set(f"welcome/{store.get(f'hello/{rank}').decode()}", str(attempt))
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"not all {self.world} processes came within {timeout:.0f} s")
+            time.sleep(0.01)
+        return PrefixStore(f"attempt/{attempt}", store)
+
+    def note(self, key: str, value: str) -> None:
+        """Leave a value to the processes that come after these."""
+        if self.managed:
+            self._connect().set(f"note/{key}", value)
+
+    def noted(self, key: str) -> str | None:
+        """What was left."""
+        if not self.managed:
+            return None
+        store = self._connect()
+        return store.get(f"note/{key}").decode() if store.check([f"note/{key}"]) else None
+
+    def say(self, text: str) -> None:
+        """Tell a person why the run ends: whichever process comes first; the others have nothing to add."""
+        if not self.managed or self._connect().add("said", 1) == 1:
+            print(text, file=sys.stderr, flush=True)
+
+    def _connect(self, timeout: float = CONNECT) -> Store:
+        from datetime import timedelta
+
+        from torch._C._distributed_c10d import PrefixStore, TCPStore
+
+        assert self.address is not None
+        host, port = self.address
+        serves = self.rank == 0 and not self.managed
+        wait = timedelta(seconds=timeout)
+        return PrefixStore(
+            PREFIX, TCPStore(host, port, is_master=serves, timeout=wait, wait_for_workers=False)
+        )
