@@ -15,6 +15,7 @@ import psutil
 import pytest
 import torch
 
+from detector.cli import main
 from tests.support import ROOT, Run, environment, wait_for
 from tests.test_train import without_times
 
@@ -86,6 +87,25 @@ def test_two_processes_two_machines_and_one_give_the_same_run(
     assert without_times(ends[0].history) == without_times(two.history)
     files = [sorted(p.name for p in run.directory.rglob("*")) for run in (one, two)]
     assert files[0] == files[1]
+
+
+def test_a_broken_run_of_two_processes_is_replayed_by_one(
+    tmp_path: Path, coco8: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    breaks = ("train.lr=1e30", "train.clip=null", "train.warmup_steps=0", "train.on_nonfinite=skip")
+    run = end(start(coco8, tmp_path, *QUICK, *breaks, "train.max_skipped=2", "run.dir=run"), tmp_path / "run")
+    assert "exitcode  : 3" in run.err
+    assert run.summary["status"] == "diverged"
+    assert run.summary["steps_skipped"] == 2
+    assert run.err.count("not finite at step") == 3  # once each, of two processes
+    failure = json.loads((run.directory / "failure/failure.json").read_text())
+    assert len(failure["images"][0]) == len(set(failure["images"][0])) > 0
+    assert failure["where"] == "cpu in fp32, 2 processes"
+    monkeypatch.setenv("DETECTOR_DATASETS", str(coco8))
+    assert main(["replay", str(run.directory)]) == 3
+    out = capsys.readouterr().out
+    assert f"then       {run.summary['gradient/first_bad_layer']}" in out
+    assert "now        the same" in out
 
 
 LONGER = (*QUICK, "train.steps=40", "train.ema=0.9")

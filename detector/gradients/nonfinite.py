@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from detector.gradients.recorder import joint_norm, tensors
 from detector.ranks import ALONE, Ranks
 
 LOSS = "loss"  # in place of a layer: what follows after the network
-LATE = 2**62  # a time after every operation
+LAST = 2**62  # after every other turn or time
 _UNINITIALISED = {"empty", "empty_like", "empty_strided", "new_empty", "empty_permuted"}
 
 
@@ -50,7 +50,7 @@ def first_culprit(model: nn.Module, losses: Iterable[Tensor], ranks: Ranks = ALO
     to an input or to a weight.
 
     Several processes run the same operations on different images, and what breaks on one of them reaches the
-    others through norms and sums: the culprit is the one that came first, counted in operations.
+    others through norms and sums: the culprit is the one that came first.
 
     Args:
         model: the network, with the weights at which the numbers went wrong. Its gradients are replaced.
@@ -75,13 +75,18 @@ def first_culprit(model: nn.Module, losses: Iterable[Tensor], ranks: Ranks = ALO
     return None
 
 
-Found = tuple[int, Culprit]  # with the time: how many operations, or nodes of the graph, were before it
+class _Found(NamedTuple):
+    """A culprit, and when: on this process, and as all of them count."""
+
+    turn: int  # of its layer: forward as layers are entered, backward as they are gone back through
+    time: int  # how many operations, or nodes of the graph, were before it: fewer without an image
+    culprit: Culprit
 
 
-def _first(ranks: Ranks, found: Found | None) -> Culprit | None:
+def _first(ranks: Ranks, found: _Found | None) -> Culprit | None:
     """The earliest of what the processes found."""
-    found = min((one for one in ranks.everyone(found) if one), key=lambda one: one[0], default=None)
-    return found and found[1]
+    found = min((one for one in ranks.everyone(found) if one), key=lambda one: one[:2], default=None)
+    return found and found.culprit
 
 
 @dataclass
@@ -93,7 +98,8 @@ class _Call:
     finite: bool  # whether its inputs were
     given: list[Node]  # that made its inputs
     found_before: int
-    suspects: list[Found] = field(default_factory=list)
+    turn: int
+    suspects: list[_Found] = field(default_factory=list)
 
 
 class _Forward(TorchFunctionMode):
@@ -101,12 +107,14 @@ class _Forward(TorchFunctionMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.owners: dict[Node, tuple[str, str]] = {}  # node of the graph -> its layer's name and class
+        self.owners: dict[
+            Node, tuple[int, str, str]
+        ] = {}  # node -> its layer's turn backward, name and class
         self._names = {module: name or "model" for name, module in model.named_modules()}
         self._weights = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
-        self._calls = [_Call(LOSS, "", True, [], 0)]  # innermost last; what no layer does is the loss's
-        self._found: list[Found] = []
-        self._clock = 0  # operations so far
+        self._calls = [_Call(LOSS, "", True, [], 0, LAST)]  # innermost last; what no layer does is the loss's
+        self._found: list[_Found] = []
+        self._clock = self._entered = self._left = 0  # operations so far; layers
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -122,12 +130,12 @@ class _Forward(TorchFunctionMode):
             for handle in handles:
                 handle.remove()
 
-    def culprit(self, loss: Tensor) -> Found | None:
+    def culprit(self, loss: Tensor) -> _Found | None:
         """The first operation that broke the loss, or a layer's output."""
         if not self._found and not is_finite(loss):
             suspects = self._calls[0].suspects
-            return suspects[0] if suspects else (LATE, Culprit("forward", LOSS, "", LOSS))
-        return min(self._found, key=lambda found: found[0], default=None)
+            return suspects[0] if suspects else _Found(LAST, LAST, Culprit("forward", LOSS, "", LOSS))
+        return min(self._found, key=lambda found: found.time, default=None)
 
     def __torch_function__(
         self,
@@ -147,35 +155,39 @@ class _Forward(TorchFunctionMode):
         if finite and name not in _UNINITIALISED and name != "__get__" and not is_finite(output):
             call = self._calls[-1]
             note = "its weights are not finite" if broken_weights else f"values up to {_largest(given)} go in"
-            call.suspects.append((self._clock, Culprit("forward", call.name, call.kind, name, note)))
+            culprit = Culprit("forward", call.name, call.kind, name, note)
+            call.suspects.append(_Found(call.turn, self._clock, culprit))
         return output
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         inputs = list(tensors((args, kwargs)))
         nodes = [tensor.grad_fn for tensor in inputs if tensor.grad_fn is not None]
         name, kind = self._names[module], type(module).__name__
-        self._calls.append(_Call(name, kind, is_finite(inputs), nodes, len(self._found)))
+        self._entered += 1
+        self._calls.append(_Call(name, kind, is_finite(inputs), nodes, len(self._found), self._entered))
 
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         call = self._calls.pop()
+        self._left += 1
         if not is_finite(output):
             if call.suspects:
                 self._found.append(call.suspects[0])
             elif call.finite and len(self._found) == call.found_before:
-                self._found.append((self._clock, Culprit("forward", call.name, call.kind, call.kind)))
+                culprit = Culprit("forward", call.name, call.kind, call.kind)
+                self._found.append(_Found(call.turn, self._clock, culprit))
         # Layers inside this one have left before it and claimed their nodes.
         made = [tensor.grad_fn for tensor in tensors(output) if tensor.grad_fn is not None]
         for node in _graph(made, stop=call.given):
-            self.owners.setdefault(node, (call.name, call.kind))
+            self.owners.setdefault(node, (-self._left, call.name, call.kind))
 
 
-def _backward(model: nn.Module, loss: Tensor, owners: Mapping[Node, tuple[str, str]]) -> Found | None:
+def _backward(model: nn.Module, loss: Tensor, owners: Mapping[Node, tuple[int, str, str]]) -> _Found | None:
     """Differentiate the loss, and name the first node whose gradient is not finite."""
-    found: list[Found] = []
+    found: list[_Found] = []
     clock = count()
 
     def watch(node: Node) -> None:
-        layer, kind = owners.get(node, (LOSS, ""))
+        turn, layer, kind = owners.get(node, (-LAST, LOSS, ""))
         time = 0
 
         def arrives(grads: Sequence[Tensor | None]) -> None:
@@ -183,12 +195,12 @@ def _backward(model: nn.Module, loss: Tensor, owners: Mapping[Node, tuple[str, s
             time = next(clock)
             if not found and not is_finite(grads):  # though each part of it was finite
                 note = "finite gradients of several branches add up to one that is not"
-                found.append((time, Culprit("backward", layer, kind, node.name(), note)))
+                found.append(_Found(turn, time, Culprit("backward", layer, kind, node.name(), note)))
 
         def leaves(given: Sequence[Tensor | None], taken: Sequence[Tensor | None]) -> None:
             if not found and not is_finite(given):
                 note = f"gradients up to {_largest(taken)} come in"
-                found.append((time, Culprit("backward", layer, kind, node.name(), note)))
+                found.append(_Found(turn, time, Culprit("backward", layer, kind, node.name(), note)))
 
         handles.append(node.register_prehook(arrives))
         handles.append(node.register_hook(leaves))
@@ -207,7 +219,7 @@ def _backward(model: nn.Module, loss: Tensor, owners: Mapping[Node, tuple[str, s
         for layer, kind, grad in _gradients(model):
             if not is_finite(grad):
                 note = "finite gradients of several uses or micro-batches add up to one that is not"
-                return LATE, Culprit("backward", layer, kind, "AccumulateGrad", note)
+                return _Found(LAST, LAST, Culprit("backward", layer, kind, "AccumulateGrad", note))
     return found[0] if found else None
 
 

@@ -139,8 +139,8 @@ class FailureFile:
         try:
             folder = self.run / FOLDER
             folder.mkdir(exist_ok=True)
-            state = {"format": FORMAT, "failure": known, "indices": failure.indices, "extra": self.extra}
-            write(state | dict(failure.state), folder / STATE)
+            facts = {"format": FORMAT, "step": int(row["step"]), "extra": self.extra, "failure": known}
+            write(facts | {"indices": failure.indices} | dict(failure.state), folder / STATE)
             write_text(folder / REPORT, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
         except (OSError, RuntimeError) as error:  # torch has its own word for a full disk
             self.say(f"the step could not be saved for replay: {error}")

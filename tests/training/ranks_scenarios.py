@@ -18,9 +18,10 @@ from torch import nn
 from detector.config import ModelConfig, TrainConfig
 from detector.data.geometry import Letterbox
 from detector.data.loader import Batch
-from detector.data.yolo import Item
+from detector.data.yolo import Dataset, Item
 from detector.errors import UserError
 from detector.gradients.ledger import Ledger
+from detector.gradients.nonfinite import first_culprit
 from detector.gradients.recorder import GradientRecorder
 from detector.nn.build import build_model
 from detector.nn.loss import DetectionLoss
@@ -28,6 +29,7 @@ from detector.nn.sync_norm import synchronise
 from detector.ranks import Ranks
 from detector.training.distributed import check_alike, join
 from detector.training.engine import evaluate, train
+from detector.training.failure import Failure, FailureFile
 from detector.training.launch import Launch
 from detector.training.learner import Learner, build_learner, seed_everything
 from detector.training.plan import Plan
@@ -212,29 +214,85 @@ def stop(ranks: Ranks) -> list[Any]:
     return ranks.everyone((outcome, request.exit_code))
 
 
-def broken(ranks: Ranks) -> Any:
-    """A layer gives infinities, for the images of the last process alone."""
+class Breaking(nn.Module):
+    """The identity until `armed`; then infinite, or with infinite gradients, on the last process alone."""
 
-    class Broken(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x / 0 if ranks.rank == ranks.world - 1 else x
+    def __init__(self, ranks: Ranks, direction: str) -> None:
+        super().__init__()
+        self.last, self.direction, self.armed = ranks.rank == ranks.world - 1, direction, False
 
-    learner, config = make(ranks, SMALL | {"norm": "none"})
-    learner.model.trunk.p4_0.a.act = Broken()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not (self.armed and self.last):
+            return x
+        return x / 0 if self.direction == "forward" else InfiniteGradient.apply(x)  # type: ignore[no-any-return]
+
+
+class InfiniteGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return grad + torch.inf
+
+
+def broken(ranks: Ranks, direction: str, folder: Path) -> dict[str, Any]:
+    """Step 1 of 3, in its second micro-batch, is left out; batch norms spread the infinities to all."""
+    learner, config = make(ranks, SMALL, on_nonfinite="skip")
+    layer = Breaking(ranks, direction)
+    learner.model.trunk.p4_0.a.act = layer
+    joined = [joined_batch(seed, images) for seed, images in enumerate((4, 3, 3, 2, 3, 4))]
+
+    def arm(module: nn.Module, args: tuple[torch.Tensor]) -> None:
+        own = share_of(joined[3], ranks).images
+        layer.armed = args[0].shape[0] == len(own) and torch.equal(args[0], learner.images(own))
+
+    handle = learner.model.register_forward_pre_hook(arm)
+    rows: list[dict[str, float]] = []
+    failures: list[Failure] = []
+    names = tuple(
+        Item(Path(f"{i}.png"), np.empty(0, np.int64), np.empty((0, 4), np.float32)) for i in range(4)
+    )
+    keep = FailureFile(
+        folder, Dataset("mine", NAMES, {"train": names}, (), "f"), {}, learner.where, lambda _: None, ranks
+    )
+
+    def failed(failure: Failure) -> None:
+        failures.append(failure)
+        keep(failure)
+
     outcome = train(
         learner,
         DetectionLoss(learner.model, config, 1, ranks),
-        [share_of(joined_batch(0, 4), ranks)],
-        Plan(1, 1, 1, 1, None),
+        [share_of(batch, ranks) for batch in joined],
+        Plan(3, 3, 2, 1, None),
         config,
         GradientRecorder(learner.model.trunk_points(), ranks),
-        lambda row: None,
+        lambda row: rows.append({k: v for k, v in row.items() if k != "time/step_ms"}),
         lambda: False,
+        failed=failed,
     )
-    return ranks.everyone((outcome.status, outcome.culprit and outcome.culprit.where))
+    handle.remove()
+    (failure,) = failures
+    assert failure.culprit is not None
+    said = (failure.culprit.where, failure.culprit.micro_batch, failure.indices)
+    end = (outcome.status, learner.step, learner.skipped, [row.get("train/skipped") for row in rows])
+    return {
+        "everyone": ranks.everyone((end, said)),
+        "weights": [p.detach() for p in learner.model.parameters()],
+        "statistics": [b.detach() for b in learner.model.buffers()],
+    }
 
 
-def everything(ranks: Ranks) -> dict[str, Any]:
+def overflow(ranks: Ranks) -> list[str]:
+    """Gradients that are finite on each process, and not in their sum."""
+    model = nn.Linear(1, 1, bias=False)
+    found = first_culprit(model, (model(torch.full((1, 1), 3e38)).sum() for _ in range(1)), ranks)
+    return ranks.everyone(str(found))
+
+
+def everything(ranks: Ranks, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     v8 = {"pretrained": "yolov8n.yaml"}
     return {
@@ -248,12 +306,14 @@ def everything(ranks: Ranks) -> dict[str, Any]:
         "evaluation": evaluation(ranks),
         "error": error(ranks),
         "stop": stop(ranks),
-        "broken": broken(ranks),
+        "broken forward": broken(ranks, "forward", folder / f"forward{ranks.world}"),
+        "broken backward": broken(ranks, "backward", folder / f"backward{ranks.world}"),
+        "overflow": overflow(ranks),
     }
 
 
 if __name__ == "__main__":
     with join(Launch.from_environment(), timeout=120) as processes:
-        found = everything(processes)
+        found = everything(processes, Path(sys.argv[1]).parent)
         if processes.first:
             torch.save(found, sys.argv[1])

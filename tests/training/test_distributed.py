@@ -41,10 +41,10 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def one() -> dict[str, Any]:
+def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     threads = torch.get_num_threads()
     try:
-        return ranks_scenarios.everything(ALONE)
+        return ranks_scenarios.everything(ALONE, tmp_path_factory.mktemp("one"))
     finally:
         torch.set_num_threads(threads)
 
@@ -123,8 +123,24 @@ def test_a_signal_to_one_stops_all_at_the_same_step(two: dict[str, Any]) -> None
     assert two["stop"] == [(("stopped", None, 1), 143)] * 2
 
 
-def test_broken_numbers_are_named_where_they_began(two: dict[str, Any]) -> None:
-    assert two["broken"] == [("diverged", "forward trunk.p4_0.a.act (Broken)")] * 2
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_a_broken_step_is_left_out_by_all_and_named_where_it_began(
+    one: dict[str, Any], two: dict[str, Any], direction: str
+) -> None:
+    """In the second micro-batch, of two images; what broke it began on the last process alone."""
+    ours, theirs = two[f"broken {direction}"], one[f"broken {direction}"]
+    end = ("finished", 3, 1, [None, 1, None])
+    culprit = (f"{direction} trunk.p4_0.a.act (Breaking)", 1, ((0, 1, 2), (0, 1)))
+    assert theirs["everyone"] == [(end, culprit)]
+    assert ours["everyone"] == [(end, culprit)] * 2
+    assert all(torch.isfinite(value).all() for value in (*ours["weights"], *ours["statistics"]))
+    assert_close(ours["weights"], theirs["weights"], 1e-4)
+    assert_close(ours["statistics"], theirs["statistics"], 1e-4)
+
+
+def test_a_sum_over_the_processes_may_be_what_overflows(two: dict[str, Any]) -> None:
+    said = "backward model (Linear), in AccumulateGrad: finite gradients of several processes add up to"
+    assert [text.startswith(said) for text in two["overflow"]] == [True, True]
 
 
 class Fake(Ranks):
