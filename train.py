@@ -113,7 +113,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace) -> int:
         model, origin = build_model(config.model, dataset.names)
     else:  # the checkpoint has the weights, so that files of pretrained ones are not needed again
         saved = read(directory / "checkpoints" / "last.pt")
-        facts_of(saved, directory / "checkpoints" / "last.pt")
+        facts_of(saved, directory / "checkpoints" / "last.pt", ("names", "data_fingerprint", "wandb_id"))
         model, origin = rebuild(architecture_of(saved), len(dataset.names)), ""
         freeze(model, config.model.freeze)
     learner = build_learner(model, config.train)

@@ -123,7 +123,8 @@ class FailureFile:
         try:
             folder = self.run / FOLDER
             folder.mkdir(exist_ok=True)
-            state = {"format": FORMAT, "failure": known, "indices": failure.indices, "extra": self.extra}
+            state = {"format": FORMAT, "step": known["step"], "extra": self.extra}
+            state |= {"failure": known, "indices": failure.indices}
             write(state | dict(failure.state), folder / STATE)
             write_text(folder / REPORT, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
         except (OSError, RuntimeError) as error:  # torch has its own word for a full disk
