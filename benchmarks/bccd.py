@@ -39,7 +39,7 @@ OURS = [
 WHAT = {
     "ultralytics": "ultralytics, its defaults (batch 16)",
     "ours": "this project, `configs/from_scratch.yaml`",
-    "ours, longer": "the same, for as long as ultralytics",
+    "ours, longer": "the same, twice as long",
 }
 
 

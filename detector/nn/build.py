@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,8 +88,8 @@ def read_trained(path: Path) -> Trained:
     )
 
 
-def facts_of(saved: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    """What a checkpoint of this project says of its run.
+def facts_of(saved: Mapping[str, Any], path: Path, needed: Collection[str] = ("names",)) -> Mapping[str, Any]:
+    """What a checkpoint of this project says of its run; `needed` are the facts that must be among them.
 
     Raises:
         UserError: something of it is missing or no longer what a run writes.
@@ -97,7 +97,7 @@ def facts_of(saved: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     extra = saved.get("extra", {})
     try:
         DataConfig(image_size=extra["config"]["data"]["image_size"])
-        complete = {"names", "data_fingerprint", "wandb_id"} <= extra.keys() and bool(extra["names"])
+        complete = extra.keys() >= set(needed) and bool(extra["names"])
     except (KeyError, TypeError, ValueError):
         complete = False
     if not complete:

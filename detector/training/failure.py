@@ -139,8 +139,8 @@ class FailureFile:
         try:
             folder = self.run / FOLDER
             folder.mkdir(exist_ok=True)
-            facts = {"format": FORMAT, "step": int(row["step"]), "extra": self.extra, "failure": known}
-            write(facts | {"indices": failure.indices} | dict(failure.state), folder / STATE)
+            state = {"format": FORMAT, "step": known["step"], "extra": self.extra, **failure.state}
+            write(state | {"failure": known, "indices": failure.indices}, folder / STATE)
             write_text(folder / REPORT, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
         except (OSError, RuntimeError) as error:  # torch has its own word for a full disk
             self.say(f"the step could not be saved for replay: {error}")

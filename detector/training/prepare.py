@@ -79,7 +79,7 @@ def read_run(checkpoint: Path, ranks: Ranks) -> dict[str, Any]:
 
     def read_here() -> dict[str, Any]:
         saved = read(checkpoint)
-        facts_of(saved, checkpoint)
+        facts_of(saved, checkpoint, ("names", "data_fingerprint", "wandb_id"))
         return saved
 
     return ranks.from_first(ranks.agree(lambda: read_here() if ranks.first else {}))

@@ -96,7 +96,7 @@ def run(command: tuple[str, ...], root: Path, monkeypatch: pytest.MonkeyPatch) -
     return 0
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(60, func_only=True)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_it_ends_well(
     case: Case, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import torch
 
+from detector.config import ModelConfig
 from detector.data.geometry import Letterbox
 from detector.data.loader import Batch
 from detector.data.yolo import Dataset, Item
@@ -51,6 +52,6 @@ def test_the_first_batch_is_drawn_as_it_is(tmp_path: Path) -> None:
     assert full.truth_boxes.tolist() == [[32, 32, 64, 64]] and full.class_name(full.truth_classes[0]) == "dog"
     assert (empty.image == 10).all() and full.image.shape == (64, 64, 3)
 
-    Trackers([PlotTracker(tmp_path)]).first_batch([empty, full])
+    Trackers([PlotTracker(tmp_path, ModelConfig())]).first_batch([empty, full])
     sheet = cv2.imread(str(tmp_path / "plots" / "train_batch.png"))
     assert sheet is not None and sheet.shape == (506, 960, 3)

@@ -250,6 +250,6 @@ def test_a_run_without_a_failure_and_a_file_that_is_none(tmp_path: Path) -> None
     with pytest.raises(UserError, match="always finite"):
         read_failure(tmp_path)
     (tmp_path / "failure").mkdir()
-    write({"format": 1, "model": {}, "step": 1}, tmp_path / "failure" / "state.pt")
+    write({"format": 1, "model": {}, "step": 0}, tmp_path / "failure" / "state.pt")
     with pytest.raises(UserError, match="not a step saved"):
         read_failure(tmp_path)

@@ -18,7 +18,7 @@ from detector.data.convert.records import Annotations, Note, Picture
 from detector.data.convert.voc import read_voc
 from detector.data.convert.write import Entry, LinkKind, check_destination, write_dataset
 from detector.data.data_yaml import shown
-from detector.errors import UserError
+from detector.errors import UserError, has_control, spelt_out
 from detector.safe_yaml import printable
 
 Progress = Callable[[str, int, int], None]  # what is done, how many of them, of how many
@@ -96,6 +96,12 @@ def convert(options: Options, progress: Progress = silent) -> Report:
     else:
         found = read_coco(options.source, options.images, keep_crowd=options.keep_difficult)
     names = _ordered(found, options.names)
+    for name in names:
+        if has_control(name):
+            shown_name = spelt_out(name)
+            raise UserError(
+                f"{shown(options.source)}: the class {shown_name} holds a control character; rename it there"
+            )
     notes = list(found.notes)
     pictures, looks = _look(found.pictures, notes, progress)
     splits = split.assign([picture.split for picture in pictures], [look.digest for look in looks],
