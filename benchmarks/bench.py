@@ -1,0 +1,125 @@
+"""Measure this project beside what people use today, and write the table.
+
+    make bench                                   # every topic
+    python benchmarks/bench.py startup memory    # some: their rows replace those of the last time
+    python benchmarks/bench.py --list
+
+A topic is a module of benchmarks/speed with a function `measure() -> list[Row]`. Each is run in a process
+of its own, on one core and one thread. Everything measured goes to benchmarks/results.json, with the machine,
+the versions and the commit; the table is written into benchmarks/README.md from that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.speed.row import Row  # noqa: E402
+
+TOPICS = ("telemetry", "memorise", "step", "epoch", "validation", "startup", "memory", "gpu")
+RESULTS, PAGE = ROOT / "benchmarks" / "results.json", ROOT / "benchmarks" / "README.md"
+BEGIN, END = "<!-- table: bench -->", "<!-- /table: bench -->"
+
+
+def main() -> None:
+    """Measure the topics asked for and write the table."""
+    parser = argparse.ArgumentParser(description="Measure this project beside what people use today.")
+    parser.add_argument("topics", nargs="*", metavar="TOPIC", help=f"of {', '.join(TOPICS)}; default: all")
+    parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="which one to use")
+    parser.add_argument("--report-only", action="store_true", help="measure nothing, only write the table")
+    parser.add_argument("--list", action="store_true", help="name the topics")
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.list:
+        print("\n".join(TOPICS))
+    elif options.child:
+        measure_here(options.topics[0], options.child)
+    else:
+        if unknown := set(options.topics) - set(TOPICS):
+            parser.error(f"no such topic: {', '.join(sorted(unknown))}")
+        results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        for topic in () if options.report_only else options.topics or TOPICS:
+            results[topic] = measure(topic, options.core)
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        text = table(results)
+        write(text)
+        print(text)
+
+
+def measure(topic: str, core: int) -> dict[str, Any]:
+    """Run one topic in a process of its own; its rows, and what they were measured on."""
+    print(f"measuring: {topic}", file=sys.stderr, flush=True)
+    environment = dict(os.environ, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", WANDB_MODE="offline",
+                       WANDB_SILENT="true")  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "rows.json"
+        process = subprocess.Popen(
+            [sys.executable, __file__, topic, "--child", str(out)], cwd=folder, env=environment
+        )
+        os.sched_setaffinity(process.pid, {core})
+        if process.wait():
+            raise SystemExit(f"{topic} could not be measured")
+        return dict(json.loads(out.read_text()))
+
+
+def measure_here(topic: str, out: Path) -> None:
+    """Measure one topic in this process and write its rows to a file."""
+    from detector.tracking.provenance import provenance
+
+    rows: list[Row] = importlib.import_module(f"benchmarks.speed.{topic}").measure()
+    out.write_text(json.dumps({"rows": [asdict(row) for row in rows], "made": provenance()}))
+
+
+def table(results: dict[str, Any]) -> str:
+    """Markdown: a line a row, medians with the smallest and largest measurement."""
+    lines = [
+        "| what | ours | theirs | peer | value | target | met | n |",
+        "|---|--:|--:|---|--:|--:|---|--:|",
+    ]
+    for topic in TOPICS:
+        for row in (Row(**row) for row in results.get(topic, {"rows": []})["rows"]):
+            value = f"{row.value:.3g} {row.unit}" if row.absolute else f"{row.value:.3g}×"
+            target = f"{'≥' if row.at_least else '≤'} {row.target:g}{f' {row.unit}' if row.absolute else '×'}"
+            lines.append(
+                f"| {row.what}{f'<br>*{row.note}*' if row.note else ''} | {spread(row.ours, row.unit)} "
+                f"| {spread(row.theirs, row.unit)} | {row.peer} | {value} | {target} "
+                f"| {'yes' if row.met else '**no**'} | {min(len(row.ours), len(row.theirs))} |"
+            )
+    made = {topic: results[topic]["made"] for topic in TOPICS if topic in results}
+    commits = sorted({str(one["commit"])[:7] + ("+" if one["dirty"] else "") for one in made.values()})
+    versions = next(iter(made.values()))["versions"] if made else {}
+    machine = f"one core of {os.cpu_count()}"
+    lines += ["", f"Median (smallest – largest of n); {machine}, torch {versions.get('torch')}, "
+              f"ultralytics {versions.get('ultralytics')}, wandb {versions.get('wandb')}, "
+              f"commit {', '.join(commits)}."]  # fmt: skip
+    return "\n".join(lines)
+
+
+def spread(values: list[float] | tuple[float, ...], unit: str) -> str:
+    """`median unit (smallest – largest)`, or a dash where nothing was measured."""
+    if not values:
+        return "–"
+    return f"{median(values):.3g} {unit} ({min(values):.3g} – {max(values):.3g})"
+
+
+def write(text: str) -> None:
+    """Put the table between its marks."""
+    page = PAGE.read_text()
+    head, rest = page.split(BEGIN)
+    PAGE.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+
+
+if __name__ == "__main__":
+    main()
