@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -32,9 +33,11 @@ QUICK = (
 )  # fmt: skip
 
 
-def start(coco8: Path, cwd: Path, *arguments: str, torchrun: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+def start(
+    coco8: Path, cwd: Path, *arguments: str, torchrun: tuple[str, ...] = (), before: tuple[str, ...] = ()
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*TORCHRUN, *(torchrun or ("--standalone",)), str(ROOT / "train.py"), *arguments],
+        [*before, *TORCHRUN, *(torchrun or ("--standalone",)), str(ROOT / "train.py"), *arguments],
         cwd=cwd, env=environment(coco8), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -87,6 +90,47 @@ def test_two_processes_two_machines_and_one_give_the_same_run(
     assert without_times(ends[0].history) == without_times(two.history)
     files = [sorted(p.name for p in run.directory.rglob("*")) for run in (one, two)]
     assert files[0] == files[1]
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[str, str]]:
+    """The names of two hosts, 10.77.0.1 and 10.77.0.2, that only share a cable between their `cable`."""
+    names = f"detector-{os.getpid()}-a", f"detector-{os.getpid()}-b"
+    commands = [f"netns add {name}" for name in names]
+    commands.append(f"link add cable netns {names[0]} type veth peer name cable netns {names[1]}")
+    for number, name in enumerate(names, start=1):
+        commands.append(f"-n {name} addr add 10.77.0.{number}/24 dev cable")
+        commands += [f"-n {name} link set {link} up" for link in ("lo", "cable")]
+    try:
+        for command in commands:
+            subprocess.run(["ip", *command.split()], check=True, capture_output=True, timeout=30)
+        yield names
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network namespaces here: {error}")
+    finally:
+        for name in names if shutil.which("ip") else ():
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True, timeout=30)
+
+
+def test_two_hosts_on_a_network(
+    tmp_path: Path, coco8: Path, hosts: tuple[str, str], train_py: Callable[..., Run]
+) -> None:
+    """Neither can look up the other's name, or its own address: the hardest case of docs/distributed.md."""
+    machines = [
+        start(coco8, tmp_path, *QUICK, "run.dir=run",
+              before=("ip", "netns", "exec", name, "env", "GLOO_SOCKET_IFNAME=cable"),
+              torchrun=("--nproc-per-node=1", "--nnodes=2", "--rdzv-backend=c10d", "--rdzv-id=test",
+                        "--rdzv-endpoint=10.77.0.1:29500", f"--local-addr=10.77.0.{number}",
+                        f"--rdzv-conf=is_host={2 - number}"))
+        for number, name in enumerate(hosts, start=1)
+    ]  # fmt: skip
+    ends = [end(process, tmp_path / "run") for process in machines]
+    assert [run.code for run in ends] == [0, 0], ends[0].err + ends[1].err
+    assert ends[0].summary["processes"] == 2
+    for ours, theirs in zip(
+        without_times(ends[0].history), without_times(train_py(*QUICK, name="one").history), strict=True
+    ):
+        assert ours == pytest.approx(theirs, rel=1e-3, nan_ok=True)
 
 
 def test_a_broken_run_of_two_processes_is_replayed_by_one(
@@ -152,8 +196,6 @@ def test_a_stop_is_clean_and_the_run_can_go_on(tmp_path: Path, coco8: Path) -> N
 
 def test_a_mistake_is_said_once_and_ends_all(tmp_path: Path, coco8: Path) -> None:
     """An image that only one process reads; torchrun would try again, but it would be of no use."""
-    import shutil
-
     mine = tmp_path / "mine"
     shutil.copytree(coco8 / "coco8", mine)
     (mine / "data.yaml").write_text(json.dumps(
