@@ -10,7 +10,7 @@ ARGS ?=
 WORKERS ?= $(shell $(BIN)/python -c 'import os; print(min(os.cpu_count() or 1, 4))')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check bench lint types format clean
+.PHONY: help setup train test check bench audit lint types format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -27,6 +27,12 @@ check: lint types  ## style, formatting and types
 
 bench: $(STAMP)  ## measure speed beside what people use today; ARGS="startup memory" for some of it
 	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+# Strict: a package that the index does not know counts as a failure, not as one without vulnerabilities.
+audit:  ## look the tested versions up in the database of known vulnerabilities (needs PyPI itself, no mirror)
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(PYTHON) -m venv "$$folder" && \
+		"$$folder/bin/pip" install --quiet --disable-pip-version-check pip-audit && \
+		"$$folder/bin/pip-audit" --strict --no-deps --disable-pip --requirement constraints.txt
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
