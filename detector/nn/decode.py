@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from detector.nn.model import Predictions
 
@@ -75,6 +74,8 @@ def select(
         limit: how many detections are kept.
         candidates: how many of the best scores enter the suppression.
     """
+    from torchvision.ops import batched_nms  # late: its import takes as long as PyTorch's, for torch._dynamo
+
     anchor, label = (scores > confidence).nonzero(as_tuple=True)
     score = scores[anchor, label]
     if len(score) > candidates:
