@@ -63,8 +63,8 @@ def flat(x: Tensor) -> Tensor:
 class Copies:
     """What weights were, and how far they have moved since: in one piece of memory, which is kept.
 
-    One call copies the weights of all layers and one subtracts them; on a CPU one more measures them. In pieces
-    it would take three times as long.
+    One call copies the weights of all layers, one subtracts them, and on a CPU one more measures them: weight
+    by weight it takes longer.
 
     Args:
         layers: the weights of each layer, by its name.
