@@ -1,4 +1,4 @@
-"""What several topics train: a network of ultralytics on made-up images, through this project's own engine."""
+"""What several topics train: a network on made-up images, step by step as the engine does it."""
 
 from __future__ import annotations
 

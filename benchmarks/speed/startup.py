@@ -11,12 +11,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 from benchmarks.speed.process import ROOT, WHAT, coco8, environment, run
 from benchmarks.speed.row import Row
 
 ROUNDS = 5
-SIDES = {
+SIDES: dict[str, tuple[str, ...]] = {
     "same": ("ours", "tracking.wandb=offline"),
     "theirs": ("theirs",),
     "torch": ("torch",),
@@ -38,7 +39,8 @@ def measure() -> list[Row]:
                     seconds[name].append(float(done.stdout.split()[-1]))
             if round_ >= 0:
                 seconds["help"].append(help_seconds(folder))
-    note = f"of it, importing torch alone: {sorted(seconds['torch'])[ROUNDS // 2]:.1f} s; gradients recorded, W&B offline"
+    alone = median(seconds["torch"])
+    note = f"importing torch alone: {alone:.1f} s; ours records its gradients and logs to W&B, offline"
     return [
         Row(f"from process start to the end of the first step, {WHAT}", "ultralytics", "s",
             seconds["same"], seconds["theirs"], target=3.3, absolute=True, note=note),
