@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.speed.row import Row  # noqa: E402
 
-TOPICS = ("telemetry", "memorise", "step", "epoch", "validation", "startup", "memory", "gpu")
+TOPICS = ("telemetry", "memorise", "step", "epoch", "validation", "startup", "memory", "gpu", "growth")
 RESULTS, PAGE = ROOT / "benchmarks" / "results.json", ROOT / "benchmarks" / "README.md"
 BEGIN, END = "<!-- table: bench -->", "<!-- /table: bench -->"
 

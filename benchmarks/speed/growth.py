@@ -1,6 +1,6 @@
 """How the cost of a step and of recording it grows: with depth, image size, batch and the number of layers.
 
-    python benchmarks/speed/growth.py      # about three minutes on one core
+    python benchmarks/bench.py growth      # about three minutes on one core
 
 One dimension is varied at a time around the middle: this project's own detector with 41 trunk convolutions,
 160 px, batch 4, every block recorded. Times are medians of steps with and without recording, in turns; memory
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.speed.network import training  # noqa: E402
-from benchmarks.speed.row import in_turns  # noqa: E402
+from benchmarks.speed.row import Row, in_turns  # noqa: E402
 from detector.config import ModelConfig  # noqa: E402
 from detector.gradients.recorder import GradientRecorder  # noqa: E402
 
@@ -59,13 +59,8 @@ CASES = {
 }
 
 
-def main() -> None:
-    """Measure every case in a process of its own, or one here."""
-    if len(sys.argv) == 4:
-        case, record = Case(**json.loads(sys.argv[1])), sys.argv[2] == "True"
-        Path(sys.argv[3]).write_text(json.dumps(measure_here(case, record)))
-        return
-    torch.set_num_threads(1)
+def measure() -> list[Row]:
+    """Measure every case and write the table of its own; there is nobody to compare with."""
     figures = {name: [asdict(case) | measured(case) for case in cases] for name, cases in CASES.items()}
     FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
     text = table(figures)
@@ -73,6 +68,7 @@ def main() -> None:
     head, rest = page.split(BEGIN)
     PAGE.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
     print(text)
+    return []
 
 
 def measured(case: Case) -> dict[str, float]:
@@ -132,4 +128,6 @@ def table(figures: dict[str, list[dict[str, float]]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    Path(sys.argv[3]).write_text(
+        json.dumps(measure_here(Case(**json.loads(sys.argv[1])), sys.argv[2] == "True"))
+    )

@@ -72,11 +72,11 @@ def run(
 def main() -> None:
     """Train one side, in this process."""
     side, data, out, *overrides = sys.argv[1:]
+    sys.path[0] = str(ROOT)  # not this file's folder
     if "STARTED" in os.environ:
         end_after_the_first_step(float(os.environ["STARTED"]))
     if side == "ours":
         sys.argv = ["train.py", *OURS, f"data.path={data}", f"run.dir={out}", *overrides]
-        sys.path[0] = str(ROOT)
         runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
     elif side == "theirs":
         from ultralytics import YOLO

@@ -64,6 +64,7 @@ def theirs(run: Any, what: Literal["gradients", "all"]) -> Callable[[], None]:
     run.watch(network.learner.model, log=what, log_freq=1)
 
     def step() -> None:
+        wandb.run = run  # their hooks log to the global run; here are several
         network.step()
         run.log({})  # sends what the hooks have collected
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from detector.nn.model import Predictions
+from detector.nn.nms import batched_nms
 
 
 class Detections(NamedTuple):
@@ -74,8 +75,6 @@ def select(
         limit: how many detections are kept.
         candidates: how many of the best scores enter the suppression.
     """
-    from torchvision.ops import batched_nms  # late: its import takes as long as PyTorch's, for torch._dynamo
-
     anchor, label = (scores > confidence).nonzero(as_tuple=True)
     score = scores[anchor, label]
     if len(score) > candidates:
