@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.speed.row import Row  # noqa: E402
 
-TOPICS = ("telemetry", "memorise", "step", "epoch", "validation", "startup", "memory", "gpu")
+TOPICS = ("telemetry", "memorise", "step", "epoch", "validation", "startup", "memory", "gpu", "growth")
 RESULTS, PAGE = ROOT / "benchmarks" / "results.json", ROOT / "benchmarks" / "README.md"
 BEGIN, END = "<!-- table: bench -->", "<!-- /table: bench -->"
 
@@ -95,7 +95,7 @@ def table(results: dict[str, Any]) -> str:
             lines.append(
                 f"| {row.what}{f'<br>*{row.note}*' if row.note else ''} | {spread(row.ours, row.unit)} "
                 f"| {spread(row.theirs, row.unit)} | {row.peer} | {value} | {target} "
-                f"| {'yes' if row.met else '**no**'} | {min(len(row.ours), len(row.theirs))} |"
+                f"| {'yes' if row.met else '**no**'} | {min(len(v) for v in (row.ours, row.theirs) if v)} |"
             )
     made = {topic: results[topic]["made"] for topic in TOPICS if topic in results}
     commits = sorted({str(one["commit"])[:7] + ("+" if one["dirty"] else "") for one in made.values()})

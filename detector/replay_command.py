@@ -137,7 +137,8 @@ def measure(
     """
     import torch
 
-    from detector.gradients.recorder import GradientRecorder, joint_norm, tensors
+    from detector.gradients.norms import joint_norm
+    from detector.gradients.recorder import GradientRecorder, tensors
     from detector.training.engine import backward, clip_gradients, named
 
     points = learner.model.trunk_points()

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
-from detector.gradients.recorder import joint_norm, tensors
+from detector.gradients.norms import joint_norm
+from detector.gradients.recorder import tensors
 from detector.ranks import ALONE, Ranks
 
 LOSS = "loss"  # in place of a layer: what follows after the network

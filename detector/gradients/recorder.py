@@ -6,7 +6,7 @@ recorded; everything stays on the device until one transfer at the end of the st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from detector.gradients.indices import vanishing_index
+from detector.gradients.norms import Copies, joint_norm, norm
 from detector.ranks import ALONE, Ranks
 
 Record = dict[str, float]
@@ -41,7 +42,7 @@ class GradientRecorder:
     `signal/input_dependence` (I: the deviation of the last layer's output over batch and space,
     averaged over channels, divided by its RMS). A layer without trainable weights has no weight keys.
 
-    Norms are summed in float64: the square of a vanished gradient of 1e-30 is zero in float32.
+    A vanished gradient of 1e-30 keeps its norm, though its square is zero in float32: see `norms`.
 
     Of several processes every one makes these calls, and gets the record of the joined batch. The gradients
     of the weights must have been added up when `gradients` is called.
@@ -56,7 +57,7 @@ class GradientRecorder:
         self._squares: dict[str, list[Tensor]] = {}
         self._signal: list[Tensor] = []
         self._measured: dict[str, Tensor] = {}
-        self._before: dict[str, list[Tensor]] = {}
+        self._copies: Copies | None = None
 
     @property
     def active(self) -> bool:
@@ -83,13 +84,20 @@ class GradientRecorder:
             squares = torch.stack([torch.stack(self._squares[name]).sum() for name in reached])
             for name, square in zip(reached, self.ranks.sum(squares), strict=True):
                 self._measured[f"activation_grad/{name}"] = square.sqrt() / scale
-        for name, module in self.points.items():
-            weights = [p for p in trainable_weights(module) if p.grad is not None]
-            if weights:
-                grads = [p.grad for p in weights if p.grad is not None]
-                self._measured[f"weight_grad/{name}"] = joint_norm(grads)
-                self._measured[f"weight/{name}"] = joint_norm(weights)
-                self._before[name] = [w.detach().clone() for w in weights]
+        layers = {
+            name: weights
+            for name, module in self.points.items()
+            if (weights := [p for p in trainable_weights(module) if p.grad is not None])
+        }
+        for name, weights in layers.items():
+            self._measured[f"weight_grad/{name}"] = joint_norm(
+                [p.grad for p in weights if p.grad is not None]
+            )
+        if layers:
+            if self._copies is None or not self._copies.of(layers):
+                self._copies = Copies(layers)
+            self._copies.take()
+            self._measured |= {f"weight/{name}": norm for name, norm in self._copies.norms().items()}
 
     @torch.no_grad()
     def end(self, extra: Mapping[str, Tensor] | None = None) -> Record:
@@ -102,10 +110,9 @@ class GradientRecorder:
             The record, keys in network order; `extra` first.
         """
         measured = {**(extra or {}), **self._measured}
-        for name, before in self._before.items():
-            weights = [p for p in trainable_weights(self.points[name]) if p.grad is not None]
-            change = torch._foreach_sub([w.detach() for w in weights], before)
-            measured[f"update/{name}"] = joint_norm(change)
+        if self._copies is not None and any(key.startswith("weight/") for key in self._measured):
+            self._copies.subtract()
+            measured |= {f"update/{name}": norm for name, norm in self._copies.norms().items()}
         if self._signal:
             joint = [joint_dependence(self.ranks.stack(part)) for part in self._signal]
             measured["signal/input_dependence"] = torch.stack(joint).mean()
@@ -120,7 +127,7 @@ class GradientRecorder:
         for handle in self._handles:
             handle.remove()
         self._handles, self._squares, self._signal = [], {}, []
-        self._measured, self._before = {}, {}
+        self._measured = {}
 
     def _watch(self, name: str) -> Any:
         def forward_hook(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -138,8 +145,7 @@ class GradientRecorder:
 
     def _collect(self, name: str) -> Any:
         def backward_hook(grad: Tensor) -> None:
-            square = torch.linalg.vector_norm(grad, dtype=torch.float64).square()
-            self._squares.setdefault(name, []).append(square)
+            self._squares.setdefault(name, []).append(norm(grad).square())
 
         return backward_hook
 
@@ -194,13 +200,6 @@ def joint_dependence(parts: Tensor) -> Tensor:
     variance = (weights * (variances + (means - mean).square())).sum(0)
     square = (variance + mean.square()).mean()
     return variance.mean().sqrt() / square.sqrt().clamp_min(torch.finfo(torch.float64).tiny)
-
-
-def joint_norm(parts: Sequence[Tensor]) -> Tensor:
-    """The Frobenius norm of several tensors as if they were one, in float64 on their device."""
-    norms = torch._foreach_norm([part.detach() for part in parts], 2, dtype=torch.float64)
-    joint: Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    return joint
 
 
 def trainable_weights(module: nn.Module) -> list[nn.Parameter]:

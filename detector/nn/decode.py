@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from detector.nn.model import Predictions
+from detector.nn.nms import batched_nms
 
 
 class Detections(NamedTuple):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,44 @@ def measure(model: nn.Module, image_size: int) -> Size:
     parameters = list(model.parameters())
     training = model.training
     image = torch.zeros(1, 3, image_size, image_size, device=parameters[0].device)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounter() as counter:
         model.eval()(image)
     model.train(training)
     return Size(
         convolutions=sum(isinstance(module, nn.Conv2d) for module in model.modules()),
         parameters=sum(p.numel() for p in parameters),
         trainable=sum(p.numel() for p in parameters if p.requires_grad),
-        flops=counter.get_total_flops(),
+        flops=counter.flops,
     )
+
+
+CONVOLUTIONS = torch.conv1d, torch.conv2d, torch.conv3d
+TRANSPOSED = torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d
+PRODUCTS = torch.matmul, torch.bmm, torch.mm, Tensor.matmul, Tensor.__matmul__, Tensor.bmm, Tensor.mm
+ATTENTION = nn.functional.scaled_dot_product_attention
+
+
+class FlopCounter(TorchFunctionMode):
+    """Adds up the operations of convolutions, linear layers, matrix products and attention in `flops`.
+
+    What `torch.utils.flop_counter` finds in a detection network, without its imports: with triton and
+    torch.compile's compiler they take longer than everything else before the first step.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the function and count it: two operations for each multiplication."""
+        out = func(*args, **(kwargs or {}))
+        if func in CONVOLUTIONS:
+            self.flops += 2 * out.numel() * args[1][0].numel()  # weight (out, in / groups, k, k)
+        elif func in TRANSPOSED:
+            self.flops += 2 * args[0].numel() * args[1][0].numel()  # weight (in, out / groups, k, k)
+        elif func in PRODUCTS or func is nn.functional.linear:
+            self.flops += 2 * out.numel() * args[0].shape[-1]
+        elif func is ATTENTION:  # Q·Kᵀ, then the product with V
+            query, key, value = args[:3]
+            self.flops += 2 * query[..., 0].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+        return out

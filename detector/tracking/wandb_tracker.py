@@ -58,7 +58,7 @@ class WandbTracker(Tracker):
         init_timeout: float = 30.0,
         finish_timeout: float = 60.0,
     ) -> None:
-        """Begin to start the run, and return at once.
+        """Only prepare the run: it is started with the first row, not beside the imports and the first step.
 
         Args:
             directory: the run's directory.
@@ -115,7 +115,6 @@ class WandbTracker(Tracker):
         self._thread = threading.Thread(
             target=self._work, args=(lambda: open_run(start, mode, self._say),), name="wandb", daemon=True
         )
-        self._thread.start()
 
     @property
     def id(self) -> str:
@@ -123,7 +122,8 @@ class WandbTracker(Tracker):
         return self._id
 
     def wait_started(self, timeout: float) -> bool:
-        """Wait until the run is started or given up; False if neither happened in time."""
+        """Start the run, and wait until that is done or given up; False if neither happened in time."""
+        self._begin()
         return self._thread is None or self._started.wait(timeout)
 
     @property
@@ -191,6 +191,7 @@ class WandbTracker(Tracker):
 
     def close(self, exit_code: int = 0) -> None:
         """End the run, waiting at most for W&B's time limits to start and to upload."""
+        self._begin()  # a run that failed before its first row is to be seen there, too
         thread, self._thread = self._thread, None
         if thread is None:
             return
@@ -242,6 +243,11 @@ class WandbTracker(Tracker):
             self._give_up("stopped: it does not keep up with the rows")
             return
         self._jobs.put(job)
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._thread is not None and self._thread.ident is None:
+            self._thread.start()
 
     def _give_up(self, why: str) -> None:
         if not self._quiet.is_set():

@@ -211,5 +211,6 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
     torch.backends.cudnn.benchmark = False
-    # A few CUDA kernels have no deterministic form: they warn instead of stopping the run.
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # A few CUDA kernels have no deterministic form: they warn instead of stopping the run. (What sets this
+    # under its other name, use_deterministic_algorithms, also imports the compiler, which takes a second.)
+    torch.set_deterministic_debug_mode("warn")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from inspect import unwrap
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +42,25 @@ def build_optimizer(
     groups = parameter_groups(model, config.weight_decay, backbone, config.backbone_lr)
     if config.optimizer == "sgd":
         nesterov = config.momentum > 0
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
+        sgd: torch.optim.Optimizer = SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov)
+        return sgd
+    adamw: torch.optim.Optimizer = AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
+    return adamw
+
+
+def without_compiler(kind: type[torch.optim.Optimizer]) -> type[Any]:
+    """The same optimiser, whose methods do not import torch.compile's compiler (torch._dynamo).
+
+    PyTorch wraps them so that compiled programs leave them out, and the wrappers import it before the first
+    step: half as long again as all of PyTorch. What they wrap is what runs here.
+    """
+    names = "add_param_group", "zero_grad", "state_dict", "load_state_dict"
+    methods = {name: unwrap(getattr(kind, name)) for name in names}
+    step = torch.no_grad()(unwrap(kind.step))
+    return type(kind.__name__, (kind,), {**methods, "step": step})
+
+
+SGD, AdamW = without_compiler(torch.optim.SGD), without_compiler(torch.optim.AdamW)
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:

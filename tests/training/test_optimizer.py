@@ -1,6 +1,7 @@
 """The optimiser's parts, against closed forms."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -108,3 +109,39 @@ def test_statistics_are_averaged_and_counters_copied() -> None:
         average.update_parameters(norm)
     assert int(average.module.num_batches_tracked) == 3
     assert 0 < float(average.module.running_mean.mean()) < 7
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("sgd", lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True)),
+        ("adamw", lambda groups: torch.optim.AdamW(groups, lr=0.1, betas=(0.9, 0.999))),
+    ],
+)
+def test_the_steps_are_pytorch_s_own(name: str, reference: object) -> None:
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(3, 4), nn.Linear(3, 4)
+    theirs.load_state_dict(ours.state_dict())
+    config = TrainConfig(optimizer=name, lr=0.1, weight_decay=0.01)
+    mine, other = build_optimizer(ours, config), reference(parameter_groups(theirs, 0.01))
+    x = torch.randn(5, 3)
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = model(x).square().sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+    for _ in range(3):
+        step(ours, mine)
+        step(theirs, other)
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert all(p.requires_grad and p.is_leaf for p in ours.parameters())
+    other.load_state_dict(deepcopy(mine.state_dict()))  # one's state is the other's
+    mine.load_state_dict(deepcopy(other.state_dict()))
+    step(ours, mine)
+    step(theirs, other)
+    assert torch.equal(ours.weight, theirs.weight)

@@ -1,0 +1,80 @@
+"""The frame of the benchmarks: what is judged, what is written, and that every topic can be loaded."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from dataclasses import asdict
+
+import pytest
+
+from benchmarks import bench
+from benchmarks.speed import growth
+from benchmarks.speed.row import Row, in_turns
+
+MADE = {"commit": "0123456789", "dirty": False, "versions": {"torch": "2.0"}}
+
+
+def test_a_ratio_of_medians_is_judged() -> None:
+    row = Row("a step", "peer", "ms", [3.0, 1.0, 2.0], [4.0, 8.0, 100.0], target=0.25)
+    assert row.value == pytest.approx(2 / 8)
+    assert row.met
+    assert not Row("a step", "peer", "ms", [2.1], [8.0], target=0.25).met
+
+
+def test_where_absolute_the_peer_does_not_count() -> None:
+    row = Row("start", "peer", "s", [3.0, 3.4, 3.2], [], target=3.3, absolute=True)
+    assert row.value == pytest.approx(3.2)
+    assert row.met
+
+
+def test_more_can_be_better() -> None:
+    assert Row("rate", "peer", "images/s", [13.1], [10.0], target=1.3, at_least=True).met
+    assert not Row("rate", "peer", "images/s", [12.9], [10.0], target=1.3, at_least=True).met
+
+
+def test_sides_take_turns() -> None:
+    calls: list[str] = []
+    times = in_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, warm_up=2)
+    assert calls == ["a", "b"] * 5
+    assert {side: len(seconds) for side, seconds in times.items()} == {"a": 3, "b": 3}
+    assert all(second >= 0 for seconds in times.values() for second in seconds)
+
+
+def test_the_table_has_what_was_measured() -> None:
+    rows = [
+        Row("a step", "ultralytics", "ms", [150.0, 160.0], [300.0, 320.0], target=0.53, note="same mAP"),
+        Row("help", "–", "s", [0.5], [], target=0.3, absolute=True),
+    ]
+    text = bench.table({"step": {"rows": [asdict(row) for row in rows], "made": MADE}})
+    first, second = (line for line in text.splitlines() if line.startswith(("| a step", "| help")))
+    ours, theirs = "155 ms (150 – 160)", "310 ms (300 – 320)"
+    judged = "0.5× | ≤ 0.53× | yes | 2 |"
+    assert first == f"| a step<br>*same mAP* | {ours} | {theirs} | ultralytics | {judged}"
+    assert second == "| help | 0.5 s (0.5 – 0.5) | – | – | 0.5 s | ≤ 0.3 s | **no** | 1 |"
+    assert "commit 0123456," in text or "commit 0123456." in text
+
+
+@pytest.mark.parametrize("topic", bench.TOPICS)
+def test_every_topic_can_be_loaded(topic: str) -> None:
+    assert callable(importlib.import_module(f"benchmarks.speed.{topic}").measure)
+
+
+@pytest.mark.parametrize("convolutions", [21, 41, 81, 161])
+def test_a_depth_is_made_of_that_many_convolutions(convolutions: int) -> None:
+    depths = growth.Case(convolutions=convolutions).model.depths
+    assert 5 + 2 * sum(depths) == convolutions
+    assert min(depths) > 0
+
+
+def test_the_baseline_is_in_the_middle_of_what_grows() -> None:
+    assert growth.Case().model.depths == (2, 10, 4, 2)
+
+
+def test_a_case_is_measured() -> None:
+    case = growth.Case(convolutions=21, size=32, batch=2, layers=3)
+    found = growth.measure_here(case, record=True)
+    assert found["recorded"] == 3
+    assert math.isfinite(found["telemetry_ms"]) and found["step_ms"] > 0 and found["peak_mb"] > 0
+    text = growth.table({"batch": [asdict(case) | found | {"peak_mb_recorded": 1.0}]})
+    assert "| batch | 2 | 3 |" in text
