@@ -55,16 +55,13 @@ class Moment:
 
 
 def moments(count: int) -> list[Moment]:
-    """The first so many moments: a random time and a place in turns, variants in turns."""
-    variants, places = list(VARIANTS), list(PLACES)
-    return [
-        Moment(
-            variants[number % len(variants)],
-            "anywhere" if number % 2 else places[number // 2 % len(places)],
-            number,
-        )
-        for number in range(count)
-    ]
+    """The first so many moments: each variant is killed at a place and at a random time."""
+    variants, places, found = list(VARIANTS), list(PLACES), []
+    for number in range(count):
+        pair = number // 2
+        place = places[(pair + pair // len(variants)) % len(places)]  # other pairs in the second round
+        found.append(Moment(variants[pair % len(variants)], "anywhere" if number % 2 else place, number))
+    return found
 
 
 def start(

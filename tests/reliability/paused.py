@@ -111,9 +111,9 @@ def row(pause: Pause, written: str) -> None:
 
 PLACES = {
     "half-a-checkpoint": half_a_checkpoint,
+    "evaluation": evaluation,
     "checkpoint-without-name": lambda pause: before_naming(pause, ".pt"),
     "checkpoint-just-named": lambda pause: after_naming(pause, ".pt"),
-    "evaluation": evaluation,
     "half-a-row": lambda pause: row(pause, "half"),
     "row-without-checkpoint": lambda pause: row(pause, "whole"),
     "history-being-cut": lambda pause: before_naming(pause, "history.jsonl"),  # only where a run goes on

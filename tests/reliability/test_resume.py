@@ -15,12 +15,14 @@ import torch
 
 from tests.reliability.killing import (
     COMMON,
+    TINY,
     VARIANTS,
     Killer,
     Moment,
     differences,
     finish,
     gone,
+    kill,
     moments,
     start,
     until,
@@ -64,3 +66,45 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     assert differences(reference, run) == []
     assert sorted(os.listdir(run.directory / "checkpoints")) == ["best.pt", "last.pt"]
     assert gone(killer.orphans)
+
+
+@pytest.mark.parametrize(
+    ("variant", "number", "code"), [("plain", signal.SIGINT, 130), ("together", signal.SIGTERM, 143)]
+)
+def test_a_run_that_is_asked_to_stop_stops_cleanly_and_goes_on(
+    whole: Whole, variant: str, number: signal.Signals, code: int, tmp_path: Path, coco8: Path
+) -> None:
+    """Ctrl-C reaches the whole process group, SIGTERM the process alone."""
+    reference = whole(variant)
+    directory = tmp_path / "run"
+    settings = (*COMMON, *VARIANTS[variant], "tracking.wandb=disabled", f"run.dir={directory}")
+    process = start(settings, coco8)
+    history = directory / "history.jsonl"
+    assert until(lambda: history.exists() and history.read_bytes().count(b"\n") > 2, process)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    stopped = finish(process, directory)
+    assert stopped.code == code
+    assert "Traceback" not in stopped.out
+    assert f"--resume {directory}" in stopped.out
+    assert stopped.summary["status"] == "stopped"
+    saved = torch.load(directory / "checkpoints/last.pt", weights_only=True)["step"]
+    assert 2 < saved == stopped.summary["steps"] == len(stopped.history) < reference.summary["steps"]
+    resumed = finish(start(("--resume", str(directory)), coco8), directory)
+    assert resumed.code == 0, resumed.out
+    assert differences(reference, resumed) == []
+
+
+def test_before_the_first_checkpoint_there_is_nothing_to_go_on_from(tmp_path: Path, coco8: Path) -> None:
+    """It is written before the first step; a run killed even earlier is begun again."""
+    directory, flag = tmp_path / "run", tmp_path / "flag"
+    settings = (*COMMON, *TINY, "tracking.wandb=disabled", f"run.dir={directory}")
+    process = start(settings, coco8, ("half-a-checkpoint", 0, flag))
+    assert until(flag.exists, process)
+    kill(process)
+    resumed = finish(start(("--resume", str(directory)), coco8), directory)
+    assert resumed.code == 2
+    assert len(resumed.out.splitlines()) == 1
+    assert f"--config {directory}/config.yaml run.dir=" in resumed.out
