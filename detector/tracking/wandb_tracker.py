@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from detector.config import Config
 from detector.tracking.tracker import PredictionImage, Row, Tracker, describe
-from detector.tracking.wandb_session import Start, kill_service, open_run, reset, wanted_mode
+from detector.tracking.wandb_session import (
+    Start,
+    kill_service,
+    open_run,
+    reset,
+    set_aside_earlier,
+    wanted_mode,
+)
 
 if TYPE_CHECKING:
     import wandb
@@ -245,11 +252,13 @@ class WandbTracker(Tracker):
 
     def _catch_up(self, run: wandb.Run) -> None:
         """Send the earlier rows that W&B does not have: `starting_step` is the first of those."""
-        for row in self._earlier:
+        rows, self._earlier = self._earlier, []
+        if run.offline and rows and not set_aside_earlier(run):
+            return
+        for row in rows:
             if (_step(row) or 0) >= run.starting_step and not self._quiet.is_set():
                 for job in self._jobs_of(row):
                     job(run)
-        self._earlier.clear()
 
     def _submit(self, job: Callable[[wandb.Run], None]) -> None:
         if self._quiet.is_set():

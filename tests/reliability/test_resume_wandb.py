@@ -35,9 +35,10 @@ def killed_and_resumed(directory: Path, datasets: Path, mode: str, **env: str) -
 
 def test_offline_the_newest_file_is_the_whole_run(tmp_path: Path, coco8: Path) -> None:
     run = killed_and_resumed(tmp_path / "run", coco8, "offline")
-    folders = sorted((run.directory / "wandb").glob("offline-run-*"))
-    assert len(folders) == 2
-    stored = RunFile(next(folders[1].glob("*.wandb")))
+    (folder,) = (run.directory / "wandb").glob("offline-run-*")
+    (earlier,) = (run.directory / "wandb/superseded").glob("offline-run-*")
+    assert earlier.name < folder.name
+    stored = RunFile(next(folder.glob("*.wandb")))
     saved = torch.load(run.directory / "checkpoints/last.pt", weights_only=True)
     assert stored.run.run_id == saved["extra"]["wandb_id"]
     losses = [row["train/loss"] for row in run.history]
@@ -50,8 +51,8 @@ def test_offline_the_newest_file_is_the_whole_run(tmp_path: Path, coco8: Path) -
     with Server() as server:
         env = environment() | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "HOME": str(tmp_path)}
         subprocess.run(
-            [sys.executable, "-m", "wandb", "sync", "--yes", *map(str, folders)],
-            env=env, check=True, timeout=200, cwd=tmp_path,
+            [sys.executable, "-m", "wandb", "sync", "--yes"],
+            env=env, check=True, timeout=200, cwd=run.directory, capture_output=True,
         )  # fmt: skip
         (uploaded,) = server.runs
         rows = server.lines(uploaded, "wandb-history.jsonl")
