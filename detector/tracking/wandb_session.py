@@ -84,7 +84,7 @@ def open_run(start: Start, mode: Mode, report: Callable[[str], None]) -> wandb.R
 
 
 def set_aside_earlier(run: wandb.Run) -> bool:
-    """Of an offline run that goes on, move the earlier parts to where `wandb sync` does not look: superseded/.
+    """Move the earlier parts of an offline run that goes on to superseded/, where `wandb sync` does not look.
 
     W&B adds what is synced to what it has, so that rows in two files would be there twice; and the file of
     a killed run can be cut off, which stops the upload of them all.
