@@ -31,7 +31,8 @@ COMMON = (
 )  # fmt: skip
 VARIANTS = {
     "together": (*TINY, "data.workers=2", "data.cache=false", "train.batch=3", "train.accumulate=2",
-                 "train.ema=0.9", "train.precision=bf16", "train.optimizer=adamw", "train.lr=0.001"),
+                 "train.ema=0.9", "train.precision=bf16", "train.optimizer=adamw", "train.lr=0.001",
+                 "data.mosaic=1.0", "data.mixup=0.5", "data.hsv_s=0.7", "data.close_mosaic=6"),
     "plain": TINY,
     "workers": (*TINY, "data.workers=2", "train.batch=2"),
     "accumulation": (*TINY, "train.batch=3", "train.accumulate=3"),
