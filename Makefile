@@ -10,10 +10,10 @@ ARGS ?=
 WORKERS ?= $(shell $(BIN)/python -c 'import os; print(min(os.cpu_count() or 1, 4))')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check bench audit lint types format clean
+.PHONY: help setup train test check bench reliability audit lint types format clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP)  ## create .venv with the tested versions of everything (PYTHON=python3.12 to choose)
 
@@ -27,6 +27,9 @@ check: lint types  ## style, formatting and types
 
 bench: $(STAMP)  ## measure speed beside what people use today; ARGS="startup memory" for some of it
 	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+reliability: $(STAMP)  ## kills, faults, hostile input, coverage, mutations; ARGS="resumes layers" for some of it
+	$(BIN)/python benchmarks/reliability.py $(ARGS)
 
 # Strict: a package that the index does not know counts as a failure, not as one without vulnerabilities.
 audit:  ## look the tested versions up in the database of known vulnerabilities (needs PyPI itself, no mirror)

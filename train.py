@@ -114,6 +114,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks
     from detector.training.learner import build_learner, seed_everything
     from detector.training.plan import build_plan, check_batches
     from detector.training.prepare import conditions, load_data, new_directory, read_run
+    from detector.training.randomness import random_state_kept
     from detector.training.stop import StopRequest
 
     # Data.
@@ -158,9 +159,10 @@ def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks
             raise UserError(f"{config.data.path}: the data changed since {directory} was trained on it")
         load_state(saved, learner)
         resume = learner.step, saved["extra"]["wandb_id"]
-    tracker, wandb_id = ranks.agree(
-        lambda: watch(directory, config, label, dataset.name, plan.steps, resume, ranks)
-    )
+    with random_state_kept(learner.device):
+        tracker, wandb_id = ranks.agree(
+            lambda: watch(directory, config, label, dataset.name, plan.steps, resume, ranks)
+        )
     facts = {
         "config": config.model_dump(mode="json"),
         "names": list(dataset.names),
@@ -169,9 +171,9 @@ def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks
         "wandb_id": wandb_id,
     }
     checkpoints = Checkpoints(directory / "checkpoints", facts, ranks)
-    if launch.managed and resume is None:  # torchrun starts lost processes again: they go on from here
-        checkpoints.save(learner)
-        launch.note("directory", str(directory.resolve()))
+    if resume is None:
+        checkpoints.save(learner)  # from here on the run can go on, whenever it is killed
+        launch.note("directory", str(directory.resolve()))  # for torchrun's next processes, if one is lost
     failed = FailureFile(directory, dataset, facts, learner.where, tracker.message, ranks)
     itemised = directory / "ledger.json"
     itemise = LedgerFile(Ledger(model.trunk_points(), ranks), itemised, plan.itemises)
@@ -212,8 +214,9 @@ def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks
             shorter = f"it has no more than data.close_mosaic={config.data.close_mosaic} epochs"
             tracker.message(f"no mosaic or mixup in this run: {shorter}")
         if config.tracking.plots and learner.step == 0:
-            first = ranks.agree(lambda: batch_images(next(train_batches(stop=1, workers=0)), dataset))
-            tracker.first_batch(list(chain.from_iterable(ranks.collect(first))))
+            with random_state_kept(learner.device):
+                first = ranks.agree(lambda: batch_images(next(train_batches(stop=1, workers=0)), dataset))
+                tracker.first_batch(list(chain.from_iterable(ranks.collect(first))))
         earlier, started = learner.seconds, time.perf_counter()
         with StopRequest(ranks.largest) as stop:
             batches = train_batches(

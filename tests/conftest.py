@@ -21,6 +21,11 @@ settings.register_profile("long", deadline=None, max_examples=1500)
 settings.load_profile("patient")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--kills 20` is the long form of tests/reliability/test_resume.py."""
+    parser.addoption("--kills", type=int, default=3, metavar="N", help="moments at which runs are killed")
+
+
 @pytest.fixture(scope="session")
 def coco8() -> Path:
     """The folder that holds COCO8, downloaded as a run would if it is not there yet."""

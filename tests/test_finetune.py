@@ -50,7 +50,7 @@ def test_fine_tuning_goes_on_without_the_weights_it_began_with(
          "tracking.wandb=disabled"],
         env=environment(coco8), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    wait_for(lambda: (directory / "checkpoints/last.pt").exists(), process)
+    wait_for(lambda: (directory / "checkpoints/best.pt").exists(), process)  # after the first evaluation
     process.kill()
     process.wait()
     weights.unlink()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import yaml
 import train as front_door
 from detector.config import ModelConfig
 from detector.nn.detector import build_detector
-from tests.support import ROOT, Run, environment, wait_for
+from tests.support import ROOT, Run, environment
 from tests.tracking import wandb_file
 
 TRUNK = list(build_detector(ModelConfig(), 80).trunk_points())
@@ -85,62 +84,6 @@ def test_the_same_command_gives_the_same_history(train_py: TrainPy) -> None:
     assert without_times(one.history) == without_times(two.history)
     other = train_py(*settings, "train.seed=1", name="other")
     assert without_times(one.history) != without_times(other.history)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        ("train.eval_every=6",),
-        ("data.fliplr=0.5", "data.scale=0.4", "train.batch=3", "train.accumulate=2", "train.ema=0.9",
-         "train.optimizer=adamw", "train.lr=0.001", "train.precision=bf16", "train.eval_every=4"),
-        pytest.param(("data.mosaic=1.0", "data.mixup=0.5", "data.hsv_s=0.7", "data.close_mosaic=6",
-                      "data.workers=1", "train.eval_every=6"), marks=pytest.mark.slow),
-    ],
-)  # fmt: skip
-def test_resuming_is_as_if_nothing_had_happened(
-    train_py: TrainPy, tmp_path: Path, coco8: Path, settings: tuple[str, ...]
-) -> None:
-    """Killed in the middle, resumed, and bit for bit the uninterrupted run."""
-    settings = ("data.image_size=64", "train.steps=16", "gradients.every=3", *settings)
-    whole = train_py(*settings, name="whole")
-    directory = tmp_path / "killed"
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *settings, f"run.dir={directory}", "train.threads=1",
-         "tracking.wandb=disabled"],
-        env=environment(coco8), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    wait_for(lambda: (directory / "checkpoints/last.pt").exists(), process)
-    process.kill()
-    process.wait()
-    resumed = train_py("--resume", str(directory), name="killed")
-    assert without_times(resumed.history) == without_times(whole.history)
-    states = [
-        torch.load(run.directory / "checkpoints/last.pt", weights_only=True) for run in (whole, resumed)
-    ]
-    for part in ("model", "ema"):
-        if states[0][part] is not None:
-            assert all(torch.equal(value, states[1][part][key]) for key, value in states[0][part].items())
-
-
-def test_ctrl_c_stops_cleanly_and_the_run_can_go_on(train_py: TrainPy, tmp_path: Path, coco8: Path) -> None:
-    directory = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), "data.image_size=64", "train.steps=5000",
-         "train.eval_every=null",
-         f"run.dir={directory}", "tracking.wandb=disabled"],
-        env=environment(coco8), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    history = directory / "history.jsonl"
-    wait_for(lambda: history.exists() and history.read_bytes().count(b"\n") > 2, process)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "Traceback" not in err
-    assert f"--resume {directory}" in err
-    summary = json.loads((directory / "summary.json").read_text())
-    assert summary["status"] == "stopped"
-    state = torch.load(directory / "checkpoints/last.pt", weights_only=True)
-    assert 0 < summary["steps"] == state["step"] < 5000
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 
 MAX_HISTORY = 2_000_000_000  # bytes; a row has about 8 kB
 MOST_STEPS = 10**12
+_EVALUATION = "val/mAP50-95"  # a row with this key is followed by a checkpoint
 _FIRST = ("step", "epoch")  # the rest of a row keeps its order: the network's
 _NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -27,7 +28,8 @@ _NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 class LocalTracker(Tracker):
     """Writes what happened where nothing but the disk can fail.
 
-    `history.jsonl` gets one JSON object a row, on disk as soon as `log` returns. JSON has no NaN, so
+    `history.jsonl` gets one JSON object a row, in the file as soon as `log` returns and, so that a power
+    cut leaves no checkpoint that is ahead of it, on the disk at each evaluation. JSON has no NaN, so
     non-finite numbers are the strings "NaN", "Infinity" and "-Infinity"; `read_history` turns them back.
     Finite numbers are written with `repr`, so that reading them back gives the same bits.
     """
@@ -82,6 +84,8 @@ class LocalTracker(Tracker):
         except OSError:
             os.ftruncate(self._file.fileno(), before)  # a disk that filled up half way through a row
             raise
+        if _EVALUATION in row:
+            os.fsync(self._file.fileno())
 
     def predictions(self, step: int, images: Sequence[PredictionImage]) -> None:
         """Keep the newest pictures of each split; they are drawn at the end."""
@@ -107,6 +111,9 @@ class LocalTracker(Tracker):
 
     def close(self, exit_code: int = 0) -> None:
         """Close the history. Closing twice is fine."""
+        if not self._file.closed:
+            with suppress(OSError):  # nothing comes after it that would rest on it
+                os.fsync(self._file.fileno())
         self._file.close()
 
 

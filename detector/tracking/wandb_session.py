@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -80,6 +81,27 @@ def open_run(start: Start, mode: Mode, report: Callable[[str], None]) -> wandb.R
         if mode == "online" or not why.startswith("no API key"):
             report(f"W&B: {why}. Recording offline instead.")
     return _init(start, "offline")
+
+
+def set_aside_earlier(run: wandb.Run) -> bool:
+    """Move the earlier parts of an offline run that goes on to superseded/, where `wandb sync` does not look.
+
+    W&B adds what is synced to what it has, so that rows in two files would be there twice; and the file of
+    a killed run can be cut off, which stops the upload of them all.
+
+    Returns:
+        Whether the new file must hold the whole run. Not if the server has some of an earlier part (which
+        part, it cannot be asked): then nothing is moved.
+    """
+    current = Path(run.settings.sync_dir)
+    earlier = [path for path in current.parent.glob(f"*run-*-{escape(run.id)}") if path.name != current.name]
+    if any(path.name.startswith("run-") or any(path.glob("*.synced")) for path in earlier):
+        return False
+    for path in earlier:
+        with suppress(OSError):
+            (current.parent / "superseded").mkdir(exist_ok=True)
+            path.rename(current.parent / "superseded" / path.name)
+    return True
 
 
 def reset() -> None:

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from detector.config import Config
 from detector.tracking.tracker import PredictionImage, Row, Tracker, describe
-from detector.tracking.wandb_session import Start, kill_service, open_run, reset, wanted_mode
+from detector.tracking.wandb_session import (
+    Start,
+    kill_service,
+    open_run,
+    reset,
+    set_aside_earlier,
+    wanted_mode,
+)
 
 if TYPE_CHECKING:
     import wandb
@@ -40,6 +47,10 @@ class WandbTracker(Tracker):
     Every call only hands work to a thread of its own, which imports wandb, starts the run and talks to
     it. A dead network, a killed service process or a full disk therefore costs the training loop
     nothing; after the first failure the tracker is quiet. Only `close` waits, for a bounded time.
+
+    A run that was killed leaves W&B behind the local history, by all that was waiting to be written or
+    sent. One that goes on makes up for it: online with the rows that the server lacks, offline with all of
+    them, so that the newest offline file is the whole run.
 
     Where wandb goes on: `<directory>/wandb/`. The API key is read by wandb alone and stored nowhere.
     """
@@ -67,7 +78,8 @@ class WandbTracker(Tracker):
             dataset: the data's name, a tag.
             job_type: what W&B files the run under, within its group.
             resume_id: the `id` of the run to continue.
-            history: the rows kept when a run is continued: they hold its beginning and its best.
+            history: the rows kept when a run is continued: they hold its beginning and its best, and
+                those that W&B does not have are sent again.
             report: gets the lines a human should see, from another thread.
             init_timeout: seconds to wait for the server before recording offline.
             finish_timeout: seconds to wait at the end for uploads.
@@ -86,6 +98,7 @@ class WandbTracker(Tracker):
         self._init_timeout, self._finish_timeout = init_timeout, finish_timeout
         for row in history:
             self._remember(row)
+        self._earlier = list(history)
 
         mode = wanted_mode(config.tracking.wandb)
         self._thread: threading.Thread | None = None
@@ -112,6 +125,7 @@ class WandbTracker(Tracker):
             job_type=job_type,
         )
         self._name = name
+        self._jobs.put(self._catch_up)
         self._thread = threading.Thread(
             target=self._work, args=(lambda: open_run(start, mode, self._say),), name="wandb", daemon=True
         )
@@ -134,23 +148,8 @@ class WandbTracker(Tracker):
     def log(self, row: Row) -> None:
         """Send a row; at an evaluation also a chart of gradient norm against depth."""
         self._remember(row)
-        first = self._first
-        kept = dict(row)
-
-        def send(run: wandb.Run) -> None:
-            self._define_layers(run, kept)
-            run.log(kept, step=_step(kept))
-
-        def send_chart(run: wandb.Run) -> None:
-            from detector.tracking.wandb_media import depth_chart
-
-            chart = depth_chart(first, kept) if first is not None else None
-            if chart is not None:
-                run.log({"depth_profile/activation_grad": chart}, step=_step(kept))
-
-        self._submit(send)
-        if _EVALUATION in kept:
-            self._submit(self._while_quick(send_chart))
+        for job in self._jobs_of(dict(row)):
+            self._submit(job)
 
     def predictions(self, step: int, images: Sequence[PredictionImage]) -> None:
         """Send pictures with predicted and true boxes, as `predictions/<split>`."""
@@ -235,6 +234,32 @@ class WandbTracker(Tracker):
             except (Exception, SystemExit) as error:
                 self._give_up(f"not finished: {describe(error)}")
             reset()
+
+    def _jobs_of(self, row: Row) -> list[Callable[[wandb.Run], None]]:
+        first = self._first
+
+        def send(run: wandb.Run) -> None:
+            self._define_layers(run, row)
+            run.log(dict(row), step=_step(row))
+
+        def send_chart(run: wandb.Run) -> None:
+            from detector.tracking.wandb_media import depth_chart
+
+            chart = depth_chart(first, row) if first is not None else None
+            if chart is not None:
+                run.log({"depth_profile/activation_grad": chart}, step=_step(row))
+
+        return [send, self._while_quick(send_chart)] if _EVALUATION in row else [send]
+
+    def _catch_up(self, run: wandb.Run) -> None:
+        """Send the earlier rows that W&B does not have: `starting_step` is the first of those."""
+        rows, self._earlier = self._earlier, []
+        if run.offline and rows and not set_aside_earlier(run):
+            return
+        for row in rows:
+            if (_step(row) or 0) >= run.starting_step and not self._quiet.is_set():
+                for job in self._jobs_of(row):
+                    job(run)
 
     def _submit(self, job: Callable[[wandb.Run], None]) -> None:
         if self._quiet.is_set():

@@ -38,16 +38,20 @@ class Checkpoints:
             remove_leftovers(directory)
 
     def save(self, learner: Learner, row: Mapping[str, float] | None = None) -> None:
-        """Write `last.pt`, and `best.pt` if `row` holds a better evaluation than any before."""
+        """Write `last.pt`, and `best.pt` if `row` holds a better evaluation than any before.
+
+        The best comes first: a run killed between the two goes on from a `last.pt` that knows nothing of it,
+        and comes to the same best again. The other way round that best would be lost.
+        """
         if not self.ranks.first:
             return
         is_best = row is not None and (score := _score(row)) > learner.best
         if is_best:
             learner.best = score
         state = state_dict(learner) | {"extra": self.extra}
-        write(state, self.last)
-        if is_best or not self.best.exists():
+        if is_best or (learner.step and not self.best.exists()):  # untrained weights are nobody's best
             write(state, self.best)
+        write(state, self.last)
 
 
 def _score(row: Mapping[str, float]) -> tuple[float, ...]:

@@ -78,6 +78,12 @@ def read_run(checkpoint: Path, ranks: Ranks) -> dict[str, Any]:
     from detector.nn.checkpoint_file import read
 
     def read_here() -> dict[str, Any]:
+        if not os.path.lexists(checkpoint):
+            run = checkpoint.parent.parent
+            raise UserError(
+                f"{checkpoint}: there is no checkpoint here: the run ended before its first step. Begin it "
+                f"again: train.py --config {run / 'config.yaml'} run.dir=ANOTHER"
+            )
         saved = read(checkpoint)
         facts_of(saved, checkpoint, ("names", "data_fingerprint", "wandb_id"))
         return saved

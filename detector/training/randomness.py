@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -35,3 +36,17 @@ def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None
     torch.set_rng_state(state["torch"])
     if state["cuda"] and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"][0], device)
+
+
+@contextmanager
+def random_state_kept(device: torch.device) -> Iterator[None]:
+    """Whatever is drawn inside, the state afterwards is the one before.
+
+    For what is no part of the experiment, such as a library that draws a number when it is imported: a run
+    that goes on imports it at another point than one that was never interrupted.
+    """
+    before = random_state(device)
+    try:
+        yield
+    finally:
+        restore_random_state(before, device)

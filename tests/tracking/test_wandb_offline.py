@@ -206,10 +206,32 @@ def test_resuming_keeps_the_id_the_beginning_and_the_best(
     tracker.close()
     stored = wandb_file_module.read(tmp_path / "run")
     assert tracker.id == stored.run.run_id == "abcd1234"
-    assert stored.history[0]["step"] == 100
+    assert [row["step"] for row in stored.history] == [row["step"] for row in history]
     assert stored.summary["best/train/mAP50-95"] == 0.99
     tables = list((tmp_path / "run").rglob("*.table.json"))
     assert tables and all('"step 0"' in path.read_text() for path in tables)
+
+
+@pytest.mark.parametrize("trace", ["run-20260101_000000-abcd1234", "offline-run-20260101_000000-abcd1234"])
+def test_what_the_server_has_already_is_not_sent_again(
+    tmp_path: Path,
+    start: Callable[..., WandbTracker],
+    make_history: Make,
+    wandb_file_module: ModuleType,
+    trace: str,
+) -> None:
+    """It was online then, or synced since: how far is not known, so the run goes on from its checkpoint."""
+    history = make_history()
+    earlier = tmp_path / "run/wandb" / trace
+    earlier.mkdir(parents=True)
+    (earlier / "run-abcd1234.wandb.synced").touch()
+    tracker = start(resume_id="abcd1234", history=history[:20])
+    for row in history[20:]:
+        tracker.log(row)
+    tracker.close()
+    stored = wandb_file_module.read(tmp_path / "run")
+    assert [row["step"] for row in stored.history] == [row["step"] for row in history[20:]]
+    assert earlier.exists()
 
 
 def test_a_killed_service_costs_nothing(

@@ -15,6 +15,7 @@ from detector.nn.loss import DetectionLoss
 from detector.training import checkpoint
 from detector.training.checkpoint import Checkpoints, load_state, read, state_dict, write
 from detector.training.learner import Learner
+from detector.training.randomness import random_state, random_state_kept, restore_random_state
 
 MakeLearner = Callable[..., tuple[Learner, DetectionLoss]]
 
@@ -77,6 +78,42 @@ def test_the_best_is_the_best_on_val_then_on_train(make_learner: MakeLearner, tm
         assert read(checkpoints.last)["step"] == step
         assert best_step() == {1: 1, 2: 2, 3: 2, 4: 4, 5: 4}[step]
     assert read(checkpoints.best)["extra"] == {"names": ["a"]}
+
+
+def test_the_best_is_written_before_the_last(
+    make_learner: MakeLearner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two, a kill leaves a last one that comes to the same best once more."""
+    written: list[tuple[str, tuple[float, ...]]] = []
+    monkeypatch.setattr(
+        checkpoint, "write", lambda state, path: (written.append((path.name, state["best"])), path.touch())
+    )
+    learner, _ = make_learner()
+    checkpoints = Checkpoints(tmp_path, {})
+    checkpoints.save(learner)  # before the first step: nobody's best
+    assert written == [("last.pt", ())]
+    written.clear()
+    learner.step = 1
+    checkpoints.save(learner, {"val/mAP50-95": 0.5, "train/mAP50-95": 0.5})
+    assert written == [("best.pt", (0.5, 0.5)), ("last.pt", (0.5, 0.5))]
+    written.clear()
+    checkpoints.save(learner, {"val/mAP50-95": 0.4, "train/mAP50-95": 0.6})
+    assert written == [("last.pt", (0.5, 0.5))]
+
+
+def test_what_is_drawn_beside_the_run_moves_no_generator() -> None:
+    device = torch.device("cpu")
+
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
+
+    state = random_state(device)
+    expected = draw()
+    restore_random_state(state, device)
+    with pytest.raises(KeyError), random_state_kept(device):
+        assert draw() == expected
+        raise KeyError
+    assert draw() == expected
 
 
 def test_a_failed_write_leaves_the_previous_one(
