@@ -25,7 +25,7 @@ SWEEP = ROOT / "ablations" / "sweep.yaml"
 def test_the_sweep_is_the_factorial_suite(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
 
-    def note(loaded, options):  # type: ignore[no-untyped-def]
+    def note(loaded, *_):  # type: ignore[no-untyped-def]
         seen[loaded.name, loaded.config.train.seed] = loaded.config
         return 0
 
@@ -59,7 +59,7 @@ def test_a_mistyped_shorthand_is_named(
 
 def test_the_shorthands_are_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(front_door, "run", lambda loaded, options: seen.append(loaded) or 0)
+    monkeypatch.setattr(front_door, "run", lambda loaded, *_: seen.append(loaded) or 0)
     front_door.main(["--ablation", "no_residual", "--seed", "7", "train.lr=0.01"])
     expected = load_config(ROOT / "ablations/no_residual.yaml", ["train.lr=0.01", "train.seed=7"])
     assert seen == [expected]
