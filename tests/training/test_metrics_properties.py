@@ -55,7 +55,7 @@ def joined(one: Prediction, two: Prediction) -> Prediction:
 
 
 def average_precision(hits: Sequence[bool], count: int) -> float:
-    """AP of a ranked list by its definition: the best precision at or beyond each of 101 recalls, averaged."""
+    """AP of a ranked list by its definition: the best precision at or beyond each of 101 recalls."""
     precisions = [sum(hits[: n + 1]) / (n + 1) for n in range(len(hits))]
     recalls = [sum(hits[: n + 1]) / count for n in range(len(hits))]
     best = [
