@@ -44,16 +44,24 @@ def git(*arguments: str) -> str:
 
 
 def narrow(only: str) -> None:
-    """Leave in the copy's settings only those files to mutate that match."""
+    """Leave in the copy's settings only the files to mutate that match, and the tests of their packages."""
     from mutmut.configuration import config, reset_config
     from mutmut.utils.file_utils import walk_mutatable_files
 
     files = [str(path) for path in sorted(walk_mutatable_files()) if fnmatch.fnmatch(str(path), only)]
     if not files:
         raise SystemExit(f"no file to mutate matches {only}: {config().only_mutate}")
+    packages = {Path(file).parts[1] for file in files}
+    tests = [
+        argument
+        for argument in config().pytest_add_cli_args_test_selection
+        if not argument.startswith("tests/") or "::" in argument or Path(argument).parts[1] in packages
+    ]
     settings = Path("pyproject.toml")
-    line = f"only_mutate = {json.dumps(files)}"
-    settings.write_text(re.sub(r"^only_mutate = .*$", line, settings.read_text(), flags=re.MULTILINE))
+    text = settings.read_text()
+    for key, value in (("only_mutate", files), ("pytest_add_cli_args_test_selection", tests)):
+        text = re.sub(rf"^{key} = \[.*?\]$", f"{key} = {json.dumps(value)}", text, flags=re.M | re.S)
+    settings.write_text(text)
     reset_config()
 
 
@@ -123,7 +131,10 @@ def run(only: str, share: float, seed: int, children: int) -> dict[str, object]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with open("mutmut.log", "wb") as log:
         subprocess.run(
-            [*command, *(sorted(chosen) if share < 1 else [])],
+            [
+                *command,
+                *sorted(chosen),
+            ],  # by name also when it is all of them: only their tests are run first
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
