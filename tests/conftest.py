@@ -18,6 +18,8 @@ from tests.support import ROOT, Run, environment
 settings.register_profile("patient", deadline=None)
 # More than 10,000 cases of hostile input: pytest tests/hostile/test_fuzz.py --hypothesis-profile=long
 settings.register_profile("long", deadline=None, max_examples=1500)
+# The same few examples each time, so that two measurements of the tests themselves agree.
+settings.register_profile("fixed", deadline=None, derandomize=True, database=None, max_examples=30)
 settings.load_profile("patient")
 
 

@@ -90,3 +90,53 @@ def test_odd_sizes_are_padded_with_grey(shape: tuple[int, int]) -> None:
     square, box = letterbox(np.zeros((*shape, 3), np.uint8), 64)
     assert square.shape == (64, 64, 3) and square.dtype == np.uint8
     assert (square == GREY).all(axis=2).sum() == 64 * 64 - box.inner_width * box.inner_height
+
+
+def test_the_layouts_by_hand() -> None:
+    centres = np.array([[0.5, 0.4, 0.2, 0.6], [0.1, 0.9, 0.2, 0.2]], np.float32)
+    corners = np.array([[0.4, 0.1, 0.6, 0.7], [0.0, 0.8, 0.2, 1.0]], np.float32)
+    np.testing.assert_allclose(xywh_to_xyxy(centres), corners, atol=1e-6)
+    np.testing.assert_allclose(xyxy_to_xywh(corners), centres, atol=1e-6)
+
+
+@given(sides, sides, sizes, st.lists(st.tuples(*[st.floats(-2, 3, width=32)] * 4), min_size=1, max_size=5))
+def test_boxes_are_clipped_to_the_image_and_no_further(
+    width: int, height: int, size: int, edges: list[tuple[float, float, float, float]]
+) -> None:
+    """Also boxes that lie partly or wholly in the padding or outside of the square."""
+    box = Letterbox(size, width, height)
+    wild = boxes_within(edges) * size
+    clipped = box.to_original(wild)
+    limits = np.array([width, height] * 2)
+    assert (clipped >= 0).all() and (clipped <= limits).all()
+    assert (clipped[:, :2] <= clipped[:, 2:]).all()
+    # The same by hand in float64: into the image's own square first, then cut, then stretched.
+    inner = np.array([box.inner_width, box.inner_height] * 2)
+    inside = np.clip(wild.astype(float) - np.array([box.left, box.top] * 2), 0, inner)
+    np.testing.assert_allclose(clipped, inside / inner * limits, atol=1e-3 * max(1, *(limits / inner)))
+
+
+@given(sides, sides, sizes, st.tuples(fraction, fraction, fraction, fraction))
+def test_a_box_keeps_its_share_of_the_image(
+    width: int, height: int, size: int, edges: tuple[float, float, float, float]
+) -> None:
+    box = Letterbox(size, width, height)
+    before = xyxy_to_xywh(boxes_within([edges]))
+    after = box.to_square(before)
+    covered = box.inner_width * box.inner_height / size**2
+    np.testing.assert_allclose(after[:, 2] * after[:, 3], before[:, 2] * before[:, 3] * covered, atol=1e-6)
+
+
+def test_shrinking_averages_and_enlarging_interpolates() -> None:
+    stripes = np.tile(np.array([[0, 255], [0, 255]], np.uint8).repeat(3).reshape(2, 2, 3), (64, 64, 1))
+    assert np.abs(letterbox(stripes, 64)[0].astype(int) - 127.5).max() <= 1  # 128 x 128 into half
+    edge = np.array([[[0] * 3, [200] * 3]] * 2, np.uint8)  # 2 x 2
+    levels = np.unique(letterbox(edge, 64)[0])
+    assert len(levels) > 20 and levels.min() == 0 and levels.max() == 200
+
+
+def test_the_crop_is_where_the_image_was_put() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
+    square, box = letterbox(image, 64)
+    np.testing.assert_array_equal(box.crop(square), image)
+    assert (np.delete(square, range(16, 48), axis=0) == GREY).all()
