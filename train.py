@@ -92,6 +92,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks
     # Imported here, so that --help and a typo in a key answer at once.
     import torch
 
+    from detector.allocator import keep_freed_memory
     from detector.data.loader import Loader
     from detector.data.yolo_augment import mixing_epochs
     from detector.gradients.effects import read_effects
@@ -115,6 +116,8 @@ def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks
     from detector.training.plan import build_plan, check_batches
     from detector.training.prepare import conditions, load_data, new_directory, read_run
     from detector.training.stop import StopRequest
+
+    keep_freed_memory()
 
     # Data.
     dataset, loaded = ranks.in_turn(

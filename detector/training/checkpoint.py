@@ -112,17 +112,22 @@ def _load_state(state: Mapping[str, Any], learner: Learner) -> None:
 
 def _load_optimizer(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
     """As `optimizer.load_state_dict`, which checks no shape and no setting, so that a step would fail."""
-    wanted = [
-        {key: type(value) for key, value in g.items() if key != "params"} for g in optimizer.param_groups
-    ]
+    own = [{key: group[key] for key in _KERNELS} for group in optimizer.param_groups]
+    wanted = [_types(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(dict(state))
-    found = [
-        {key: type(value) for key, value in g.items() if key != "params"} for g in optimizer.param_groups
-    ]
+    found = [_types(group) for group in optimizer.param_groups]
     if found != wanted:
         raise ValueError("the optimiser's settings are of other types")
-    for group in optimizer.param_groups:
+    for group, kernels in zip(optimizer.param_groups, own, strict=True):
+        group.update(kernels)
         for parameter in group["params"]:
             for key, value in optimizer.state.get(parameter, {}).items():
                 if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
                     raise ValueError(f"the optimiser's {key!r} has the wrong shape")
+
+
+_KERNELS = "foreach", "fused"  # how the optimiser computes, not what: whoever goes on may do it another way
+
+
+def _types(group: Mapping[str, Any]) -> dict[str, type]:
+    return {key: type(value) for key, value in group.items() if key not in ("params", *_KERNELS)}

@@ -1,5 +1,6 @@
 """Checkpoints: nothing is lost, nothing in them is run, and a crash never costs the previous one."""
 
+import copy
 import os
 import pickle
 import random
@@ -128,3 +129,17 @@ def test_somebody_else_s_checkpoint_and_a_missing_one(tmp_path: Path) -> None:
         read(tmp_path / "other.pt")
     with pytest.raises(UserError, match="no checkpoint here"):
         read(tmp_path / "missing.pt")
+
+
+@pytest.mark.parametrize("kernel", ["foreach", "fused"])
+def test_a_checkpoint_does_not_choose_the_optimiser_s_kernels(make_learner: MakeLearner, kernel: str) -> None:
+    """One from before they were fused, or from another device, goes on with those of today."""
+    learner, _ = make_learner()
+    state = state_dict(learner)
+    saved = copy.deepcopy(state["optimizer"])
+    for group in saved["param_groups"]:
+        group[kernel] = False if kernel == "foreach" else None
+    load_state(state | {"optimizer": saved}, learner)
+    assert all(
+        group["fused"] is True and group["foreach"] is None for group in learner.optimizer.param_groups
+    )
