@@ -198,7 +198,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks
         tracker.log(row)
         learner.seconds = earlier + time.perf_counter() - started
         if evaluating and stepped:
-            checkpoints.save(learner, row)
+            (checkpoints.save if learner.step == plan.steps else checkpoints.offer)(learner, row)
 
     # Fit.
     exit_code = 0
@@ -233,6 +233,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks
             checkpoints.save(learner)
             tracker.message(f"stopped; go on with: {launch.program} train.py --resume {directory}")
         elif outcome.status == "diverged":
+            checkpoints.save_best()
             exit_code = 0 if config.train.on_nonfinite == "record" else EXIT_DIVERGED
             if learner.skipped_in_a_row:
                 tracker.message(

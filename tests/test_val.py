@@ -268,5 +268,5 @@ def test_mistakes(
 def test_fast_finds_the_same(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
     """Rectangles of 96 x 64 in squares: a third of each is padding."""
     result = val(capsys, trained.run, "--batch", 8, "--fast", "--precision", "auto")
-    assert result["fast"] is True and result["precision"] in ("fp32", "bf16")
+    assert result["speed"]["fast"] is True and result["speed"]["precision"] in ("fp32", "bf16")
     assert result["metrics"]["mAP50"] == pytest.approx(trained.metrics["mAP50"], abs=0.1)
