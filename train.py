@@ -92,6 +92,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks
     # Imported here, so that --help and a typo in a key answer at once.
     import torch
 
+    from detector.allocator import keep_freed_memory
     from detector.data.loader import Loader
     from detector.data.yolo_augment import mixing_epochs
     from detector.gradients.effects import read_effects
@@ -116,6 +117,8 @@ def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks
     from detector.training.prepare import conditions, load_data, new_directory, read_run
     from detector.training.randomness import random_state_kept
     from detector.training.stop import StopRequest
+
+    keep_freed_memory()
 
     # Data.
     dataset, loaded = ranks.in_turn(
@@ -197,7 +200,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks
         tracker.log(row)
         learner.seconds = earlier + time.perf_counter() - started
         if evaluating and stepped:
-            checkpoints.save(learner, row)
+            (checkpoints.save if learner.step == plan.steps else checkpoints.offer)(learner, row)
 
     # Fit.
     exit_code = 0
@@ -233,6 +236,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks
             checkpoints.save(learner)
             tracker.message(f"stopped; go on with: {launch.program} train.py --resume {directory}")
         elif outcome.status == "diverged":
+            checkpoints.save_best()
             exit_code = 0 if config.train.on_nonfinite == "record" else EXIT_DIVERGED
             if learner.skipped_in_a_row:
                 tracker.message(

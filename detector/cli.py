@@ -106,7 +106,15 @@ def add_val(commands: Commands) -> None:
     val.add_argument("--image-size", type=int, metavar="N", help="pixels; default: as it was trained")
     val.add_argument("--batch", type=int, default=16, metavar="N", help="images a forward pass (16)")
     val.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    val.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    val.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "auto"),
+        default="fp32",
+        help="auto: bf16 where the hardware has it, else fp32 (fp32)",
+    )
+    val.add_argument(
+        "--fast", action="store_true", help="leave padding out and fold norms; scores differ a little"
+    )
     val.add_argument(
         "--on-error",
         choices=("raise", "skip"),

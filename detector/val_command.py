@@ -15,12 +15,14 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from detector.allocator import keep_freed_memory
 from detector.config import Config, DataConfig
 from detector.data.loader import Batch, Loader
 from detector.data.sources import load_dataset, locate
 from detector.data.yolo import Dataset
 from detector.errors import UserError
 from detector.nn.build import Loaded, load_model
+from detector.nn.fold import fold_norms
 from detector.nn.model import DetectionModel, Predictions
 from detector.report.evaluation import Report, report
 from detector.report.evaluation_files import WORST, Setting, document, print_report, write_files
@@ -30,7 +32,7 @@ from detector.tracking.pictures import save_grid
 from detector.tracking.provenance import provenance
 from detector.tracking.tracker import PredictionImage
 from detector.training.evaluate import predict_split
-from detector.training.learner import PRECISIONS, autocast, choose_device, to_network
+from detector.training.learner import PRECISIONS, autocast, choose_device, choose_precision, to_network
 from detector.training.metrics import Prediction
 
 
@@ -41,6 +43,7 @@ def val(options: argparse.Namespace) -> None:
         UserError: the checkpoint or the data is missing or broken, or they do not belong together.
     """
     started = time.perf_counter()
+    keep_freed_memory()
     checkpoint = _checkpoint(options.checkpoint)
     name = _name(checkpoint)
     loaded = load_model(checkpoint)
@@ -59,11 +62,15 @@ def val(options: argparse.Namespace) -> None:
     directory = _new_directory(options.out, name)
 
     clock = Stopwatch(device)
-    forward = _forward(loaded.model, device, options.precision)
+    precision = choose_precision(options.precision, device)
+    network = fold_norms(loaded.model) if options.fast else loaded.model
+    forward = network_forward(network, device, precision)
     items = dataset.splits[options.split]
     loader = Loader(items, DataConfig(image_size=size))
     batches = _with_progress(loader, options.batch, device)
-    truths, predictions = predict_split(forward, loaded.model, batches, items, columns=columns, lap=clock.lap)
+    truths, predictions = predict_split(
+        forward, loaded.model, batches, items, columns=columns, trim=options.fast, lap=clock.lap
+    )
     result = report(truths, predictions, dataset.names)
 
     setting = Setting(
@@ -76,7 +83,8 @@ def val(options: argparse.Namespace) -> None:
         files=tuple(item.image.name for item in items),
         image_size=size,
         batch=options.batch,
-        precision=options.precision,
+        precision=precision,
+        fast=options.fast,
         device=_in_words(device),
         threads=torch.get_num_threads(),
         seconds=clock.seconds | {"total": time.perf_counter() - started},
@@ -154,7 +162,9 @@ class Stopwatch:
         self._since = now
 
 
-def _forward(model: DetectionModel, device: torch.device, precision: str) -> Callable[[Tensor], Predictions]:
+def network_forward(
+    model: DetectionModel, device: torch.device, precision: str
+) -> Callable[[Tensor], Predictions]:
     """Place the model, and return how it is called."""
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 

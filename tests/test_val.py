@@ -263,3 +263,10 @@ def test_mistakes(
     assert len(captured.err.strip().splitlines()) <= 2
     assert {path: path.read_bytes() for path in trained.run.rglob("*") if path.is_file()} == before
     assert not Path("runs").exists()
+
+
+def test_fast_finds_the_same(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rectangles of 96 x 64 in squares: a third of each is padding."""
+    result = val(capsys, trained.run, "--batch", 8, "--fast", "--precision", "auto")
+    assert result["speed"]["fast"] is True and result["speed"]["precision"] in ("fp32", "bf16")
+    assert result["metrics"]["mAP50"] == pytest.approx(trained.metrics["mAP50"], abs=0.1)

@@ -115,5 +115,5 @@ def _float(preds: Predictions) -> Predictions:
     return {
         "boxes": preds["boxes"].float(),
         "scores": preds["scores"].float(),
-        "feats": [f.float() for f in preds["feats"]],
+        "feats": [f.detach()[:, :0].float() for f in preds["feats"]],  # only their size and type are read
     }

@@ -40,6 +40,7 @@ class Setting:
     image_size: int
     batch: int
     precision: str
+    fast: bool  # padding left out and norms folded
     device: str  # in words
     threads: int
     seconds: Mapping[str, float]  # load, forward, postprocess; total
@@ -101,6 +102,7 @@ def document(
             "threads": setting.threads,
             "batch": setting.batch,
             "precision": setting.precision,
+            "fast": setting.fast,
             "ms_per_image": setting.speed,
             "seconds": setting.seconds["total"],
         },
@@ -189,8 +191,9 @@ def print_report(report: Report, setting: Setting, console: Console) -> None:
         f"{speed['postprocess']:.1f} post-processing; {setting.seconds['total']:.1f} s in all",
         highlight=False,
     )
+    fast = ", fast" if setting.fast else ""
     console.print(
-        f"  on {escape(setting.device)}, {threads}, batch {setting.batch}, {setting.precision}",
+        f"  on {escape(setting.device)}, {threads}, batch {setting.batch}, {setting.precision}{fast}",
         highlight=False,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,40 +20,79 @@ from detector.training.randomness import random_state, restore_random_state
 __all__ = ["Checkpoints", "load_state", "read", "state_dict", "write"]
 
 
+SHARE = 0.02  # of a run's time, for checkpoints
+
+
 class Checkpoints:
-    """`last.pt` after every evaluation, and a copy as `best.pt` when it is the best so far.
+    """`last.pt` after evaluations, and `best.pt`, the best of them all.
 
     Best means: highest mAP50-95 on val; between equals, on train. Without the second, a detector that
     never generalises (COCO8 from scratch) would keep its first weights as the best.
+
+    Where evaluations follow each other fast, not every one is worth a file: see `offer`.
     """
 
-    def __init__(self, directory: Path, extra: Mapping[str, Any], ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self, directory: Path, extra: Mapping[str, Any], ranks: Ranks = ALONE, share: float = SHARE
+    ) -> None:
         """Save to `directory`, made if need be; `extra` is plain data kept with each checkpoint.
 
         Of several processes the first saves, for all: they have the same state.
         """
         self.directory, self.extra = directory, dict(extra)
         self.last, self.best = directory / "last.pt", directory / "best.pt"
-        self.ranks = ranks
+        self.ranks, self.share = ranks, share
+        self._due = 0.0  # when the next one is, on the clock of time.monotonic
+        self._best: dict[str, Any] | None = None  # the best state so far, while it is not on the disk
         if ranks.first:
             directory.mkdir(parents=True, exist_ok=True)
             remove_leftovers(directory)
 
-    def save(self, learner: Learner, row: Mapping[str, float] | None = None) -> None:
-        """Write `last.pt`, and `best.pt` if `row` holds a better evaluation than any before.
+    def offer(self, learner: Learner, row: Mapping[str, float]) -> None:
+        """After an evaluation: save, unless saving would take more than `share` of the time.
 
-        The best comes first: a run killed between the two goes on from a `last.pt` that knows nothing of it,
-        and comes to the same best again. The other way round that best would be lost.
+        Then the state is kept in memory if it is the best, until the next one is saved. A run that is
+        killed in between goes on from an earlier step and does the same again.
         """
         if not self.ranks.first:
             return
-        is_best = row is not None and (score := _score(row)) > learner.best
-        if is_best:
-            learner.best = score
-        state = state_dict(learner) | {"extra": self.extra}
-        if is_best or (learner.step and not self.best.exists()):  # untrained weights are nobody's best
-            write(state, self.best)
+        if time.monotonic() >= self._due:
+            self.save(learner, row)
+        elif _is_best(row, learner):
+            self._best = copy.deepcopy(self._state(learner))
+
+    def save(self, learner: Learner, row: Mapping[str, float] | None = None) -> None:
+        """Write `last.pt`, and `best.pt` if the best evaluation, which may be `row`'s, is not there yet."""
+        if not self.ranks.first:
+            return
+        started = time.monotonic()
+        is_best = row is not None and _is_best(row, learner)
+        state = self._state(learner)
+        if is_best or (learner.step and self._best is None and not self.best.exists()):
+            self._best = state  # untrained weights are nobody's best
+        # The best first: a run killed between the two goes on from a `last.pt` that knows nothing of it, and
+        # comes to the same best again. The other way round that best would be lost.
+        self.save_best()
         write(state, self.last)
+        ended = time.monotonic()
+        self._due = ended + (ended - started) / self.share
+
+    def save_best(self) -> None:
+        """Write `best.pt`, if the best evaluation's state is not there yet."""
+        if self._best is not None:
+            write(self._best, self.best)
+            self._best = None
+
+    def _state(self, learner: Learner) -> dict[str, Any]:
+        return state_dict(learner) | {"extra": self.extra}
+
+
+def _is_best(row: Mapping[str, float], learner: Learner) -> bool:
+    """Whether `row` holds a better evaluation than any before; if so the learner remembers it."""
+    if (score := _score(row)) <= learner.best:
+        return False
+    learner.best = score
+    return True
 
 
 def _score(row: Mapping[str, float]) -> tuple[float, ...]:
@@ -116,17 +157,22 @@ def _load_state(state: Mapping[str, Any], learner: Learner) -> None:
 
 def _load_optimizer(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
     """As `optimizer.load_state_dict`, which checks no shape and no setting, so that a step would fail."""
-    wanted = [
-        {key: type(value) for key, value in g.items() if key != "params"} for g in optimizer.param_groups
-    ]
+    own = [{key: group[key] for key in _KERNELS} for group in optimizer.param_groups]
+    wanted = [_types(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(dict(state))
-    found = [
-        {key: type(value) for key, value in g.items() if key != "params"} for g in optimizer.param_groups
-    ]
+    found = [_types(group) for group in optimizer.param_groups]
     if found != wanted:
         raise ValueError("the optimiser's settings are of other types")
-    for group in optimizer.param_groups:
+    for group, kernels in zip(optimizer.param_groups, own, strict=True):
+        group.update(kernels)
         for parameter in group["params"]:
             for key, value in optimizer.state.get(parameter, {}).items():
                 if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
                     raise ValueError(f"the optimiser's {key!r} has the wrong shape")
+
+
+_KERNELS = "foreach", "fused"  # how the optimiser computes, not what: whoever goes on may do it another way
+
+
+def _types(group: Mapping[str, Any]) -> dict[str, type]:
+    return {key: type(value) for key, value in group.items() if key not in ("params", *_KERNELS)}

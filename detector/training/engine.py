@@ -77,11 +77,11 @@ def train(
     """
     model, optimizer, scaler, ranks = learner.model, learner.optimizer, learner.scaler, learner.ranks
     source, clock, rewind = iter(batches), Stopwatch(), Rewind(model)
+    learner.train_mode()
     while learner.step < plan.steps:
         if stop():
             return Outcome("stopped")
         step = learner.step
-        learner.train_mode()
         criterion.begin_epoch(plan.epoch(step))
         rate = learning_rate(step, plan.steps, config)
         for group in optimizer.param_groups:
@@ -133,6 +133,7 @@ def train(
                     row["train/skipped"] = learner.skipped
                 failed(failure)
             report(row)
+            learner.train_mode()  # an evaluation left it
             if broken and learner.step == step:
                 return Outcome("diverged", failure.culprit)
             clock.restart()
@@ -197,7 +198,8 @@ def clip_gradients(model: torch.nn.Module, limit: float | None) -> Tensor:
     """Scale all gradients down so that their joint norm is at most `limit`; return the norm before."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
-    if limit is not None:
+    # On a GPU, to look at the norm would mean to wait for it: there, all are multiplied, if need be by 1.
+    if limit is not None and (norm.is_cuda or not norm <= limit):
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), limit, norm)
     return norm
 

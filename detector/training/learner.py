@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+import torch.utils.deterministic
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
 from detector.config import TrainConfig
 from detector.errors import UserError
 from detector.nn.model import DetectionModel
 from detector.nn.sync_norm import synchronise
 from detector.ranks import ALONE, Ranks
-from detector.training.optimizer import averaged_model, build_optimizer
+from detector.training.optimizer import MovingAverage, build_optimizer
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -32,7 +32,7 @@ class Learner:
     model: DetectionModel
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler  # only active under fp16, whose small gradients would become zero
-    ema: AveragedModel | None
+    ema: MovingAverage | None
     device: torch.device
     precision: torch.dtype
     channels_last: bool
@@ -139,7 +139,7 @@ def build_learner(model: DetectionModel, config: TrainConfig, ranks: Ranks = ALO
         optimizer=build_optimizer(model, config, model.backbone()),
         # torch's first scale, 65536, overflows in the first steps: the very ones worth recording.
         scaler=torch.amp.GradScaler(device.type, init_scale=1024.0, enabled=config.precision == "fp16"),
-        ema=averaged_model(model, config.ema) if config.ema else None,
+        ema=MovingAverage(model, config.ema) if config.ema else None,
         device=device,
         precision=PRECISIONS[choose_precision(config.precision, device)],
         channels_last=config.channels_last,
@@ -214,3 +214,6 @@ def seed_everything(seed: int) -> None:
     # A few CUDA kernels have no deterministic form: they warn instead of stopping the run. (What sets this
     # under its other name, use_deterministic_algorithms, also imports the compiler, which takes a second.)
     torch.set_deterministic_debug_mode("warn")
+    # That would also fill every new tensor with NaN, to expose code that reads what it has not written: on a
+    # CPU a tenth of a step's time. What is computed is the same.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

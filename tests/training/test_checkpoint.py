@@ -1,5 +1,6 @@
 """Checkpoints: nothing is lost, nothing in them is run, and a crash never costs the previous one."""
 
+import copy
 import os
 import pickle
 import random
@@ -116,6 +117,47 @@ def test_what_is_drawn_beside_the_run_moves_no_generator() -> None:
     assert draw() == expected
 
 
+def test_evaluations_in_quick_succession_share_a_file(
+    make_learner: MakeLearner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock of our own: saving takes a second, and so is due again 10 seconds after it."""
+    now, written = 100.0, []
+
+    def slow_write(state: dict[str, object], path: Path) -> None:
+        nonlocal now
+        now += 0.5 if path.name == "best.pt" else 1.0
+        write(state, path)
+        written.append((path.name, state["step"]))
+
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now)
+    monkeypatch.setattr(checkpoint, "write", slow_write)
+    learner, _ = make_learner()
+    weight = next(learner.model.parameters()).detach()
+    checkpoints = Checkpoints(tmp_path, {}, share=0.1)
+
+    def evaluated(step: int, at: float, score: float) -> list[tuple[str, int]]:
+        nonlocal now
+        learner.step, now = step, at
+        weight.fill_(step)
+        written.clear()
+        checkpoints.offer(learner, {"val/mAP50-95": score})
+        return list(written)
+
+    assert evaluated(1, 100, 0.1) == [("best.pt", 1), ("last.pt", 1)]  # took 1.5 s: due at 116.5
+    assert evaluated(2, 110, 0.3) == []
+    assert evaluated(3, 116, 0.2) == []
+    assert evaluated(4, 117, 0.2) == [("best.pt", 2), ("last.pt", 4)]
+    best = read(checkpoints.best)
+    assert best["best"] == read(checkpoints.last)["best"] == learner.best
+    assert float(next(iter(best["model"].values())).flatten()[0]) == 2  # as it was then
+    assert evaluated(5, 118, 0.4) == []
+    checkpoints.save(learner)  # asked to stop
+    assert written == [("best.pt", 5), ("last.pt", 5)]
+    assert evaluated(6, 121, 0.5) == []
+    checkpoints.save_best()  # diverged
+    assert written == [("best.pt", 6)]
+
+
 def test_a_failed_write_leaves_the_previous_one(
     make_learner: MakeLearner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,3 +207,17 @@ def test_somebody_else_s_checkpoint_and_a_missing_one(tmp_path: Path) -> None:
         read(tmp_path / "other.pt")
     with pytest.raises(UserError, match="no checkpoint here"):
         read(tmp_path / "missing.pt")
+
+
+@pytest.mark.parametrize("kernel", ["foreach", "fused"])
+def test_a_checkpoint_does_not_choose_the_optimiser_s_kernels(make_learner: MakeLearner, kernel: str) -> None:
+    """One from before they were fused, or from another device, goes on with those of today."""
+    learner, _ = make_learner()
+    state = state_dict(learner)
+    saved = copy.deepcopy(state["optimizer"])
+    for group in saved["param_groups"]:
+        group[kernel] = False if kernel == "foreach" else None
+    load_state(state | {"optimizer": saved}, learner)
+    assert all(
+        group["fused"] is True and group["foreach"] is None for group in learner.optimizer.param_groups
+    )

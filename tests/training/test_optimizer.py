@@ -9,7 +9,7 @@ from torch import nn
 
 from detector.config import ModelConfig, TrainConfig
 from detector.nn.detector import build_detector
-from detector.training.optimizer import averaged_model, build_optimizer, learning_rate, parameter_groups
+from detector.training.optimizer import MovingAverage, build_optimizer, learning_rate, parameter_groups
 
 
 def test_only_weights_that_multiply_activations_decay() -> None:
@@ -71,6 +71,25 @@ def test_adamw_uses_the_momentum_as_its_first_beta() -> None:
     assert optimizer.defaults["betas"] == (0.8, 0.999)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_the_fused_step_is_the_plain_one(name: str) -> None:
+    """As torch computes it one operation at a time: SGD to the last bit, AdamW to rounding."""
+    layers = nn.Linear(40, 30), nn.Linear(40, 30)
+    layers[1].load_state_dict(layers[0].state_dict())
+    config = TrainConfig(optimizer=name, lr=0.01)
+    optimizers = [build_optimizer(layer, config) for layer in layers]
+    for group in optimizers[1].param_groups:
+        group["fused"] = group["foreach"] = False
+    for _ in range(5):
+        for layer, optimizer in zip(layers, optimizers, strict=True):
+            generator = torch.Generator().manual_seed(1)
+            for p in layer.parameters():
+                p.grad = torch.randn(p.shape, generator=generator)
+            optimizer.step()
+    for p, q in zip(layers[0].parameters(), layers[1].parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0 if name == "sgd" else 1e-5, atol=0 if name == "sgd" else 1e-6)
+
+
 def test_the_cosine_and_its_warm_up() -> None:
     config = TrainConfig(lr=2.0, warmup_steps=4, final_lr=0.1)
     rates = [learning_rate(step, 100, config) for step in range(100)]
@@ -90,7 +109,7 @@ def test_the_other_schedules(schedule: str, halfway: float) -> None:
 def test_the_average_of_a_young_model_is_mostly_the_model() -> None:
     layer = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(layer.weight)
-    average = averaged_model(layer, 0.9)
+    average = MovingAverage(layer, 0.9)
     expected = 0.0
     for count in range(200):
         nn.init.constant_(layer.weight, float(count))
@@ -103,7 +122,7 @@ def test_the_average_of_a_young_model_is_mostly_the_model() -> None:
 
 def test_statistics_are_averaged_and_counters_copied() -> None:
     norm = nn.BatchNorm2d(3)
-    average = averaged_model(norm, 0.9)
+    average = MovingAverage(norm, 0.9)
     for _ in range(3):
         norm(torch.randn(4, 3, 5, 5) + 7)
         average.update_parameters(norm)
@@ -145,3 +164,11 @@ def test_the_steps_are_pytorch_s_own(name: str, reference: object) -> None:
     step(ours, mine)
     step(theirs, other)
     assert torch.equal(ours.weight, theirs.weight)
+
+
+def test_an_average_follows_one_model_and_holds_nothing_else() -> None:
+    layer = nn.Linear(2, 2)
+    average = MovingAverage(layer, 0.9)
+    assert set(average.state_dict()) == {"n_averaged", "module.weight", "module.bias"}
+    with pytest.raises(ValueError, match="the model that it was made from"):
+        average.update_parameters(nn.Linear(2, 2))

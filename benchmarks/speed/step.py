@@ -1,0 +1,87 @@
+"""One training step of one and the same network on one and the same kind of batch."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from itertools import cycle
+from pathlib import Path
+
+from benchmarks.speed import peer
+from benchmarks.speed.row import Row, in_turns
+
+SIZE, BATCH, STEPS, ROUNDS = 320, 4, 10, 8
+KEYS = ["data.path=datasets/coco8.yaml", f"data.image_size={SIZE}", f"train.batch={BATCH}",
+        "train.steps=1000000", "gradients.every=1000000", "train.device=cpu"]  # fmt: skip
+
+
+def our_steps(count: int, *keys: str) -> Callable[[], None]:
+    """`count` steps of the engine as configs/from_scratch.yaml has it, on batches that are there already.
+
+    None of them is recorded: what that costs has rows of its own.
+    """
+    from detector.allocator import keep_freed_memory
+    from detector.data.loader import Loader
+    from detector.data.sources import PROJECT, load_dataset
+    from detector.gradients.recorder import GradientRecorder
+    from detector.loading import load_config
+    from detector.nn.build import build_model
+    from detector.nn.loss import DetectionLoss
+    from detector.training.engine import train
+    from detector.training.learner import build_learner, seed_everything
+    from detector.training.plan import build_plan
+
+    keep_freed_memory()
+    config = load_config(PROJECT / "configs" / "from_scratch.yaml", [*KEYS, *keys]).config
+    dataset = load_dataset(config.data.path)
+    seed_everything(0)
+    model, _ = build_model(config.model, dataset.names)
+    learner = build_learner(model, config.train)
+    criterion, recorder = DetectionLoss(model, config.train), GradientRecorder(model.trunk_points())
+    loader = Loader(dataset.splits["train"], config.data)
+    batches = cycle(list(loader.train_batches(batch=BATCH, seed=0, stop=8)))
+    plan = build_plan(config, batches_per_epoch=1)
+
+    def steps() -> None:
+        asked = iter(range(count))
+        train(learner, criterion, batches, plan, config.train, recorder,
+              report=lambda row: None, stop=lambda: next(asked, None) is None)  # fmt: skip
+
+    return steps
+
+
+def measure() -> list[Row]:
+    """Steps in blocks, ours and theirs in turns; milliseconds a step."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        theirs = peer.stepper(peer.coco8(folder), folder, imgsz=SIZE, batch=BATCH, nbs=BATCH)
+        sides = {
+            "ours": our_steps(STEPS),
+            "theirs": lambda: [theirs() for _ in range(STEPS)],
+            "fp32": our_steps(STEPS, "train.precision=fp32"),
+        }
+        times = {
+            side: [1000 * seconds / STEPS for seconds in taken]
+            for side, taken in in_turns(sides, ROUNDS).items()
+        }
+    conditions = f"the same yolov8n, {BATCH} × {SIZE} px"
+    return [
+        Row(
+            f"one training step, {conditions}",
+            "ultralytics' trainer, fp32",
+            "ms",
+            times["ours"],
+            times["theirs"],
+            165,
+            absolute=True,
+            note="ours in bf16, channels_last, as `configs/from_scratch.yaml`; mAP of both: docs/bccd.json",
+        ),
+        Row(
+            f"the same in fp32, {conditions}",
+            "ultralytics' trainer, fp32",
+            "ms",
+            times["fp32"],
+            times["theirs"],
+            1.0,
+        ),
+    ]

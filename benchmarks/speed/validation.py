@@ -1,0 +1,119 @@
+"""Validation of one and the same trained yolov8n on BCCD's val split, by both sides."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.speed import peer
+from benchmarks.speed.row import Row, in_turns
+
+SIZE, BATCH, EPOCHS, ROUNDS = 320, 16, 8, 8
+
+
+def trained(data: Path, folder: Path) -> Path:
+    """Train for a few epochs: enough for detections to sort and to score."""
+    from detector.data.sources import PROJECT
+
+    run = folder / "run"
+    settings = {"data.path": data, "data.image_size": SIZE, "train.epochs": EPOCHS,
+                "train.eval_every": "null", "train.threads": 1, "train.device": "cpu",
+                "tracking.wandb": "disabled", "tracking.plots": "false", "run.dir": run}  # fmt: skip
+    overrides = [f"{key}={value}" for key, value in settings.items()]
+    command = [sys.executable, "train.py", "--config", "configs/from_scratch.yaml", *overrides]
+    subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+    return run / "checkpoints" / "last.pt"
+
+
+def exported(checkpoint: Path, folder: Path) -> Path:
+    """The same weights as a file that ultralytics opens."""
+    from detector.data.sources import PROJECT
+
+    out = folder / "theirs.pt"
+    command = [
+        sys.executable,
+        "-m",
+        "detector",
+        "export",
+        checkpoint,
+        "--format",
+        "ultralytics",
+        "--out",
+        out,
+    ]
+    subprocess.run([str(word) for word in command], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+    return out
+
+
+def our_validation(checkpoint: Path, data: Path, *, fast: bool) -> Callable[[], dict[str, float]]:
+    """What `detector val` does between reading the labels and writing its tables."""
+    import torch
+
+    from detector.allocator import keep_freed_memory
+    from detector.config import DataConfig
+    from detector.data.loader import Loader
+    from detector.data.sources import load_dataset
+    from detector.nn.build import load_model
+    from detector.nn.fold import fold_norms
+    from detector.training.evaluate import predict_split
+    from detector.training.learner import choose_precision
+    from detector.training.metrics import coco_map
+    from detector.val_command import network_forward
+
+    keep_freed_memory()
+    cpu = torch.device("cpu")
+    items = load_dataset(str(data), splits=("val",)).splits["val"]
+    model = load_model(checkpoint).model.eval()
+    network = fold_norms(model) if fast else model
+    forward = network_forward(network, cpu, choose_precision("auto" if fast else "fp32", cpu))
+
+    def validate() -> dict[str, float]:
+        loader = Loader(items, DataConfig(image_size=SIZE))  # reads and letterboxes
+        truths, found = predict_split(forward, model, loader.eval_batches(batch=BATCH), items, trim=fast)
+        return coco_map(truths, found, model.num_classes)
+
+    return validate
+
+
+def their_validation(weights: Path, data: Path, folder: Path) -> Callable[[], Any]:
+    """Their validator as `YOLO(weights).val()` runs it, without plots and its console."""
+    from detector.ultralytics_import import import_ultralytics
+
+    yolo = import_ultralytics("models.yolo.model").YOLO(str(weights))
+
+    def validate() -> Any:
+        return yolo.val(data=str(data), imgsz=SIZE, batch=BATCH, device="cpu", workers=0, plots=False,
+                        verbose=False, project=str(folder), name="val", exist_ok=True)  # fmt: skip
+
+    return validate
+
+
+def measure() -> list[Row]:
+    """Whole validations in turns, and the mAP of both by the same official COCO evaluation."""
+    from detector.data.sources import datasets_dir
+
+    source = datasets_dir() / "bccd"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = peer.copied_data(source, yaml.safe_load((source / "data.yaml").read_text()), folder)
+        checkpoint = trained(data, folder)
+        weights = exported(checkpoint, folder)
+        fast, plain = (our_validation(checkpoint, data, fast=fast) for fast in (True, False))
+        theirs = their_validation(weights, data, folder)
+        fast_map, plain_map, their_map = fast(), plain(), theirs().box.map
+        times = in_turns({"fast": fast, "plain": plain, "theirs": theirs}, ROUNDS)
+    what = f"validation of 87 images, the same trained yolov8n, {SIZE} px, from files to mAP"
+    maps = "mAP50-95 {:.3f}, in fp32 with padding {:.3f}; by their own metric {:.3f}"
+    note = maps.format(fast_map["mAP50-95"], plain_map["mAP50-95"], their_map)
+    return [
+        Row(f"{what}: `detector val --fast --precision auto`", "ultralytics' `val`, fp32", "s",
+            times["fast"], times["theirs"], 0.6, note=note),
+        Row(f"{what}: `detector val`, fp32", "ultralytics' `val`, fp32", "s",
+            times["plain"], times["theirs"], 1.0),
+    ]  # fmt: skip
