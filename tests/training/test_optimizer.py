@@ -133,8 +133,8 @@ def test_statistics_are_averaged_and_counters_copied() -> None:
 @pytest.mark.parametrize(
     ("name", "reference"),
     [
-        ("sgd", lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True)),
-        ("adamw", lambda groups: torch.optim.AdamW(groups, lr=0.1, betas=(0.9, 0.999))),
+        ("sgd", lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True, fused=True)),
+        ("adamw", lambda groups: torch.optim.AdamW(groups, lr=0.1, betas=(0.9, 0.999), fused=True)),
     ],
 )
 def test_the_steps_are_pytorch_s_own(name: str, reference: object) -> None:
