@@ -50,7 +50,7 @@ def nms(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
 
 @cache
 def load() -> None:
-    """Register the operator: from its library alone, or, where that is not found, by the whole package."""
+    """Register the operator: from its library alone or, where that is not found, by the whole package."""
     if hasattr(torch.ops.torchvision, "nms"):
         return
     spec = find_spec("torchvision")
