@@ -64,6 +64,39 @@ def test_nothing_found_is_zero_and_nothing_to_find_is_not_a_number() -> None:
     assert score == pytest.approx({"mAP50-95": math.nan, "mAP50": math.nan}, nan_ok=True)
 
 
+def test_the_form_is_coco_s() -> None:
+    """What other tools read: corners become x, y, width and height, every id counts from 1."""
+    truths = [truth(BOX, (0.0, 0.0, 2.0, 3.0), classes=[1, 0]), truth(BOX, classes=[0])]
+    predictions = [NOTHING, found((5.0, 6.0, 15.0, 36.0), scores=[0.5], classes=[1])]
+    dataset, detections = to_coco(truths, predictions, 2)
+    assert dataset == {
+        "images": [{"id": 1, "width": 640, "height": 480}, {"id": 2, "width": 640, "height": 480}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 2, "bbox": [10, 20, 100, 100], "area": 1e4, "iscrowd": 0},
+            {"id": 2, "image_id": 1, "category_id": 1, "bbox": [0, 0, 2, 3], "area": 6, "iscrowd": 0},
+            {"id": 3, "image_id": 2, "category_id": 1, "bbox": [10, 20, 100, 100], "area": 1e4, "iscrowd": 0},
+        ],
+        "categories": [{"id": 1, "name": "0"}, {"id": 2, "name": "1"}],
+    }
+    assert detections == [{"image_id": 2, "category_id": 2, "bbox": [5, 6, 10, 30], "score": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("truths", "predictions"),
+    [
+        ([truth(BOX, classes=[0])] * 2, [NOTHING]),
+        ([truth(BOX, classes=[0, 0])], [NOTHING]),
+        ([truth(BOX, classes=[0])], [found(BOX, scores=[0.5, 0.4], classes=[0])]),
+        ([truth(BOX, classes=[0])], [found(BOX, scores=[0.5], classes=[0, 0])]),
+    ],
+)
+def test_what_does_not_belong_together_is_not_scored(
+    truths: list[Truth], predictions: list[Prediction]
+) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        coco_map(truths, predictions, 1)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_same_detections_score_the_same_in_pycocotools(seed: int) -> None:
     rng = np.random.default_rng(seed)
