@@ -32,6 +32,8 @@ ROOT = Path(__file__).resolve().parent
 BASELINE = ROOT / "configs" / "coco8.yaml"
 FALLBACK = ROOT / "configs" / "shapes.yaml"  # what to train on where COCO8 cannot be had
 
+SECONDS_BETWEEN_PICTURES = 10  # of predictions: to make them for W&B takes as long as some training steps
+
 EXIT_LOST_CONTACT, EXIT_USER_ERROR, EXIT_DIVERGED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
@@ -106,6 +108,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks
     from detector.nn.model import freeze
     from detector.tracking.examples import batch_images, prediction_images
     from detector.tracking.local import read_history
+    from detector.tracking.pace import Pace
     from detector.tracking.summary import summarise
     from detector.tracking.watch import watch
     from detector.training.checkpoint import Checkpoints, load_state
@@ -181,13 +184,16 @@ def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks
     itemised = directory / "ledger.json"
     itemise = LedgerFile(Ledger(model.trunk_points(), ranks), itemised, plan.itemises)
 
-    def evaluate_all(step: int) -> dict[str, float]:
+    pictures = Pace(SECONDS_BETWEEN_PICTURES)
+
+    def evaluate_all(step: int, last: bool) -> dict[str, float]:
         metrics: dict[str, float] = {}
+        draw = ranks.first and pictures.due(anyway=last)
         for split in ("train", "val") if config.train.eval_train else ("val",):
             loader = loaders[split]
             result = evaluate(learner, loader.eval_batches(batch=config.train.batch), dataset.splits[split])
             metrics |= {f"{split}/{name}": value for name, value in result.metrics.items()}
-            if ranks.first:
+            if draw:
                 examples = prediction_images(dataset, split, result.predictions, config.tracking.images)
                 tracker.predictions(step, examples)
         return metrics
@@ -196,7 +202,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks
         step = int(row["step"])
         stepped = learner.step > step  # not after numbers that are not finite
         if evaluating := plan.evaluates(step) or not stepped:
-            row |= evaluate_all(step)
+            row |= evaluate_all(step, last=not stepped or learner.step == plan.steps)
         tracker.log(row)
         learner.seconds = earlier + time.perf_counter() - started
         if evaluating and stepped:

@@ -21,7 +21,7 @@ def test_images_of_different_sizes_are_brought_to_one(
     with caplog.at_level(logging.WARNING):
         shown = pictures([tall, wide])
     assert [image.image.size for image in shown] == [(80, 90), (80, 90)]
-    pixels = np.asarray(shown[1].image)
-    assert (pixels[:50, :80] == 9).all()  # the picture stays where its boxes are
-    assert (pixels[50:] == 114).all()
+    pixels = np.asarray(shown[1].image).astype(int)  # as JPEG, which blurs what lies within 8 pixels
+    assert abs(pixels[:48, :80] - 9).max() <= 3  # the picture stays where its boxes are
+    assert abs(pixels[56:] - 114).max() <= 3
     assert pictures([]) == []

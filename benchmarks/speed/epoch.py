@@ -1,0 +1,111 @@
+"""An epoch of four images: how much of it is neither the step nor the evaluation."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.speed import peer
+from benchmarks.speed.row import Row
+
+SIZE, BATCH, EPOCHS, ROUNDS = 320, 4, 60, 4
+
+
+class Clock:
+    """Seconds spent in some functions, those called by others of them counted once."""
+
+    def __init__(self) -> None:
+        self.seconds, self._depth = 0.0, 0
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, timed."""
+
+        @wraps(function)
+        def timed(*arguments: Any, **keywords: Any) -> Any:
+            started, self._depth = time.perf_counter(), self._depth + 1
+            try:
+                return function(*arguments, **keywords)
+            finally:
+                self._depth -= 1
+                if not self._depth:
+                    self.seconds += time.perf_counter() - started
+
+        return timed
+
+
+def ours(folder: Path) -> tuple[float, float]:
+    """A run with an evaluation each epoch, W&B offline: seconds an epoch, and the share beside the work.
+
+    The work is what a bare loop on the same batches would do as well: preparing a batch, forward, loss,
+    backward, clipping, optimiser, average and the evaluation. The rest is recording, reports, pictures,
+    checkpoints, and what W&B's own thread and process take from the core.
+    """
+    import train
+    from benchmarks.speed.step import our_steps
+    from detector.training import engine
+
+    clock, whole = Clock(), Clock()
+    plain = engine.train, engine.evaluate
+    engine.train, engine.evaluate = whole.around(engine.train), clock.around(engine.evaluate)
+    try:
+        train.main(["--config", "configs/from_scratch.yaml", "data.path=datasets/coco8.yaml",
+                    f"data.image_size={SIZE}", f"train.batch={BATCH}", f"train.epochs={EPOCHS}",
+                    "train.eval_every=1", "train.threads=1", "train.device=cpu", "tracking.wandb=offline",
+                    f"run.dir={folder}"])  # fmt: skip
+    finally:
+        engine.train, engine.evaluate = plain
+    steps = our_steps(EPOCHS)
+    started = time.perf_counter()
+    steps()
+    work = clock.seconds + time.perf_counter() - started
+    return whole.seconds / EPOCHS, (whole.seconds - work) / whole.seconds
+
+
+def theirs(data: Path, folder: Path) -> tuple[float, float]:
+    """Their trainer with its defaults, plots off: the same two figures, the work timed where it is done."""
+    made = peer.trainer(data, folder, imgsz=SIZE, batch=BATCH, nbs=BATCH, epochs=EPOCHS)
+    clock, begun, ended = Clock(), [], []
+    made.model.forward = clock.around(made.model.forward)
+    made.preprocess_batch, made.optimizer_step = map(
+        clock.around, (made.preprocess_batch, made.optimizer_step)
+    )
+    made.validate = clock.around(made.validate)
+    scale = made.scaler.scale
+
+    class Backward:
+        """What `scaler.scale(loss)` gives, with its backward pass timed."""
+
+        def __init__(self, loss: Any) -> None:
+            self.backward = clock.around(scale(loss).backward)
+
+    made.scaler.scale = Backward
+    made.add_callback("on_train_start", lambda _: begun.append(time.perf_counter()))
+    made.add_callback("on_fit_epoch_end", lambda _: ended.append(time.perf_counter()))
+    made._setup_train = made.final_eval = lambda: None
+    made._do_train()
+    taken = ended[-1] - begun[0]
+    return taken / EPOCHS, (taken - clock.seconds) / taken
+
+
+def measure() -> list[Row]:
+    """Whole runs in turns: seconds an epoch, and the share of it that is neither step nor evaluation."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = peer.coco8(folder)
+        mine, other = [], []
+        for round_ in range(ROUNDS):
+            mine.append(ours(folder / f"ours-{round_}"))
+            other.append(theirs(data, folder / f"theirs-{round_}"))
+    what = f"an epoch of COCO8, the same yolov8n, {SIZE} px: train, validate, checkpoint, log"
+    peer_name = "ultralytics' trainer"
+    shares = [[100 * share for _, share in side] for side in (mine, other)]
+    return [
+        Row(f"{what}; beside step and evaluation", peer_name, "%", *shares, 5, absolute=True,
+            note=f"ours without W&B's start; medians {median(shares[0]):.1f} and {median(shares[1]):.1f} %"),
+        Row(what, peer_name, "s", [s for s, _ in mine], [s for s, _ in other], 1.0),
+    ]  # fmt: skip
