@@ -7,7 +7,6 @@ import os
 import queue
 import re
 import secrets
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detector.config import Config
+from detector.errors import say
 from detector.tracking.tracker import PredictionImage, Row, Tracker, describe
 from detector.tracking.wandb_session import Start, kill_service, open_run, reset, wanted_mode
 
@@ -28,10 +28,6 @@ _CURVES = ("train/*", "val/*", "gradient/*", "signal/*", "time/*")
 _MOST_WAITING = 5_000  # rows: about 50 MB; W&B takes 2,000 a second, so it is dead by then
 _SLOW = 3.0  # seconds for a chart, which takes 8 ms
 _GRACE = 5.0  # seconds beyond W&B's own time limits before it is given up
-
-
-def _to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 class WandbTracker(Tracker):
@@ -54,7 +50,7 @@ class WandbTracker(Tracker):
         job_type: str = "train",
         resume_id: str | None = None,
         history: Sequence[Row] = (),
-        report: Callable[[str], None] = _to_stderr,
+        report: Callable[[str], None] = say,
         init_timeout: float = 30.0,
         finish_timeout: float = 60.0,
     ) -> None:

@@ -38,16 +38,28 @@ class Checkpoints:
             remove_leftovers(directory)
 
     def save(self, learner: Learner, row: Mapping[str, float] | None = None) -> None:
-        """Write `last.pt`, and `best.pt` if `row` holds a better evaluation than any before."""
+        """Write `last.pt`, and `best.pt` if `row` holds a better evaluation than any before.
+
+        The best comes first: a run that ends between the two goes on from the older `last.pt`, and comes to
+        this same evaluation again. An untrained network is nobody's best.
+
+        Raises:
+            OSError: a file cannot be written; the one before is still there.
+        """
         if not self.ranks.first:
             return
-        is_best = row is not None and (score := _score(row)) > learner.best
+        before = learner.best
+        is_best = row is not None and (score := _score(row)) > before
         if is_best:
             learner.best = score
         state = state_dict(learner) | {"extra": self.extra}
-        write(state, self.last)
-        if is_best or not self.best.exists():
-            write(state, self.best)
+        try:
+            if is_best or (learner.step and not self.best.exists()):
+                write(state, self.best)
+            write(state, self.last)
+        except BaseException:
+            learner.best = before
+            raise
 
 
 def _score(row: Mapping[str, float]) -> tuple[float, ...]:
