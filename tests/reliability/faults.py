@@ -11,6 +11,7 @@ import io
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -235,6 +236,11 @@ def signal_at_step(step: int, *numbers: int) -> None:
     at_step(step, lambda learner: [os.kill(os.getpid(), number) for number in numbers] and None)
 
 
+def ignored(number: int) -> None:
+    """As under nohup."""
+    signal.signal(number, signal.SIG_IGN)
+
+
 def closed_streams() -> None:
     """As `train.py >&- 2>&-` does."""
     for stream in (1, 2):
@@ -310,7 +316,7 @@ def wandb_at_step(step: int, what: str) -> None:
         assert tracker.wait_started(60)
         if what == "kill":
             kill_service()
-        else:
+        elif what == "hang":
             wandb.Run.finish = lambda *_, **__: time.sleep(10_000)  # type: ignore[method-assign]
 
     at_step(step, act)

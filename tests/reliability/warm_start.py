@@ -20,7 +20,8 @@ sys.path.insert(0, str(ROOT))  # for train.py and the tests' own modules
 # What a run imports, W&B aside: a process that has ever started its service must not be forked.
 PRELOADED = (
     "matplotlib.pyplot", "torch", "torch.utils.data", "faster_coco_eval", "detector.data.loader",
-    "detector.data.sources", "detector.data.yolo_augment", "detector.gradients.explain", "detector.gradients.ledger",
+    "detector.data.sources", "detector.data.yolo_augment", "detector.gradients.explain",
+    "detector.gradients.ledger",
     "detector.nn.build", "detector.nn.describe", "detector.nn.loss", "detector.tracking.summary",
     "detector.tracking.watch", "detector.tracking.pictures", "detector.tracking.plots",
     "detector.training.engine", "detector.training.failure", "detector.training.checkpoint",
