@@ -203,6 +203,10 @@ class WandbTracker(Tracker):
             self._give_up(f"given up: it did not end in time{hint}")
             kill_service()
             thread.join(_GRACE)  # it now fails quickly, and clears what would complain at exit
+            if thread.is_alive():  # else wandb would do that at exit, with a traceback
+                clearing = threading.Thread(target=reset, name="wandb reset", daemon=True)
+                clearing.start()
+                clearing.join(_GRACE)
 
     # Below: the run's own thread, and what it shares with the others.
 
