@@ -16,12 +16,14 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detector.errors import UserError, for_terminal
+from detector import streams
+from detector.errors import BrokenOffError, UserError, for_terminal, say
 from detector.loading import LoadedConfig, load_config
 from detector.training.launch import Launch, LostContactError
 
@@ -34,7 +36,7 @@ FALLBACK = ROOT / "configs" / "shapes.yaml"  # what to train on where COCO8 cann
 
 SECONDS_BETWEEN_PICTURES = 10  # of predictions: to make them for W&B takes as long as some training steps
 
-EXIT_LOST_CONTACT, EXIT_USER_ERROR, EXIT_DIVERGED, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_LOST_CONTACT, EXIT_USER_ERROR, EXIT_DIVERGED, EXIT_BROKEN_OFF, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,9 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Before the first step or after the last; in between the engine is asked to stop.
         launch.say("interrupted")
         exit_code = EXIT_INTERRUPTED
+    except BrokenOffError as error:
+        launch.say(f"error: {for_terminal(error)}")
+        return EXIT_BROKEN_OFF  # no end to be noted: torchrun may try again
     except LostContactError as error:
-        lost = f"error: process {launch.rank} lost contact with the others: {for_terminal(error)}"
-        print(lost, file=sys.stderr)
+        say(f"error: process {launch.rank} lost contact with the others: {for_terminal(error)}")
         return EXIT_LOST_CONTACT
     launch.note("end", str(exit_code))
     return exit_code
@@ -82,8 +86,9 @@ def begin(options: argparse.Namespace, launch: Launch) -> int:
     else:
         loaded = load_config(options.resume / "config.yaml")
     from detector.training.distributed import join
+    from detector.training.mishaps import in_plain_words
 
-    with join(launch, loaded.config.train.timeout) as ranks:
+    with join(launch, loaded.config.train.timeout) as ranks, in_plain_words(loaded.config):
         if options.resume is None and (directory := ranks.from_first(launch.noted("directory"))) is not None:
             options.resume = Path(directory)  # started again by torchrun, after a process was lost
         return run(loaded, options, launch, ranks)
@@ -116,6 +121,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks
     from detector.training.engine import evaluate, train
     from detector.training.failure import FailureFile
     from detector.training.learner import build_learner, seed_everything
+    from detector.training.mishaps import resumable
     from detector.training.plan import build_plan, check_batches
     from detector.training.prepare import conditions, load_data, new_directory, read_run
     from detector.training.randomness import random_state_kept
@@ -178,8 +184,9 @@ def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks
     }
     checkpoints = Checkpoints(directory / "checkpoints", facts, ranks)
     if resume is None:
-        checkpoints.save(learner)  # from here on the run can go on, whenever it is killed
+        checkpoints.save(learner)  # whatever happens from here on, there is something to go on from
         launch.note("directory", str(directory.resolve()))  # for torchrun's next processes, if one is lost
+    go_on = f"{launch.program} train.py --resume {directory}"
     failed = FailureFile(directory, dataset, facts, learner.where, tracker.message, ranks)
     itemised = directory / "ledger.json"
     itemise = LedgerFile(Ledger(model.trunk_points(), ranks), itemised, plan.itemises)
@@ -209,8 +216,12 @@ def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks
             (checkpoints.save if learner.step == plan.steps else checkpoints.offer)(learner, row)
 
     # Fit.
-    exit_code = 0
-    try:
+    exit_code = EXIT_BROKEN_OFF  # unless the end is reached
+    with (
+        resumable(config, checkpoints.last, partial(checkpoints.save, learner), go_on),
+        ExitStack() as at_end,
+    ):
+        at_end.callback(lambda: tracker.close(exit_code))
         counts = ", ".join(f"{len(loader)} {split}" for split, loader in loaders.items())
         tracker.message(f"{label} on {dataset.name} ({counts} images), seed {seed}, {learner.where}")
         tracker.message(f"{measure(model, config.data.image_size)}; {plan.steps} steps, to {directory}")
@@ -237,13 +248,14 @@ def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks
                 learner, criterion, batches, plan, config.train, recorder, report, stop, itemise, failed
             )
         learner.seconds = earlier + time.perf_counter() - started
+        ended = 0
         if outcome.status == "stopped":
-            exit_code = stop.exit_code
+            ended = stop.exit_code
             checkpoints.save(learner)
-            tracker.message(f"stopped; go on with: {launch.program} train.py --resume {directory}")
+            tracker.message(f"stopped; go on with: {go_on}")
         elif outcome.status == "diverged":
             checkpoints.save_best()
-            exit_code = 0 if config.train.on_nonfinite == "record" else EXIT_DIVERGED
+            ended = 0 if config.train.on_nonfinite == "record" else EXIT_DIVERGED
             if learner.skipped_in_a_row:
                 tracker.message(
                     f"stopped: train.max_skipped={config.train.max_skipped} steps skipped in a row"
@@ -253,10 +265,12 @@ def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks
             summary = summarise(loaded.name, seed, dataset, outcome, learner, plan, rows)
             summary |= explain(summary, rows, read_ledger(itemised), config, read_effects())
             tracker.finish(summary, checkpoints.best if checkpoints.best.exists() else None)
-    finally:
-        tracker.close(exit_code)
+        exit_code = ended
     return exit_code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    streams.open_missing()
+    code = main()
+    streams.flush()
+    sys.exit(code)

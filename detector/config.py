@@ -69,6 +69,7 @@ class DataConfig(Section):
     fallback: Literal["shapes", "none"] = "shapes"  # if COCO8 cannot be had
     cache: bool = True  # keep letterboxed images in RAM when they fit
     workers: Annotated[int, Field(ge=0, le=1024)] = 0  # loader processes; 0 loads in the training process
+    timeout: Annotated[int, Field(gt=0, le=10**6)] = 300  # seconds to wait for a batch from loader processes
 
     @property
     def mixes(self) -> bool:

@@ -1,8 +1,10 @@
-"""The one exception that means "the user can fix this": its message is printed without a traceback."""
+"""The exceptions whose message is all a person needs: it is printed without a traceback."""
 
 from __future__ import annotations
 
 import re
+import sys
+from contextlib import suppress
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _KEPT = 1000  # characters at both ends of a line: what is wrong, and the fix
@@ -14,6 +16,19 @@ class UserError(Exception):
     The message names the file, line or key, and the fix, in one or two lines.
     The command lines print it on stderr and exit with code 2.
     """
+
+
+class BrokenOffError(Exception):
+    """Something outside the run ended it: a full disk, a lost process. It can go on once that is mended.
+
+    The message is one or two lines, as a UserError's. train.py exits with code 4.
+    """
+
+
+def say(text: str) -> None:
+    """Print a line on stderr. Where that is a closed terminal or a pipe that nobody reads, nobody is told."""
+    with suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def spelt_out(text: str) -> str:

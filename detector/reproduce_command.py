@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 EXIT_IDENTICAL, EXIT_DIFFERS, EXIT_DIVERGED = 0, 1, 3
-SAID_WHY = 2, 130, 143  # of train.py: the user's mistake, or asked to stop
+SAID_WHY = 2, 4, 129, 130, 143  # of train.py: the user's mistake, broken off, or asked to stop
 ENDED = "finished", "diverged"
 
 # What is not the experiment itself but may change its last digits.

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import cv2
 import numpy as np
 import psutil
 import torch
@@ -27,6 +26,7 @@ from detector.config import DataConfig
 from detector.data.augment import augment
 from detector.data.geometry import Floats, Image, Letterbox, letterbox
 from detector.data.images import read_image
+from detector.data.workers import patiently, start_worker
 from detector.data.yolo import Item
 from detector.data.yolo_augment import Labelled, YoloAugmentation, global_generators_kept
 from detector.errors import UserError
@@ -149,11 +149,11 @@ class Loader:
             batch_sampler=order,  # of (epoch, index), not of plain indices
             num_workers=workers,
             collate_fn=partial(_collate, size=self.config.image_size),
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
             pin_memory=pin,
             generator=torch.Generator(),  # else it draws from the global one, which the model's seed governs
         )
-        for batch in _start(loader):
+        for batch in patiently(loader, self.config.timeout):
             if isinstance(batch, UserError):  # sent as a value, else torch wraps it in a traceback
                 raise batch
             yield batch
@@ -266,29 +266,6 @@ class _Augmented(_Plain):
                 fliplr=self.config.fliplr, translate=self.config.translate, scale=self.config.scale,
             )  # fmt: skip
         return replace(sample, image=image, boxes=boxes, classes=classes)
-
-
-def _start(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Start the worker processes, if there are any.
-
-    A forked process believes that OpenCV's threads came along, and may wait for ever for them to end:
-    so there must be none when it is forked.
-    """
-    threads = cv2.getNumThreads()
-    try:
-        if loader.num_workers:
-            cv2.setNumThreads(1)  # ends its threads here and now, which 0 does not
-        return iter(loader)
-    finally:
-        cv2.setNumThreads(threads)
-
-
-def _start_worker(_: int) -> None:
-    cv2.setNumThreads(0)  # the worker processes are the parallelism
-    if hasattr(os, "setpgid"):
-        # A signal for the training process's whole group, from a terminal or from torchrun, asks it to stop
-        # after this step: for that it needs its workers.
-        os.setpgid(0, 0)
 
 
 _NO_CLASSES, _NO_BOXES = np.empty(0, np.int64), np.empty((0, 4), np.float32)

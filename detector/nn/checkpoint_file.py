@@ -17,9 +17,18 @@ FORMAT = 1
 
 
 def write(state: Mapping[str, Any], path: Path) -> None:
-    """Write atomically: the previous checkpoint is there until this one is whole."""
+    """Write atomically: the previous checkpoint is there until this one is whole.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     with replacing(path) as file:
-        torch.save(dict(state), file)
+        try:
+            torch.save(dict(state), file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None  # torch has its own word for a full disk
+            raise
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from detector.gradients.indices import EXPLODING, VANISHING
 from detector.tracking.tracker import PredictionImage, Row, Tracker
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress
     from rich.table import Table
 
@@ -29,6 +30,17 @@ def verdict_word(index: float) -> str:
     return "vanishing" if index < VANISHING else "exploding" if index > EXPLODING else "healthy"
 
 
+def _console(file: TextIO) -> Console:
+    """A console to which a pipe that nobody reads (`| head`) is an error: rich's own ends the program."""
+    from rich.console import Console
+
+    class Lasting(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # the BrokenPipeError that is being handled
+
+    return Lasting(file=file, highlight=False)
+
+
 class ConsoleTracker(Tracker):
     """Shows progress on stderr and the result on stdout, so that either can be sent to a file."""
 
@@ -41,13 +53,11 @@ class ConsoleTracker(Tracker):
         results: TextIO | None = None,
     ) -> None:
         """Show a run of `total_steps` steps that begins, or goes on, at `start_step`."""
-        from rich.console import Console
-
         self._total = max(total_steps, 1)
         self._start_step = start_step
         self._began = time.monotonic()
         self._out = results or sys.stdout
-        self._console = Console(file=progress or sys.stderr, highlight=False)
+        self._console = _console(progress or sys.stderr)
         self._seen: dict[str, float] = {}  # the newest value of each key: evaluations are rare
         self._next_line = start_step
         self._bar: Progress | None = _bar(self._console) if self._console.is_terminal else None
@@ -79,12 +89,10 @@ class ConsoleTracker(Tracker):
 
     def finish(self, summary: Mapping[str, object], checkpoint: Path | None) -> None:
         """Print the result as a table of key numbers with their meaning."""
-        from rich.console import Console
-
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self._total)
         self._stop()
-        console = Console(file=self._out, highlight=False)
+        console = _console(self._out)
         console.print(_table(summary))
         if (diagnosis := summary.get("gradient/diagnosis")) is not None:
             console.print(f"\n{diagnosis}\n", markup=False)
@@ -129,11 +137,9 @@ class ConsoleTracker(Tracker):
             self._bar = None
 
 
-def _bar(console: object) -> Progress:
-    from rich.console import Console
+def _bar(console: Console) -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    assert isinstance(console, Console)
     return Progress(
         BarColumn(bar_width=12),
         MofNCompleteColumn(),

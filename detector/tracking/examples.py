@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from detector.data.geometry import xywh_to_xyxy
 from detector.data.images import read_image
 from detector.data.loader import Batch
 from detector.data.yolo import Dataset, Item
+from detector.errors import UserError
 from detector.tracking.tracker import PredictionImage
 from detector.training.evaluate import truth_of
 from detector.training.metrics import Prediction
@@ -20,9 +22,16 @@ SHOWN = 0.25  # the lowest score that is drawn: the evaluation counts boxes far 
 def prediction_images(
     dataset: Dataset, split: str, predictions: Sequence[Prediction], limit: int
 ) -> list[PredictionImage]:
-    """The first `limit` images of a split, with the predictions of one evaluation on them."""
-    pairs = zip(dataset.splits[split][:limit], predictions, strict=False)
-    return [prediction_image(item, found, dataset.names, split, SHOWN) for item, found in pairs]
+    """The first `limit` images of a split, with the predictions of one evaluation on them.
+
+    An image that is no longer there is left out: what was trained on may be in memory, and a picture of it
+    is no reason to stop.
+    """
+    images = []
+    for item, found in zip(dataset.splits[split][:limit], predictions, strict=False):
+        with suppress(UserError):
+            images.append(prediction_image(item, found, dataset.names, split, SHOWN))
+    return images
 
 
 def prediction_image(

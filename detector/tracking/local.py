@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex
 
 from detector.errors import UserError
-from detector.files import read_bytes, write_bytes, write_text
+from detector.files import naming, read_bytes, write_bytes, write_text
 from detector.tracking.tracker import PredictionImage, Row, Tracker, describe
 
 _log = logging.getLogger(__name__)
@@ -76,16 +77,22 @@ class LocalTracker(Tracker):
         """
         ordered = {key: row[key] for key in _FIRST if key in row} | dict(row)
         data = (json.dumps(_plain(ordered), allow_nan=False) + "\n").encode()
-        before = os.fstat(self._file.fileno()).st_size
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError:
-            os.ftruncate(self._file.fileno(), before)  # a disk that filled up half way through a row
-            raise
-        if _EVALUATION in row:
-            os.fsync(self._file.fileno())
+        before = os.fstat(self._file.fileno())
+        if not before.st_nlink:  # the system would go on writing to it, and nobody ever find it
+            raise FileNotFoundError(
+                errno.ENOENT, "it was deleted while the run was writing to it", str(self.path)
+            )
+        with naming(self.path):
+            try:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+            except OSError:
+                with suppress(OSError):  # what went wrong first is what counts
+                    os.ftruncate(self._file.fileno(), before.st_size)  # a disk that filled up within a row
+                raise
+            if _EVALUATION in row:
+                os.fsync(self._file.fileno())
 
     def predictions(self, step: int, images: Sequence[PredictionImage]) -> None:
         """Keep the newest pictures of each split; they are drawn at the end."""

@@ -7,7 +7,6 @@ import os
 import queue
 import re
 import secrets
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detector.config import Config
+from detector.errors import say
 from detector.tracking.tracker import PredictionImage, Row, Tracker, describe
 from detector.tracking.wandb_session import (
     Start,
@@ -35,10 +35,6 @@ _CURVES = ("train/*", "val/*", "gradient/*", "signal/*", "time/*")
 _MOST_WAITING = 5_000  # rows: about 50 MB; W&B takes 2,000 a second, so it is dead by then
 _SLOW = 3.0  # seconds for a chart, which takes 8 ms
 _GRACE = 5.0  # seconds beyond W&B's own time limits before it is given up
-
-
-def _to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 class WandbTracker(Tracker):
@@ -65,7 +61,7 @@ class WandbTracker(Tracker):
         job_type: str = "train",
         resume_id: str | None = None,
         history: Sequence[Row] = (),
-        report: Callable[[str], None] = _to_stderr,
+        report: Callable[[str], None] = say,
         init_timeout: float = 30.0,
         finish_timeout: float = 60.0,
     ) -> None:
@@ -207,6 +203,10 @@ class WandbTracker(Tracker):
             self._give_up(f"given up: it did not end in time{hint}")
             kill_service()
             thread.join(_GRACE)  # it now fails quickly, and clears what would complain at exit
+            if thread.is_alive():  # else wandb would do that at exit, with a traceback
+                clearing = threading.Thread(target=reset, name="wandb reset", daemon=True)
+                clearing.start()
+                clearing.join(_GRACE)
 
     # Below: the run's own thread, and what it shares with the others.
 

@@ -62,16 +62,21 @@ class Checkpoints:
             self._best = copy.deepcopy(self._state(learner))
 
     def save(self, learner: Learner, row: Mapping[str, float] | None = None) -> None:
-        """Write `last.pt`, and `best.pt` if the best evaluation, which may be `row`'s, is not there yet."""
+        """Write `last.pt`, and `best.pt` if the best evaluation, which may be `row`'s, is not there yet.
+
+        The best comes first: a run that ends between the two goes on from the older `last.pt`, and comes to
+        this same evaluation again. An untrained network is nobody's best.
+
+        Raises:
+            OSError: a file cannot be written; the one before is still there.
+        """
         if not self.ranks.first:
             return
         started = time.monotonic()
         is_best = row is not None and _is_best(row, learner)
         state = self._state(learner)
         if is_best or (learner.step and self._best is None and not self.best.exists()):
-            self._best = state  # untrained weights are nobody's best
-        # The best first: a run killed between the two goes on from a `last.pt` that knows nothing of it, and
-        # comes to the same best again. The other way round that best would be lost.
+            self._best = state
         self.save_best()
         write(state, self.last)
         ended = time.monotonic()

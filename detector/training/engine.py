@@ -92,8 +92,9 @@ def train(
 
         # Forward and backward, once a micro-batch; the gradients add up.
         optimizer.zero_grad(set_to_none=True)
-        micro_batches = ranks.agree(lambda: list(islice(source, plan.accumulate)))
-        with itemise(step):
+        with rewind.undoing():
+            micro_batches = ranks.agree(lambda: list(islice(source, plan.accumulate)))
+        with rewind.undoing(), itemise(step):
             losses = [backward(learner, criterion, batch).parts for batch in micro_batches]
         parts = ranks.sum(torch.stack(losses).mean(0))
         ranks.add_up([p.grad for p in model.parameters() if p.grad is not None])

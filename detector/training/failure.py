@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from detector.ranks import ALONE, Ranks
 from detector.training.learner import Learner
 from detector.training.randomness import random_state, restore_random_state
 
+UNDONE = "The step was undone: the learner is as it was before it."
 FOLDER, STATE, REPORT = "failure", "state.pt", "failure.json"
 MEASURED = "train/loss", "train/loss_box", "train/loss_cls", "train/loss_dfl", "train/grad_norm"
 
@@ -50,6 +52,19 @@ class Rewind:
         for kept, live in zip(self._kept, self._live, strict=True):
             torch._foreach_copy_(live, kept)
         restore_random_state(self._random, self._device)
+
+    @contextmanager
+    def undoing(self) -> Iterator[None]:
+        """Around a step's passes: an error that breaks them off leaves the learner as it was before them.
+
+        The error says so in a note, `UNDONE`: such a learner can be saved.
+        """
+        try:
+            yield
+        except Exception as error:
+            self.back()
+            error.add_note(UNDONE)
+            raise
 
 
 @dataclass(frozen=True)
@@ -142,7 +157,7 @@ class FailureFile:
             state = {"format": FORMAT, "step": known["step"], "extra": self.extra, **failure.state}
             write(state | {"failure": known, "indices": failure.indices}, folder / STATE)
             write_text(folder / REPORT, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
-        except (OSError, RuntimeError) as error:  # torch has its own word for a full disk
+        except OSError as error:
             self.say(f"the step could not be saved for replay: {error}")
         else:
             shown = sorted({Path(name).name for batch in images for name in batch})

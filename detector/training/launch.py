@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import secrets
-import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from detector.errors import say
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -103,7 +104,7 @@ class Launch:
     def say(self, text: str) -> None:
         """Tell a person why the run ends: whichever process comes first; the others have nothing to add."""
         if not self.managed or self._connect().add("said", 1) == 1:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def _connect(self, timeout: float = CONNECT) -> Store:
         from datetime import timedelta

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detector.config import Config
-from detector.errors import UserError
+from detector.errors import UserError, say
 from detector.loading import LoadedConfig, save
 from detector.ranks import Ranks
 
@@ -38,7 +37,7 @@ def load_data(
             "*** (data.fallback=none turns this into an error.)\n"
         )
     if ranks.first:
-        print(banner, file=sys.stderr)
+        say(banner)
     data = (loaded := fall_back()).config.data
     return load_dataset(data.path, data.on_error, allow_outside=data.allow_outside), loaded
 
@@ -62,9 +61,9 @@ def new_directory(config: Config, label: str, ranks: Ranks) -> Path:
             )
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        save(config, directory / "config.yaml")
     except OSError as error:
         raise UserError(f"run.dir={directory} cannot be made: {error.strerror}; name another") from error
-    save(config, directory / "config.yaml")
     return directory
 
 

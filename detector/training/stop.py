@@ -7,9 +7,11 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+_HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
+
 
 class StopRequest:
-    """While entered, Ctrl-C or SIGTERM sets `signal` instead of breaking off in the middle of a step.
+    """While entered, Ctrl-C, SIGTERM or SIGHUP sets `signal` instead of breaking off in the middle of a step.
 
     A second Ctrl-C breaks off at once. `agree` makes of this process's signal the one that all obey, or 0.
     """
@@ -27,13 +29,15 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a process ended by this signal: 130 for Ctrl-C, 143 for SIGTERM."""
+        """What a shell expects of a process ended by this signal: 130 for Ctrl-C, 143 for SIGTERM, 129."""
         return 0 if self.signal is None else 128 + self.signal.value
 
     def __enter__(self) -> StopRequest:
         """Take over the signals."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._handle)
+        for number in (signal.SIGINT, signal.SIGTERM, _HANGUP):
+            # Ignored is a hang-up under nohup, and Ctrl-C in the background of a script: then it stays so.
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -45,5 +49,7 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
+            if number == _HANGUP:
+                return  # a terminal that closes sends it twice: by the shell, and by the system
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)

@@ -1,6 +1,7 @@
 """Checkpoints: nothing is lost, nothing in them is run, and a crash never costs the previous one."""
 
 import copy
+import errno
 import os
 import pickle
 import random
@@ -156,6 +157,39 @@ def test_evaluations_in_quick_succession_share_a_file(
     assert evaluated(6, 121, 0.5) == []
     checkpoints.save_best()  # diverged
     assert written == [("best.pt", 6)]
+
+
+@pytest.mark.parametrize("failing", ["best.pt", "last.pt"])
+def test_an_end_between_the_two_files_loses_no_best(
+    make_learner: MakeLearner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """What goes on from `last.pt` comes to the same evaluation, and must find it better than the last."""
+    learner, _ = make_learner()
+    checkpoints = Checkpoints(tmp_path, {})
+    learner.step = 1
+    checkpoints.save(learner, {"val/mAP50-95": 0.1})
+
+    def fail(state: object, path: Path) -> None:
+        if path.name == failing:
+            raise OSError(errno.ENOSPC, "full")
+        write(state, path)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("detector.training.checkpoint.write", fail)
+        learner.step = 2
+        with pytest.raises(OSError, match="full"):
+            checkpoints.save(learner, {"val/mAP50-95": 0.2})
+    saved = read(checkpoints.last)
+    assert (saved["step"], tuple(saved["best"])) == (1, (0.1, -1.0))
+    checkpoints.save(learner, {"val/mAP50-95": 0.2})
+    assert read(checkpoints.best)["step"] == 2
+
+
+def test_an_untrained_network_is_nobodys_best(make_learner: MakeLearner, tmp_path: Path) -> None:
+    learner, _ = make_learner()
+    checkpoints = Checkpoints(tmp_path, {})
+    checkpoints.save(learner)
+    assert checkpoints.last.exists() and not checkpoints.best.exists()
 
 
 def test_a_failed_write_leaves_the_previous_one(

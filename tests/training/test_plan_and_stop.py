@@ -32,7 +32,9 @@ def test_without_an_interval_only_the_end_is_evaluated() -> None:
     assert [s for s in range(10) if plan.evaluates(s)] == [9]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_asks_politely(number: signal.Signals, code: int) -> None:
     before = signal.getsignal(number)
     with StopRequest() as stop:
@@ -42,6 +44,16 @@ def test_a_signal_asks_politely(number: signal.Signals, code: int) -> None:
         assert stop()
         assert stop.exit_code == code
     assert signal.getsignal(number) is before
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_ctrl_c_breaks_off() -> None:

@@ -1,0 +1,335 @@
+"""What befalls a run: called in its process before it starts.
+
+Where the system can do it (a full disk, a killed process), it does it, and these functions only choose the
+moment; what it cannot do on demand is raised here in the words in which it would come.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def wrap(owner: object, name: str, before: Callable[..., None]) -> None:
+    """Call `before` with the same arguments, each time something is called."""
+    original = getattr(owner, name)
+
+    def wrapped(*arguments: Any, **others: Any) -> Any:
+        before(*arguments, **others)
+        return original(*arguments, **others)
+
+    setattr(owner, name, wrapped)
+
+
+def at_step(step: int, action: Callable[[Any], None]) -> None:
+    """Do something when a step begins, before its batch is loaded; it is given the learner."""
+    from detector.training.learner import Learner
+
+    wrap(Learner, "train_mode", lambda learner: action(learner) if learner.step == step else None)
+
+
+# The disk.
+
+
+def fill(folder: str, leave: int = 0) -> None:
+    """Use up a small file system, except for some bytes."""
+    ballast = Path(folder) / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+        file.truncate(max(0, file.tell() - leave))
+
+
+def full_at_step(step: int, folder: str, leave: int) -> None:
+    at_step(step, lambda learner: fill(folder, leave))
+
+
+def full_at(what: str, folder: str, leave: int, number: int = 1) -> None:
+    """Fill the disk just before the `number`-th time something is written."""
+    module, _, name = what.rpartition(".")
+    calls = 0
+
+    def before(*_: object, **__: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            fill(folder, leave)
+
+    wrap(sys.modules[module], name, before)
+
+
+def failing_writes(part: str, number: int, what: int) -> None:
+    """Let the writes to files whose name holds `part` fail, from the `number`-th file or row on.
+
+    Half of what should be written is there by then.
+    """
+    opened = 0
+    original = os.open
+
+    def opening(path: Any, flags: int, *rest: Any, **others: Any) -> int:
+        nonlocal opened
+        if part in os.path.basename(path) and flags & os.O_WRONLY:
+            opened += 1
+            if opened >= number:
+                raise OSError(what, os.strerror(what), str(path))
+        return original(path, flags, *rest, **others)
+
+    os.open = opening
+
+
+def failing_history(number: int, what: int) -> None:
+    """Let the history fail at its `number`-th row, half of it written."""
+    from detector.tracking.local import LocalTracker
+
+    rows = 0
+
+    class Failing(io.FileIO):
+        def write(self, data: Any) -> int:
+            nonlocal rows
+            rows += 1
+            if rows >= number:
+                super().write(bytes(data)[: len(data) // 2])
+                raise OSError(what, os.strerror(what))
+            return super().write(data)
+
+    original = LocalTracker.__init__
+
+    def opening(self: Any, *arguments: Any, **others: Any) -> None:
+        original(self, *arguments, **others)
+        self._file.close()
+        self._file = Failing(self.path, "ab")
+
+    LocalTracker.__init__ = opening  # type: ignore[method-assign]
+
+
+def largest_file(size: int) -> None:
+    """No file may grow beyond `size` bytes: a real failure that needs no rights."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def largest_file_at_step(step: int, size: int) -> None:
+    at_step(step, lambda learner: largest_file(size))
+
+
+def command_at_step(step: int, *command: str) -> None:
+    """Run a program of the system."""
+    at_step(step, lambda learner: subprocess.run(command, check=True) and None)
+
+
+def remove_at_step(step: int, path: str) -> None:
+    """Delete a file or a folder."""
+    at_step(step, lambda learner: shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path))
+
+
+def garbage_at_step(step: int, path: str) -> None:
+    """Replace a file by one that is no picture."""
+    at_step(step, lambda learner: Path(path).write_bytes(b"\xff\xd8 not a picture" * 100) and None)
+
+
+def disk_for_wandb(size: str) -> None:
+    """Give W&B a small file system of its own, which is full as soon as it writes a little."""
+    from detector.tracking import wandb_tracker
+
+    def before(start: Any, *_: object) -> None:
+        folder = Path(start.directory) / "wandb"
+        folder.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], check=True)
+
+    wrap(wandb_tracker, "open_run", before)
+
+
+# Memory.
+
+CPU_MEMORY = (
+    "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: "
+    "you tried to allocate 137438953472 bytes. Error code 12 (Cannot allocate memory)"
+)
+CUDA_MEMORY = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.02 "
+    "GiB is free. See documentation for Memory Management  (https://pytorch.org/docs/stable/notes/cuda.html)"
+)
+KINDS = {
+    "cpu": lambda: RuntimeError(CPU_MEMORY),
+    "cuda": lambda: torch.OutOfMemoryError(CUDA_MEMORY),
+    "python": MemoryError,
+}
+
+
+def no_memory(kind: str, step: int, evaluating: bool = False) -> None:
+    """Run out of memory in the middle of a forward pass: norms have seen half of it."""
+
+    def fail(*_: object) -> None:
+        raise KINDS[kind]()
+
+    def arm(learner: Any) -> None:
+        last = [m for m in learner.model.modules() if isinstance(m, torch.nn.Conv2d)][-1]
+
+        def hook(module: torch.nn.Module, inputs: object) -> None:
+            if torch.is_grad_enabled() != evaluating:
+                fail()
+
+        last.register_forward_pre_hook(hook)
+
+    at_step(step, arm)
+
+
+def little_memory_at_step(step: int, more: int) -> None:
+    """Allow `more` bytes of address space than there are in use."""
+
+    def limit(learner: Any) -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(
+            resource.RLIMIT_AS, (pages * resource.getpagesize() + more, resource.RLIM_INFINITY)
+        )
+
+    at_step(step, limit)
+
+
+# Other processes and streams.
+
+
+def signal_workers_at_step(step: int, number: int) -> None:
+    """Send all of the loader's processes a signal."""
+    import multiprocessing
+
+    def send(learner: Any) -> None:
+        for child in multiprocessing.active_children():
+            os.kill(child.pid or 0, number)
+
+    at_step(step, send)
+
+
+def hanging_worker(index: int, epoch: int) -> None:
+    """Wait for ever in a loader process, when it comes to an image."""
+    from detector.data.loader import _Samples
+
+    calls = 0
+    parent = os.getpid()
+
+    def before(self: object, wanted: int) -> None:
+        nonlocal calls
+        if os.getpid() != parent and wanted == index:
+            calls += 1
+            if calls > epoch:
+                time.sleep(10_000)
+
+    wrap(_Samples, "__getitem__", before)
+
+
+def signal_at_step(step: int, *numbers: int) -> None:
+    """Receive signals."""
+    at_step(step, lambda learner: [os.kill(os.getpid(), number) for number in numbers] and None)
+
+
+def ignored(number: int) -> None:
+    """As under nohup."""
+    signal.signal(number, signal.SIG_IGN)
+
+
+def closed_streams() -> None:
+    """As `train.py >&- 2>&-` does."""
+    for stream in (1, 2):
+        os.close(stream)
+    sys.stdout = sys.stderr = None  # type: ignore[assignment]
+
+
+def noise_at_step(step: int) -> None:
+    """Write to stderr below Python, as C libraries do."""
+    at_step(step, lambda learner: os.write(2, b"a warning of some library\n") and None)
+
+
+def streams_to(stdout: int | str, stderr: int | str) -> None:
+    """Lead stdout and stderr to a pipe that nobody reads: `head -1` has seen enough."""
+    reading, writing = os.pipe()
+    for stream, where in ((1, stdout), (2, stderr)):
+        if where == "broken":
+            os.dup2(writing, stream)
+    os.close(reading)
+
+
+# Everything else.
+
+
+def clock_jumps(step: int, seconds: float) -> None:
+    """Let the wall clock jump. Nothing may hang on it: durations are measured by the monotonic one."""
+
+    def jump(learner: Any) -> None:
+        real, real_ns = time.time, time.time_ns
+        time.time = lambda: real() + seconds
+        time.time_ns = lambda: real_ns() + int(seconds * 1e9)
+
+    at_step(step, jump)
+
+
+def no_matplotlib() -> None:
+    """As if it were not installed."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        del sys.modules[name]
+    sys.modules["matplotlib"] = None  # type: ignore[assignment]
+
+
+def failing_plots() -> None:
+    """Let every figure fail while it is saved."""
+    from matplotlib.figure import Figure
+
+    def savefig(*_: object, **__: object) -> None:
+        raise ValueError("cannot draw\nthis")
+
+    Figure.savefig = savefig  # type: ignore[method-assign]
+
+
+def impatient_wandb(init: float, finish: float) -> None:
+    """Shorten the time limits of W&B, which are for real servers."""
+    from detector.tracking import wandb_tracker
+
+    wandb_tracker._GRACE = 1.0
+    wandb_tracker.WandbTracker.__init__.__kwdefaults__.update(init_timeout=init, finish_timeout=finish)
+
+
+def wandb_at_step(step: int, what: str) -> None:
+    """Once W&B has started, kill its service process, or let its `finish` hang."""
+
+    def act(learner: Any) -> None:
+        import gc
+
+        import wandb
+
+        from detector.tracking.wandb_session import kill_service
+        from detector.tracking.wandb_tracker import WandbTracker
+
+        (tracker,) = [thing for thing in gc.get_objects() if isinstance(thing, WandbTracker)]
+        assert tracker.wait_started(60)
+        if what == "kill":
+            kill_service()
+        elif what == "hang":
+            wandb.Run.finish = lambda *_, **__: time.sleep(10_000)  # type: ignore[method-assign]
+
+    at_step(step, act)
+
+
+def wait_for_file_at_step(step: int, path: str) -> None:
+    """Wait, for a minute at most, until the test has done its part."""
+
+    def wait(learner: Any) -> None:
+        Path(f"{path}.reached").touch()
+        deadline = time.monotonic() + 60
+        while not Path(path).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    at_step(step, wait)
