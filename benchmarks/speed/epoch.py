@@ -47,18 +47,22 @@ def ours(folder: Path) -> tuple[float, float]:
     """
     import train
     from benchmarks.speed.step import our_steps
+    from detector.data.sources import PROJECT
     from detector.training import engine
 
     clock, whole = Clock(), Clock()
     plain = engine.train, engine.evaluate
     engine.train, engine.evaluate = whole.around(engine.train), clock.around(engine.evaluate)
     try:
-        train.main(["--config", "configs/from_scratch.yaml", "data.path=datasets/coco8.yaml",
-                    f"data.image_size={SIZE}", f"train.batch={BATCH}", f"train.epochs={EPOCHS}",
-                    "train.eval_every=1", "train.threads=1", "train.device=cpu", "tracking.wandb=offline",
-                    f"run.dir={folder}"])  # fmt: skip
+        ended = train.main(["--config", str(PROJECT / "configs" / "from_scratch.yaml"),
+                            "data.path=datasets/coco8.yaml", f"data.image_size={SIZE}",
+                            f"train.batch={BATCH}", f"train.epochs={EPOCHS}", "train.eval_every=1",
+                            "train.threads=1", "train.device=cpu", "tracking.wandb=offline",
+                            f"run.dir={folder}"])  # fmt: skip
     finally:
         engine.train, engine.evaluate = plain
+    if ended:
+        raise SystemExit(f"the run ended with {ended}")
     steps = our_steps(EPOCHS)
     started = time.perf_counter()
     steps()
