@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from benchmarks.speed import peer
@@ -127,6 +126,6 @@ def measure() -> list[Row]:
     shares = [[100 * share for _, share in side] for side in (mine, other)]
     return [
         Row(f"{what}; beside step and evaluation", peer_name, "%", *shares, 5, absolute=True,
-            note=f"W&B only ours, offline, its start not counted; medians {median(shares[0]):.1f} and {median(shares[1]):.1f} %"),
+            note="nothing augmented; W&B (offline) only in ours, its start not counted"),
         Row(what, peer_name, "s", [s for s, _ in mine], [s for s, _ in other], 1.0),
     ]  # fmt: skip
