@@ -63,6 +63,11 @@ class TestAtInitialisation:
         assert abs(index("baseline", seed)) < 0.9
         assert verdict_of(at_init("baseline", seed)) == "healthy"
 
+    @pytest.mark.parametrize("ablation", ["baseline", "gated", "leaky_relu", "deep"])
+    def test_bf16_sees_the_same_gradients(self, ablation: str, seed: int) -> None:
+        """Where it does not is in benchmarks/README.md; the ablations are measured in fp32 for that."""
+        assert abs(index(ablation, seed, "train.precision=bf16") - index(ablation, seed)) < 0.05
+
     def test_without_the_shortcut_but_with_batch_norm_gradients_explode(self, seed: int) -> None:
         assert index("no_residual", seed) - index("baseline", seed) > 0.6
         assert verdict_of(at_init("no_residual", seed)) == "exploding"

@@ -22,12 +22,16 @@ TUNED: dict[str, Any] = DEFAULTS | dict.fromkeys(
 
 
 def ours(folder: Path, seed: int) -> tuple[float, float]:
-    """Train with configs/coco8_fast.yaml: seconds of the training loop with its evaluation, and train mAP."""
+    """Train with configs/coco8_fast.yaml: seconds of the training loop with its evaluation, and train mAP.
+
+    Without W&B, as theirs, and without what comes before: imports and reading eight images.
+    """
     from detector.data.sources import PROJECT
 
     run = folder / f"ours-{seed}"
     command = [sys.executable, "train.py", "--config", "configs/coco8_fast.yaml", f"train.seed={seed}",
-               "train.threads=1", "train.device=cpu", f"run.dir={run}"]  # fmt: skip
+               "train.threads=1", "train.device=cpu", "tracking.wandb=disabled",
+               f"run.dir={run}"]  # fmt: skip
     subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     return float(summary["seconds"]), float(summary["train/mAP50-95"])
