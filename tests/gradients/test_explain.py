@@ -237,6 +237,32 @@ def test_a_trunk_that_is_needed_makes_the_gradient_a_possible_cause(tmp_path: Pa
     assert "can be what limits mAP" in facts["gradient/diagnosis"]
 
 
+@pytest.mark.parametrize(("frozen", "cause"), [(0.45, "not by itself"), (0.1, "possible")])
+def test_a_poor_control_is_compared_all_the_same(frozen: float, cause: str, tmp_path: Path) -> None:
+    runs = [finished(tmp_path, "baseline", 0.4), finished(tmp_path, "frozen", frozen, freeze="backbone")]
+    facts = explain(summary("vanishing", -2.0), [], {}, config(shortcut="none"), collect(runs))
+    assert facts["gradient/cause"] == cause
+
+
+def test_what_is_tried_first() -> None:
+    """A missing part before the learning rate; nothing of the network where its weights are somebody's."""
+    plain = {"shortcut": "none", "norm": "none", "act": "sigmoid"}
+    slower = ("train.lr", Config().train.lr / 2)
+    shortcut, norm = ("model.shortcut", "residual"), ("model.norm", "batch")
+    act, clip = ("model.act", "silu"), ("train.clip", 10.0)
+
+    def tried(verdict: str, train: dict[str, object], **model: object) -> list[tuple[str, object]]:
+        return list(candidates(verdict, Config.model_validate({"model": model, "train": train})))
+
+    unclipped: dict[str, object] = {"clip": None}
+    assert tried("vanishing", unclipped, **plain) == [shortcut, norm, act, clip, slower]
+    assert tried("collapsed", unclipped, **plain) == [norm, act, shortcut, slower]
+    assert tried("diverged", unclipped, **plain) == [clip, norm, shortcut, slower]
+    assert tried("diverged", {"clip": 5.0}) == [slower]
+    assert tried("vanishing", {"clip": 5.0}, pretrained="yolov8n.pt") == [slower]
+    assert tried("diverged", unclipped, pretrained="yolov8n.pt") == [clip, slower]
+
+
 def test_broken_effects_are_no_effects(tmp_path: Path) -> None:
     assert read_effects(tmp_path / "missing.json") == []
     for text in ("[", "[{}]", '[{"ablation": 1}]', "3"):
