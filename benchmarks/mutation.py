@@ -142,6 +142,8 @@ def run(only: str, share: float, seed: int, children: int) -> dict[str, object]:
         )
 
     results = outcomes(chosen)
+    if len(results) < len(chosen) or "not checked" in results.values():
+        raise SystemExit("stopped before every mutant was tried: no score")
     counts = Counter(results.values())
     per_module = {}
     survivors = []

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from detector.gradients.diagnosis import diagnose, late_rows
+from detector.gradients.diagnosis import diagnose, late_rows, median_of
 
 
 def row(step: int, *norms: float, dependence: float = 0.9) -> dict[str, float]:
@@ -62,3 +62,23 @@ def test_without_step_0_nothing_is_said_about_the_initialisation() -> None:
 def test_rows_without_gradients_are_passed_over() -> None:
     assert diagnose([{"step": 0, "train/loss": 1.0}], steps=10) == {}
     assert diagnose([], steps=10) == {}
+
+
+def test_late_begins_at_two_thirds_exactly() -> None:
+    rows = [row(step, 1.0, 1.0, 1.0) for step in (0, 5, 6, 8)]  # the end is step 9: two thirds are 6
+    assert [r["step"] for r in late_rows(rows, 9)] == [6, 8]
+
+
+def test_a_collapse_is_judged_by_the_late_median() -> None:
+    even = [1.0, 1.0, 1.0]
+    rows = [row(step, *even, dependence=0.05 if step >= 70 else 0.9) for step in range(0, 100, 10)]
+    found = diagnose(rows, steps=100)
+    assert found["signal/input_dependence"] == 0.05
+    assert (found["gradient/verdict_init"], found["gradient/verdict"]) == ("healthy", "collapsed")
+
+
+def test_a_median_of_what_is_missing_or_broken_is_nan() -> None:
+    rows = [{"step": 0, "x": 1.0}, {"step": 1}, {"step": 2, "x": 3.0}, {"step": 3, "x": 8.0}]
+    assert median_of(rows, "x") == 3.0
+    assert math.isnan(median_of(rows, "y"))
+    assert math.isnan(median_of([*rows, {"step": 4, "x": math.nan}], "x"))

@@ -227,6 +227,39 @@ def test_a_change_that_was_measured_not_to_heal_is_no_remedy(tmp_path: Path) -> 
     assert "was not measured" in facts["gradient/diagnosis"]
 
 
+def test_the_measured_change_with_the_best_map_is_the_remedy(tmp_path: Path) -> None:
+    runs = [
+        finished(tmp_path, "plain_sigmoid", 0.02, V=-9.2, **PLAIN_SIGMOID),
+        finished(tmp_path, "residual", 0.4, **PLAIN_SIGMOID | {"shortcut": "residual"}),
+        finished(tmp_path, "batch", 0.6, **PLAIN_SIGMOID | {"norm": "batch"}),
+        finished(tmp_path, "silu", 0.9, V=-4.0, **PLAIN_SIGMOID | {"act": "silu"}),  # heals no gradient
+    ]
+    before = summary("vanishing", -9.2)
+    facts = explain(before, [], {}, config(**PLAIN_SIGMOID), collect(runs))
+    assert facts["remedy/change"] == "model.norm=batch"
+    assert (facts["remedy/before"], facts["remedy/after"], facts["remedy/after_n"]) == (0.02, 0.6, 1)
+    without = explain(before, [], {}, config(**PLAIN_SIGMOID), collect(runs[1:]))
+    assert (without["remedy/change"], without["remedy/after"]) == ("model.norm=batch", 0.6)
+    assert "remedy/before" not in without
+
+
+def test_a_change_that_costs_map_is_no_remedy(tmp_path: Path) -> None:
+    runs = [
+        finished(tmp_path, "plain_sigmoid", 0.7, V=-9.2, **PLAIN_SIGMOID),
+        finished(tmp_path, "batch", 0.6, **PLAIN_SIGMOID | {"norm": "batch"}),
+    ]
+    facts = explain(summary("vanishing", -9.2), [], {}, config(**PLAIN_SIGMOID), collect(runs))
+    assert facts["remedy/change"] == "model.shortcut=residual"
+    assert "remedy/after" not in facts
+
+
+def test_a_collapse_says_how_little_depends_on_the_image() -> None:
+    collapsed = summary("collapsed", 0.1, init="healthy") | {"signal/input_dependence": 0.07}
+    text = explain(collapsed, [], {}, config(), [])["gradient/diagnosis"]
+    assert "(V = +0.10 decades, input dependence 0.07)" in text
+    assert text.count("input dependence") == 1  # of late training, not of the start
+
+
 def test_a_trunk_that_is_needed_makes_the_gradient_a_possible_cause(tmp_path: Path) -> None:
     runs = [
         finished(tmp_path, "baseline", 0.96),
@@ -235,6 +268,32 @@ def test_a_trunk_that_is_needed_makes_the_gradient_a_possible_cause(tmp_path: Pa
     facts = explain(summary("vanishing", -2.0), [], {}, config(shortcut="none"), collect(runs))
     assert facts["gradient/cause"] == "possible"
     assert "can be what limits mAP" in facts["gradient/diagnosis"]
+
+
+@pytest.mark.parametrize(("frozen", "cause"), [(0.45, "not by itself"), (0.1, "possible")])
+def test_a_poor_control_is_compared_all_the_same(frozen: float, cause: str, tmp_path: Path) -> None:
+    runs = [finished(tmp_path, "baseline", 0.4), finished(tmp_path, "frozen", frozen, freeze="backbone")]
+    facts = explain(summary("vanishing", -2.0), [], {}, config(shortcut="none"), collect(runs))
+    assert facts["gradient/cause"] == cause
+
+
+def test_what_is_tried_first() -> None:
+    """A missing part before the learning rate; nothing of the network where its weights are somebody's."""
+    plain = {"shortcut": "none", "norm": "none", "act": "sigmoid"}
+    slower = ("train.lr", Config().train.lr / 2)
+    shortcut, norm = ("model.shortcut", "residual"), ("model.norm", "batch")
+    act, clip = ("model.act", "silu"), ("train.clip", 10.0)
+
+    def tried(verdict: str, train: dict[str, object], **model: object) -> list[tuple[str, object]]:
+        return list(candidates(verdict, Config.model_validate({"model": model, "train": train})))
+
+    unclipped: dict[str, object] = {"clip": None}
+    assert tried("vanishing", unclipped, **plain) == [shortcut, norm, act, clip, slower]
+    assert tried("collapsed", unclipped, **plain) == [norm, act, shortcut, slower]
+    assert tried("diverged", unclipped, **plain) == [clip, norm, shortcut, slower]
+    assert tried("diverged", {"clip": 5.0}) == [slower]
+    assert tried("vanishing", {"clip": 5.0}, pretrained="yolov8n.pt") == [slower]
+    assert tried("diverged", unclipped, pretrained="yolov8n.pt") == [clip, slower]
 
 
 def test_broken_effects_are_no_effects(tmp_path: Path) -> None:

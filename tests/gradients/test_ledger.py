@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from itertools import product
 from pathlib import Path
@@ -240,3 +241,32 @@ def test_a_norm_and_its_convolution_are_one_cause() -> None:
 def test_a_trunk_that_only_gains_has_no_worst_stretch() -> None:
     assert summarise_ledger(chain(b1__conv=0.1, b2__conv=0.2)) is None
     assert summarise_ledger([]) is None
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    entries = [Entry("00_stem", "conv", "convolution", 0.25), Entry("00_stem", "act", "SiLU activation", 0.0)]
+    write_ledger(tmp_path / "ledger.json", 3, entries)
+    assert read_ledger(tmp_path / "ledger.json") == {3: entries}
+    rows = json.loads((tmp_path / "ledger.json").read_text())
+    assert [row["log10"] for row in rows] == [pytest.approx(math.log10(0.25)), None]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": "3"},
+        {"step": True},
+        {"block": 1},
+        {"operation": None},
+        {"factor": "1"},
+        {"factor": True},
+        {"factor": 2**70},
+    ],
+)
+def test_a_file_with_one_bad_row_is_no_ledger(change: dict[str, object], tmp_path: Path) -> None:
+    good = {"step": 3, "block": "00_stem", "operation": "conv", "layer": "convolution", "factor": 0.5}
+    path = tmp_path / "ledger.json"
+    path.write_text(json.dumps([good]))
+    assert read_ledger(path) == {3: [Entry("00_stem", "conv", "convolution", 0.5)]}
+    path.write_text(json.dumps([good, good | change]))
+    assert read_ledger(path) == {}

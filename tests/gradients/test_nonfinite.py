@@ -1,6 +1,7 @@
 """The first bad layer is the right one, forward and backward."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from detector.nn.loss import DetectionLoss
 from detector.nn.model import DetectionModel
 from detector.nn.weights import read_description
 from detector.nn.yolo import YoloModel
+from detector.ranks import Ranks
 
 
 class Poison(torch.autograd.Function):
@@ -230,6 +232,29 @@ def test_a_norm_that_overflows_although_every_gradient_is_finite() -> None:
     found = first_culprit(model, (model(torch.ones(1, 1)).sum() for _ in range(1)))
     assert found is not None
     assert (found.where, found.operation) == ("backward 0 (Linear)", "gradient norm")
+
+
+class Doubled(Ranks):
+    """Two processes with the same images."""
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        for tensor in tensors:
+            tensor += tensor.clone()
+
+
+def test_processes_whose_finite_gradients_add_up_to_infinity() -> None:
+    model = nn.Sequential(nn.Linear(1, 1, bias=False))
+    losses = [model(torch.full((1, 1), 2e38)).sum()]  # float32 ends at 3.4e38
+    found = first_culprit(model, losses, Doubled())
+    assert found is not None
+    assert (found.where, found.operation) == ("backward 0 (Linear)", "AccumulateGrad")
+    assert "several processes" in str(found)
+
+
+def test_a_culprit_in_words() -> None:
+    culprit = Culprit("forward", "loss", "", "mul")
+    assert str(culprit) == "forward loss, in mul"
+    assert str(replace(culprit, kind="Conv2d", note="why")) == "forward loss (Conv2d), in mul: why"
 
 
 def test_a_loss_that_is_not_finite_is_not_blamed_on_a_layer() -> None:

@@ -18,6 +18,7 @@ from detector.gradients.theory import (
     CARRY,
     FUNCTIONS,
     LEAK,
+    _panels,
     batch_norm_factor,
     block_factors,
     expectation,
@@ -48,6 +49,22 @@ def test_published_factors() -> None:
     # As published to two digits in the project's notes: polynomial growth over residual blocks.
     ratios = [residual_ratio("silu", "batch", blocks) for blocks in (4, 10, 24, 56)]
     assert ratios == pytest.approx([3.0, 5.2, 9.4, 17.1], abs=0.06)
+
+
+def test_the_nodes_integrate_the_moments_of_a_normal_variable() -> None:
+    """E[z^2k] = (2k - 1)!!, and 0 for odd powers."""
+    nodes, weights = _panels()
+    assert nodes.shape == weights.shape
+    for power, expected in enumerate([1, 0, 1, 0, 3, 0, 15, 0, 105]):
+        assert float((weights * nodes**power).sum()) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    # The kink at zero is a boundary, and half of the mass lies on either side of it.
+    assert float((weights * np.maximum(nodes, 0)).sum()) == pytest.approx(
+        1 / math.sqrt(2 * math.pi), rel=1e-12
+    )
+    # A spike a thousandth wide, beside zero: E[exp(-(z/s)^2 / 2)] = s / sqrt(1 + s^2).
+    spike = 1e-3
+    value = float((weights * np.exp(-((nodes / spike) ** 2) / 2)).sum())
+    assert value == pytest.approx(spike / math.sqrt(1 + spike**2), rel=1e-9)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 0.3, 1.0, 40.0, 1e5])
