@@ -77,11 +77,11 @@ def train(
     """
     model, optimizer, scaler, ranks = learner.model, learner.optimizer, learner.scaler, learner.ranks
     source, clock, rewind = iter(batches), Stopwatch(), Rewind(model)
-    learner.train_mode()
     while learner.step < plan.steps:
         if stop():
             return Outcome("stopped")
         step = learner.step
+        learner.train_mode()
         criterion.begin_epoch(plan.epoch(step))
         rate = learning_rate(step, plan.steps, config)
         for group in optimizer.param_groups:
@@ -134,7 +134,6 @@ def train(
                     row["train/skipped"] = learner.skipped
                 failed(failure)
             report(row)
-            learner.train_mode()  # an evaluation left it
             if broken and learner.step == step:
                 return Outcome("diverged", failure.culprit)
             clock.restart()

@@ -125,7 +125,9 @@ def main() -> int:
     place, count, flag, *arguments = sys.argv[1:]
     sys.path.insert(0, str(ROOT))
     import train as front_door
+    from detector.training.checkpoint import Checkpoints
 
+    Checkpoints.offer = Checkpoints.save  # type: ignore[method-assign]  # as in a run of ordinary length
     PLACES[place](Pause(int(count), Path(flag)))
     return front_door.main(arguments)
 

@@ -39,6 +39,8 @@ def become(request: dict[str, Any]) -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    checkpoint = importlib.import_module("detector.training.checkpoint").Checkpoints
+    checkpoint.offer = checkpoint.save  # at each evaluation, as in a run of ordinary length
     for name, arguments in request["faults"]:
         getattr(importlib.import_module("tests.reliability.faults"), name)(*arguments)
     sys.argv = [str(ROOT / "train.py"), *request["arguments"]]
