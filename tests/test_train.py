@@ -86,6 +86,7 @@ def test_the_same_command_gives_the_same_history(train_py: TrainPy) -> None:
     assert without_times(one.history) != without_times(other.history)
 
 
+@pytest.mark.timeout(900)  # three whole trainings
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

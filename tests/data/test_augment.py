@@ -77,6 +77,16 @@ def test_a_box_of_which_less_than_a_tenth_is_left_is_dropped(right: float, kept:
         np.testing.assert_allclose(xywh_to_xyxy(moved), [[right, 0, 1, 1]], atol=1e-6)
 
 
+def test_each_box_is_judged_by_its_own_area() -> None:
+    """The same push with three boxes: of a wide one 8 % are left, of the others all and half."""
+    image, _, _ = example()
+    boxes = np.array([[0.5, 0.5, 1, 1], [0.04, 0.5, 0.08, 1], [0.08, 0.5, 0.16, 0.5]], np.float32)
+    _, moved, left = augment(image, boxes, np.array([3, 4, 5]), Draws(0.9, 0.5, (1 + 0.92) / 2, 0.5),
+                             **{**OFF, "translate": 1.0})  # fmt: skip
+    assert left.tolist() == [4, 5]
+    np.testing.assert_allclose(xywh_to_xyxy(moved), [[0.92, 0, 1, 1], [0.92, 0.25, 1, 0.75]], atol=1e-6)
+
+
 @pytest.mark.parametrize(("pixels", "kept"), [(2.1, True), (1.9, False)])
 def test_a_box_of_less_than_two_pixels_is_dropped(pixels: float, kept: bool) -> None:
     image, _, _ = example(64)

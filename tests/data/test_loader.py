@@ -68,8 +68,11 @@ def test_a_batch_of_backgrounds(items: list[Item]) -> None:
 def test_to_a_device(items: list[Item]) -> None:
     (batch,) = Loader(items[:2], config()).eval_batches(batch=2)
     moved = batch.to("meta")
-    assert moved.images.device.type == moved.boxes.device.type == "meta" and moved.indices == (0, 1)
+    assert moved.images.device.type == "meta" and moved.indices == (0, 1)
     assert moved.images.shape == batch.images.shape
+    for name, part in batch.targets().items():
+        there = moved.targets()[name]
+        assert (there.device.type, there.shape, there.dtype) == ("meta", part.shape, part.dtype), name
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs a GPU")

@@ -100,6 +100,20 @@ def test_a_users_dataset(dataset: Path, project: Path) -> None:
     assert len(load_dataset(str(dataset / "data.yaml"), on_error="skip").skipped) == 1
 
 
+def test_images_outside_a_dataset_are_read_only_if_that_is_allowed(dataset: Path, project: Path) -> None:
+    other = project.parent / "other"
+    for folder in ("images", "labels"):
+        shutil.copytree(dataset / folder / "val", other / folder)
+    listed = sorted(str(image) for image in (other / "images").iterdir())
+    (dataset / "val.txt").write_text("\n".join(listed))
+    description = dataset / "data.yaml"
+    description.write_text("train: images/train\nval: val.txt\nnames: [a, b, c]\n")
+    with pytest.raises(UserError, match="allow_outside"):
+        load_dataset(str(description))
+    allowed = load_dataset(str(description), allow_outside=True)
+    assert [str(item.image) for item in allowed.splits["val"]] == listed
+
+
 def test_shapes_are_rendered_once_into_the_project(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

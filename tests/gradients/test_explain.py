@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from detector.config import Config, DataConfig
-from detector.gradients.effects import collect, conditions, find, read_effects, write_effects
+from detector.gradients.effects import collect, conditions, find, metric_of, read_effects, write_effects
 from detector.gradients.entries import Entry, read_ledger
 from detector.gradients.explain import candidates, explain
 from detector.gradients.theory import trunk_names
@@ -208,6 +208,14 @@ def test_effects_are_quoted_only_where_they_were_measured(tmp_path: Path) -> Non
     assert other["gradient/cause"] == "not shown"
     assert "remedy/after" not in other
     assert find(effects, config(), "shapes") is None
+
+
+def test_only_coco8_is_judged_by_its_training_images() -> None:
+    """Four images are too few to say anything about unseen ones."""
+    assert [metric_of(name) for name in ("coco8", "shapes", "mine")] == [
+        "train/mAP50-95",
+        *["val/mAP50-95"] * 2,
+    ]
 
 
 def test_augmentation_is_a_condition_without_invalidating_what_was_measured_before_it_existed() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from detector.gradients.indices import vanishing_index
-from detector.gradients.recorder import GradientRecorder, input_dependence
+from detector.gradients.recorder import GradientRecorder, input_dependence, ratio
 
 
 class Scale(nn.Module):
@@ -203,6 +203,25 @@ def test_no_hook_is_left_behind_and_evaluation_is_not_recorded() -> None:
 )
 def test_input_dependence(x: Tensor, expected: float) -> None:
     assert float(input_dependence(x)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "expected"), [(1.0, 4.0, 0.25), (0.0, 4.0, 0.0), (0.0, 0.0, 0.0), (1.0, 0.0, math.inf)]
+)
+def test_a_ratio_to_nothing(part: float, whole: float, expected: float) -> None:
+    assert ratio(part, whole) == expected
+
+
+def test_weights_that_start_at_zero_change_infinitely() -> None:
+    model, points = chain(2.0, 0.0)
+    recorder = GradientRecorder(points)
+    recorder.begin()
+    model(X).sum().backward()
+    recorder.gradients()
+    torch.optim.SGD(model.parameters(), lr=0.01).step()
+    row = recorder.end()
+    assert row["update_ratio/00_scale"] == 0.0  # behind a zero no gradient arrives
+    assert row["update_ratio/01_scale"] == math.inf
 
 
 def test_recording_nothing_is_refused() -> None:
