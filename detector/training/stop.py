@@ -35,9 +35,9 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         """Take over the signals."""
         for number in (signal.SIGINT, signal.SIGTERM, _HANGUP):
-            # Ignored is a hang-up under nohup, and Ctrl-C in the background of a script: then it stays so.
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                self._previous[number] = signal.signal(number, self._handle)
+            if number is None or (number == _HANGUP and signal.getsignal(number) is signal.SIG_IGN):
+                continue  # under nohup
+            self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(

@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ PRELOADED = (
 def become(request: dict[str, Any]) -> None:
     """Be the process that was asked for."""
     os.setpgid(0, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     for stream, name in enumerate(("/dev/null", request["stdout"], request["stderr"])):
         handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(handle, stream)

@@ -36,17 +36,31 @@ def test_without_an_interval_only_the_end_is_evaluated() -> None:
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
 def test_a_signal_asks_politely(number: signal.Signals, code: int) -> None:
-    before = signal.getsignal(number)
-    with StopRequest() as stop:
-        assert not stop()
-        assert stop.exit_code == 0
-        os.kill(os.getpid(), number)
-        assert stop()
-        assert stop.exit_code == code
-    assert signal.getsignal(number) is before
+    before = signal.signal(number, signal.SIG_DFL)  # the tests themselves may run under nohup
+    try:
+        with StopRequest() as stop:
+            assert not stop()
+            assert stop.exit_code == 0
+            os.kill(os.getpid(), number)
+            assert stop()
+            assert stop.exit_code == code
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
 
 
-def test_what_is_ignored_stays_ignored() -> None:
+def test_ctrl_c_is_heard_in_the_background_of_a_script() -> None:
+    """A shell starts such a process with the signal ignored; `kill -INT` is meant all the same."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_hang_up_that_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
         with StopRequest() as stop:
