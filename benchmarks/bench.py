@@ -78,8 +78,9 @@ def measure_here(topic: str, out: Path) -> None:
     """Measure one topic in this process and write its rows to a file."""
     from detector.tracking.provenance import provenance
 
+    made = provenance(outputs=[str(path.relative_to(ROOT)) for path in (RESULTS, PAGE)])
     rows: list[Row] = importlib.import_module(f"benchmarks.speed.{topic}").measure()
-    out.write_text(json.dumps({"rows": [asdict(row) for row in rows], "made": provenance()}))
+    out.write_text(json.dumps({"rows": [asdict(row) for row in rows], "made": made}))
 
 
 def table(results: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 RESULTS, PAGE = ROOT / "benchmarks" / "reliability.json", ROOT / "README.md"
+MUTATIONS = ROOT / "benchmarks" / "mutation.json"
 BEGIN, END = "<!-- table: reliability -->", "<!-- /table: reliability -->"
 KILLS = 20
 # The cases of one phase of one property, as hypothesis prints them; older versions write "passing examples".
@@ -169,13 +170,20 @@ def mutation(short: bool, parallel: list[str]) -> Figure:
     """Small mistakes put into the code: how many the tests notice. See benchmarks/mutation.py."""
     script = [str(ROOT / "benchmarks" / "mutation.py")]
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "mutation.json" if short else ROOT / "benchmarks" / "mutation.json"
+        out = Path(folder) / "mutation.json" if short else MUTATIONS
         done = run([sys.executable, *script, *(["--share", "0.01", "--out", str(out)] if short else [])])
         if done.returncode:
             raise SystemExit(f"{done.stdout[-3000:]}\nbenchmarks/mutation.py could not be run")
-        result = json.loads(out.read_text())
+        return mutation_figure(json.loads(out.read_text()))
+
+
+def mutation_figure(result: dict[str, Any]) -> Figure:
+    """The row of what benchmarks/mutation.py wrote."""
     shown = f"{100 * result['score']:.1f} % of {result['mutants']:,} mutants noticed"
-    return Figure(shown, True, "python benchmarks/mutation.py", result)
+    if result["sample"] is not None:
+        shown += f", a random {100 * result['sample']['share']:g} %"
+    counts = {key: value for key, value in result.items() if key != "survivors"}  # these are in its own file
+    return Figure(shown, True, "python benchmarks/mutation.py", counts)
 
 
 Measure = Callable[[bool, list[str]], Figure]
@@ -206,6 +214,8 @@ def main() -> int:
         results[name] = measure(name, options.short, options.workers)
         if not options.short:
             RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    if not options.short and MUTATIONS.exists():  # made by a program of its own, maybe on its own
+        took_over(results, json.loads(MUTATIONS.read_text()))
     text = table(results)
     if not options.short:
         write(text, PAGE)
@@ -219,12 +229,20 @@ def measure(name: str, short: bool, workers: int) -> dict[str, Any]:
 
     print(f"measuring: {name}", file=sys.stderr, flush=True)
     parallel = ["-n", str(workers)] if workers > 1 else []
-    made, began = provenance(), time.monotonic()  # before: what is being tested, not what is written by it
+    outputs = [str(path.relative_to(ROOT)) for path in (RESULTS, PAGE, MUTATIONS)]
+    made, began = provenance(outputs=outputs), time.monotonic()
     figure = ROWS[name][1](short, parallel)
     for failure in figure.failures:
         print(f"  failed: {failure}", file=sys.stderr)
     kept = {key: made[key] for key in ("commit", "dirty", "versions", "platform", "cpus")}
     return asdict(figure) | {"seconds": round(time.monotonic() - began, 1), "made": kept}
+
+
+def took_over(results: dict[str, Any], mutations: dict[str, Any]) -> None:
+    """Let the mutation row be what the last run of benchmarks/mutation.py found."""
+    made = {key: mutations[key] for key in ("commit", "dirty")}
+    row = asdict(mutation_figure(mutations)) | {"seconds": 60 * mutations["minutes"], "made": made}
+    results["mutation"] = row
 
 
 def table(results: dict[str, Any]) -> str:
@@ -239,7 +257,10 @@ def table(results: dict[str, Any]) -> str:
         shown = row["shown"] if row["met"] else f"**{row['shown']}**"
         commit = str(made["commit"])[:7] + ("+" if made["dirty"] else "")
         lines.append(f"| {title} | {shown} | {row['seconds'] / 60:.1f} | {commit} |")
-        text = f"Python {made['versions']['python']}, torch {made['versions']['torch']}, {made['cpus']} cores"
+        if "versions" not in made:
+            continue
+        cores = f"{made['cpus']} core{'s' if made['cpus'] != 1 else ''}"
+        text = f"Python {made['versions']['python']}, torch {made['versions']['torch']}, {cores}"
         versions += [text] if text not in versions else []
     lines += ["", f"Measured with {'; '.join(versions)}." if versions else "Not measured yet."]
     return "\n".join(lines)

@@ -8,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,18 +26,20 @@ _ROOT = Path(__file__).resolve().parents[2]
 _GIT_SECONDS = 5.0  # a repository on a dead network disk must not hold a run up
 
 
-def provenance(device: str = "cpu", *, root: Path = _ROOT) -> dict[str, object]:
+def provenance(device: str = "cpu", *, root: Path = _ROOT, outputs: Sequence[str] = ()) -> dict[str, object]:
     """What is needed to run this again, and nothing about who ran it: no host or user name.
 
     Args:
         device: where the run computes, as text, e.g. "cuda:0 (NVIDIA H100)".
         root: the project's folder, asked for its commit.
+        outputs: files below it that the asking program writes itself: to change them is not to be dirty.
 
     Returns:
         `versions` (package to version, None where it is not installed), `commit` and `dirty` (None
         outside a git repository), `code` (see `code_fingerprint`), `command`, `platform`, `cpus`, `device`.
     """
-    status = _git(root, "status", "--porcelain", "--untracked-files=no")
+    others = [f":(exclude){path}" for path in outputs]
+    status = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *others)
     return {
         "versions": {"python": platform.python_version()}
         | {name: _version(*distributions) for name, distributions in _PACKAGES.items()},

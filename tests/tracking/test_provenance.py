@@ -54,6 +54,8 @@ def test_the_commit_and_whether_it_is_dirty(tmp_path: Path) -> None:
     assert clean["dirty"] is False
     (tmp_path / "a").write_text("2")
     assert provenance(root=tmp_path)["dirty"] is True
+    assert provenance(root=tmp_path, outputs=["a"])["dirty"] is False
+    assert provenance(root=tmp_path, outputs=["b"])["dirty"] is True
 
 
 def test_outside_a_repository(tmp_path: Path) -> None:
