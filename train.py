@@ -99,7 +99,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks
     # Imported here, so that --help and a typo in a key answer at once.
     import torch
 
-    from detector.allocator import keep_freed_memory
+    from detector.allocator import give_freed_memory_back, keep_freed_memory
     from detector.data.loader import Loader
     from detector.data.yolo_augment import mixing_epochs
     from detector.gradients.effects import read_effects
@@ -248,6 +248,7 @@ def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks
                 learner, criterion, batches, plan, config.train, recorder, report, stop, itemise, failed
             )
         learner.seconds = earlier + time.perf_counter() - started
+        give_freed_memory_back()
         ended = 0
         if outcome.status == "stopped":
             ended = stop.exit_code

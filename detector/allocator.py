@@ -1,8 +1,9 @@
-"""Keep the C library from giving freed memory back after every step, only to ask for it again."""
+"""Freed memory: by default the C library gives it back after every step, only to ask for it again."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 
 # mallopt's names for its settings, from glibc's malloc.h, and the largest values it takes.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -16,9 +17,20 @@ def keep_freed_memory() -> None:
     next forward pass asks for it: some ten thousand page faults a step, a tenth of its time on a CPU. The
     peak of the memory stays as it is, since the next step needs as much. Without glibc nothing changes.
     """
+    if (mallopt := _function("mallopt")) is not None:
+        mallopt(_MMAP_THRESHOLD, _LARGEST)
+        mallopt(_TRIM_THRESHOLD, _NEVER)
+
+
+def give_freed_memory_back() -> None:
+    """Return what is free now. After the last step: what comes then must not add to its peak."""
+    if (trim := _function("malloc_trim")) is not None:
+        trim(0)
+
+
+def _function(name: str) -> Callable[..., int] | None:
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        found: Callable[..., int] = getattr(ctypes.CDLL(None), name)
     except (OSError, AttributeError, TypeError):  # macOS, musl, Windows
-        return
-    mallopt(_MMAP_THRESHOLD, _LARGEST)
-    mallopt(_TRIM_THRESHOLD, _NEVER)
+        return None
+    return found

@@ -22,6 +22,19 @@ for _ in range(10):
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
+# The same once; what is resident before and after giving it back, in pages.
+GIVEN_BACK = """
+from pathlib import Path
+from detector.allocator import give_freed_memory_back, keep_freed_memory
+resident = lambda: int(Path("/proc/self/statm").read_text().split()[1])
+keep_freed_memory()
+pieces = [bytearray(b"x") * (4 << 20) for _ in range(16)]
+del pieces
+before = resident()
+give_freed_memory_back()
+print(before - resident())
+"""
+
 
 def faults(argument: str) -> int:
     done = subprocess.run(
@@ -34,3 +47,9 @@ def faults(argument: str) -> int:
 def test_a_step_takes_its_memory_from_the_one_before() -> None:
     assert faults("kept") < 100
     assert faults("as it is") > 1000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
+def test_after_the_last_step_it_is_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 10_000  # of 16,384
