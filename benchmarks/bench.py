@@ -78,7 +78,8 @@ def measure_here(topic: str, out: Path) -> None:
     """Measure one topic in this process and write its rows to a file."""
     from detector.tracking.provenance import provenance
 
-    made = provenance(outputs=[str(path.relative_to(ROOT)) for path in (RESULTS, PAGE)])
+    found = provenance(outputs=[str(path.relative_to(ROOT)) for path in (RESULTS, PAGE)])
+    made = {key: found[key] for key in ("commit", "dirty", "versions", "platform", "cpus")}
     rows: list[Row] = importlib.import_module(f"benchmarks.speed.{topic}").measure()
     out.write_text(json.dumps({"rows": [asdict(row) for row in rows], "made": made}))
 
