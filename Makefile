@@ -21,7 +21,7 @@ train: $(STAMP)  ## run the main job; ARGS="--config ablations/no_residual.yaml 
 	$(BIN)/python train.py $(ARGS)
 
 test: $(STAMP)  ## run the whole test suite; ARGS="-k config" is passed on
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 check: lint types  ## style, formatting and types
 

@@ -25,6 +25,8 @@ def killed_and_resumed(directory: Path, datasets: Path, mode: str, **env: str) -
     settings = (*COMMON, *TINY, f"tracking.wandb={mode}", "tracking.entity=me", f"run.dir={directory}")
     process = start(settings, datasets, ("row-without-checkpoint", 2, flag), **env)
     assert until(flag.exists, process)
+    # W&B starts with the first row, and takes longer than these steps.
+    assert until(lambda: any(directory.glob("wandb/*run-*/*.wandb")), process)
     orphans = kill(process)
     run = finish(start(("--resume", str(directory)), datasets, **env), directory)
     assert run.code == 0, run.out

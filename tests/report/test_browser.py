@@ -79,7 +79,7 @@ def report(chromium: Any, make_run: Make, tmp_path: Path) -> Iterator[Any]:
 def drawn(browser: Any, figure: str) -> None:
     """Scroll to a figure and wait until plotly has drawn it."""
     browser.execute_script(f"document.getElementById('{figure}').scrollIntoView({{block: 'center'}})")
-    WebDriverWait(browser, 20).until(
+    WebDriverWait(browser, 60).until(
         lambda b: b.execute_script(f"return !!document.querySelector('#{figure} .main-svg')")
     )
 
