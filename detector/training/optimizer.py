@@ -41,8 +41,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum, or AdamW with `momentum` as its beta1.
 
-    Fused: one pass over each weight instead of one an operation, a third of the time. SGD's result is the
-    same bit for bit, AdamW's to the last digits.
+    Fused: one pass over each weight instead of one an operation, a third of the time. The
+    results are the same to the last digit or two.
     """
     groups = parameter_groups(model, config.weight_decay, backbone, config.backbone_lr)
     if config.optimizer == "sgd":
