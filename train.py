@@ -22,13 +22,13 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detector import streams
+from detector.config.loading import LoadedConfig, load_config
 from detector.errors import BrokenOffError, UserError, for_terminal, say
-from detector.loading import LoadedConfig, load_config
-from detector.training.launch import Launch, LostContactError
+from detector.runtime import streams
+from detector.runtime.launch import Launch, LostContactError
 
 if TYPE_CHECKING:
-    from detector.ranks import Ranks
+    from detector.runtime.ranks import Ranks
 
 ROOT = Path(__file__).resolve().parent
 BASELINE = ROOT / "configs" / "coco8.yaml"
@@ -85,8 +85,8 @@ def begin(options: argparse.Namespace, launch: Launch) -> int:
         raise UserError("--resume goes on with the run's own config.yaml: it takes no key=value or --seed")
     else:
         loaded = load_config(options.resume / "config.yaml")
-    from detector.training.distributed import join
-    from detector.training.mishaps import in_plain_words
+    from detector.runtime.distributed import join
+    from detector.runtime.failures import in_plain_words
 
     with join(launch, loaded.config.train.timeout) as ranks, in_plain_words(loaded.config):
         if options.resume is None and (directory := ranks.from_first(launch.noted("directory"))) is not None:
@@ -99,33 +99,33 @@ def run(loaded: LoadedConfig, options: argparse.Namespace, launch: Launch, ranks
     # Imported here, so that --help and a typo in a key answer at once.
     import torch
 
-    from detector.allocator import give_freed_memory_back, keep_freed_memory
+    from detector.analysis.evidence import read_effects
+    from detector.analysis.explain import explain
+    from detector.data.augment_ultralytics import mixing_epochs
     from detector.data.loader import Loader
-    from detector.data.yolo_augment import mixing_epochs
-    from detector.gradients.effects import read_effects
     from detector.gradients.entries import read_ledger
-    from detector.gradients.explain import explain
     from detector.gradients.ledger import Ledger, LedgerFile
     from detector.gradients.recorder import GradientRecorder
-    from detector.nn.build import architecture_of, build_model, rebuild
-    from detector.nn.describe import measure
-    from detector.nn.loss import DetectionLoss
-    from detector.nn.model import freeze
-    from detector.tracking.examples import batch_images, prediction_images
-    from detector.tracking.local import read_history
-    from detector.tracking.pace import Pace
-    from detector.tracking.summary import summarise
-    from detector.tracking.watch import watch
-    from detector.training.checkpoint import Checkpoints, load_state
-    from detector.training.distributed import check_alike
+    from detector.loggers.build import watch
+    from detector.loggers.jsonl import read_history
+    from detector.loggers.throttle import Pace
+    from detector.models.base import freeze
+    from detector.models.build import architecture_of, build_model, rebuild
+    from detector.models.loss import DetectionLoss
+    from detector.models.size import measure
+    from detector.runtime.allocator import give_freed_memory_back, keep_freed_memory
+    from detector.runtime.distributed import check_alike
+    from detector.runtime.failures import resumable
+    from detector.runtime.random_state import random_state_kept
+    from detector.runtime.signals import StopRequest
+    from detector.training.checkpoints import Checkpoints, load_state
     from detector.training.engine import evaluate, train
-    from detector.training.failure import FailureFile
-    from detector.training.learner import build_learner, seed_everything
-    from detector.training.mishaps import resumable
-    from detector.training.plan import build_plan, check_batches
+    from detector.training.examples import batch_images, prediction_images
+    from detector.training.nonfinite_guard import FailureFile
     from detector.training.prepare import conditions, load_data, new_directory, read_run
-    from detector.training.randomness import random_state_kept
-    from detector.training.stop import StopRequest
+    from detector.training.schedule import build_plan, check_batches
+    from detector.training.state import build_learner, seed_everything
+    from detector.training.summary import summarise
 
     keep_freed_memory()
 

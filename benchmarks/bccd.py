@@ -87,12 +87,12 @@ def run(side: str, seed: int, data: Path, out: Path, core: int) -> None:
 
 def score(weights: Path, data: Path) -> dict[str, float]:
     """The official COCO metrics of final weights on val."""
-    from detector.config import DataConfig, TrainConfig
+    from detector.config.schema import DataConfig, TrainConfig
+    from detector.data.dataset import read_dataset
     from detector.data.loader import Loader
-    from detector.data.yolo import read_dataset
-    from detector.nn.build import load_model
+    from detector.models.build import load_model
     from detector.training.engine import evaluate
-    from detector.training.learner import build_learner
+    from detector.training.state import build_learner
 
     items = read_dataset(data).splits["val"]
     learner = build_learner(load_model(weights).model, TrainConfig(device="cpu"))
@@ -175,7 +175,7 @@ def main() -> int:
     import torch
     import ultralytics
 
-    from detector.tracking.provenance import provenance
+    from detector.training.provenance import provenance
 
     commit = str(provenance("cpu")["commit"])[:7]
     machine = (f"one core of {os.cpu_count()} ({platform.machine()}), torch {torch.__version__}, "

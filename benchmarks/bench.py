@@ -76,7 +76,7 @@ def measure(topic: str, core: int) -> dict[str, Any]:
 
 def measure_here(topic: str, out: Path) -> None:
     """Measure one topic in this process and write its rows to a file."""
-    from detector.tracking.provenance import provenance
+    from detector.training.provenance import provenance
 
     found = provenance(outputs=[str(path.relative_to(ROOT)) for path in (RESULTS, PAGE)])
     made = {key: found[key] for key in ("commit", "dirty", "versions", "platform", "cpus")}

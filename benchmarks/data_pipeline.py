@@ -31,13 +31,13 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from detector.config import YOLO_KEYS, DataConfig  # noqa: E402
+from detector.config.loading import load_config  # noqa: E402
+from detector.config.schema import YOLO_KEYS, DataConfig  # noqa: E402
 from detector.data.data_yaml import read_data_yaml  # noqa: E402
+from detector.data.dataset import read_dataset  # noqa: E402
 from detector.data.loader import Loader  # noqa: E402
 from detector.data.sources import datasets_dir  # noqa: E402
-from detector.data.yolo import read_dataset  # noqa: E402
-from detector.loading import load_config  # noqa: E402
-from detector.ultralytics_import import import_ultralytics  # noqa: E402
+from detector.runtime.ultralytics_import import import_ultralytics  # noqa: E402
 
 WARM_UP = 12  # batches: more than the workers of either prepare ahead
 WORKERS = 2, 0

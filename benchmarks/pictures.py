@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from detector.gradients.diagnosis import activation_norms, late_rows
+from detector.analysis.diagnosis import activation_norms, late_rows
 from detector.gradients.indices import EXPLODING, FLOOR, VANISHING
-from detector.tracking.local import read_history
+from detector.loggers.jsonl import read_history
 
 # The five that tell the story, in colours that a colour-blind reader can tell apart (Okabe & Ito).
 SHOWN = {

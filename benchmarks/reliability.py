@@ -225,7 +225,7 @@ def main() -> int:
 
 def measure(name: str, short: bool, workers: int) -> dict[str, Any]:
     """One row, with what it was measured at."""
-    from detector.tracking.provenance import provenance
+    from detector.training.provenance import provenance
 
     print(f"measuring: {name}", file=sys.stderr, flush=True)
     parallel = ["-n", str(workers)] if workers > 1 else []

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detector import __version__
-from detector.check_command import add_check
-from detector.convert_command import add_convert
 from detector.errors import UserError, for_terminal
-from detector.export_command import add_export
-from detector.predict_command import add_predict
-from detector.replay_command import add_replay
-from detector.report.command import add_compare
-from detector.reproduce_command import add_reproduce
+from detector.tools.check.command import add_check
+from detector.tools.compare.command import add_compare
+from detector.tools.convert.command import add_convert
+from detector.tools.export.command import add_export
+from detector.tools.predict.command import add_predict
+from detector.tools.replay.command import add_replay
+from detector.tools.reproduce.command import add_reproduce
 
 if TYPE_CHECKING:
-    from detector.report.command import Commands
+    from detector.tools.compare.command import Commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -129,32 +129,32 @@ def add_val(commands: Commands) -> None:
 
 def run_val(options: argparse.Namespace) -> None:
     """Evaluate a checkpoint."""
-    from detector.val_command import val
+    from detector.tools.val.command import val
 
     val(options)
 
 
 def run_suite(options: argparse.Namespace) -> int:
-    """Run a suite of ablations; see `detector.suites`."""
-    from detector.suites.command import ablate
+    """Run a suite of ablations; see `detector.tools.suites`."""
+    from detector.tools.suites.command import ablate
 
     return ablate(options)
 
 
 def make_dashboard(options: argparse.Namespace) -> None:
     """Make the W&B workspace, or print it."""
-    from detector.report.dashboard import dashboard
+    from detector.tools.dashboard.command import dashboard
 
     dashboard(options)
 
 
 def show_info(options: argparse.Namespace) -> None:
     """Print the trunk's layers under the names that the curves carry, then the size of the whole."""
+    from detector.config.loading import load_config
     from detector.data.data_yaml import read_data_yaml
     from detector.data.sources import locate
-    from detector.loading import load_config
-    from detector.nn.build import build_model
-    from detector.nn.describe import measure
+    from detector.models.build import build_model
+    from detector.models.size import measure
 
     loaded = load_config(options.config, options.overrides)
     names = read_data_yaml(locate(loaded.config.data.path)).names
@@ -167,6 +167,6 @@ def show_info(options: argparse.Namespace) -> None:
 
 def show_theory(options: argparse.Namespace) -> None:
     """Print what mean-field theory predicts beside what networks do."""
-    from detector.theory_command import show_theory
+    from detector.tools.theory.command import show_theory
 
     show_theory(options.trunk)

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from detector.config import Config, ModelConfig
+from detector.config.schema import Config, ModelConfig
 from detector.data.geometry import Image, letterbox
-from detector.nn.build import build_model
-from detector.nn.checkpoint_file import FORMAT, write
-from detector.nn.detector import Detector
-from detector.nn.export import check_inputs
-from detector.nn.model import DetectionModel
-from detector.nn.yolo import YoloModel
+from detector.models.base import DetectionModel
+from detector.models.build import build_model
+from detector.models.detector import Detector
+from detector.models.yolo import YoloModel
+from detector.runtime.checkpoint_file import FORMAT, write
+from detector.tools.export.graphs import check_inputs
 
 TINY = ModelConfig(depths=(1, 1, 1, 1), widths=(8,) * 5, neck_width=16)
 NAMES = ("red", "grün", "blue")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detector.tracking.local import read_history
+from detector.loggers.jsonl import read_history
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -23,7 +23,7 @@ def test_info_names_every_trunk_layer_and_the_size(capsys: pytest.CaptureFixture
 def test_flops_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     from torch import nn
 
-    from detector.nn.describe import measure
+    from detector.models.size import measure
 
     # 2 · k² · c_in · c_out · positions = 2 · 9 · 3 · 8 · 16 · 16
     assert measure(nn.Conv2d(3, 8, 3, padding=1), 16).flops == 2 * 9 * 3 * 8 * 16 * 16

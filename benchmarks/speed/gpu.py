@@ -15,8 +15,8 @@ import torch
 
 from benchmarks.speed.network import boxes, pairs, training
 from benchmarks.speed.row import Row, in_turns
-from detector.config import GradientsConfig, ModelConfig
-from detector.ultralytics_import import import_ultralytics
+from detector.config.schema import GradientsConfig, ModelConfig
+from detector.runtime.ultralytics_import import import_ultralytics
 
 SIZE, BATCH = 640, 64
 STEPS, ROUNDS = 20, 7

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.speed.network import training  # noqa: E402
 from benchmarks.speed.row import Row, in_turns  # noqa: E402
-from detector.config import ModelConfig  # noqa: E402
+from detector.config.schema import ModelConfig  # noqa: E402
 from detector.gradients.recorder import GradientRecorder  # noqa: E402
 
 ROUNDS = 15

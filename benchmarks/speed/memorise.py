@@ -49,7 +49,7 @@ def theirs(data: Path, folder: Path, name: str, settings: dict[str, Any]) -> tup
     made._setup_train = lambda: None  # it is set up
     made.final_eval = lambda: None
     made._do_train()
-    from detector.ultralytics_import import import_ultralytics
+    from detector.runtime.ultralytics_import import import_ultralytics
 
     weights = folder / name / "weights" / "last.pt"
     result = import_ultralytics("models.yolo.model").YOLO(str(weights)).val(

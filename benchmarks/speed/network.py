@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detector.config import ModelConfig, TrainConfig
+from detector.config.schema import ModelConfig, TrainConfig
 from detector.gradients.recorder import GradientRecorder
-from detector.nn.build import build_model
-from detector.nn.loss import DetectionLoss
+from detector.models.build import build_model
+from detector.models.loss import DetectionLoss
 from detector.training.engine import clip_gradients
-from detector.training.learner import Learner, build_learner
+from detector.training.state import Learner, build_learner
 
 NAMES = [str(number) for number in range(80)]  # as many classes as COCO
 

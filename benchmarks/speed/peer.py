@@ -31,7 +31,7 @@ def coco8(folder: Path) -> Path:
 
 def trainer(data: Path, folder: Path, **overrides: object) -> Any:
     """A DetectionTrainer that is set up and has not begun; its files go to `folder`."""
-    from detector.ultralytics_import import import_ultralytics
+    from detector.runtime.ultralytics_import import import_ultralytics
 
     settings = {"data": str(data), "model": "yolov8n.yaml", "device": "cpu", "workers": 0, "plots": False,
                 "project": str(folder), "name": "peer", "exist_ok": True, "verbose": False}  # fmt: skip

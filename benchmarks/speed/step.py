@@ -20,16 +20,16 @@ def our_steps(count: int, *keys: str) -> Callable[[], None]:
 
     None of them is recorded: what that costs has rows of its own.
     """
-    from detector.allocator import keep_freed_memory
+    from detector.config.loading import load_config
     from detector.data.loader import Loader
     from detector.data.sources import PROJECT, load_dataset
     from detector.gradients.recorder import GradientRecorder
-    from detector.loading import load_config
-    from detector.nn.build import build_model
-    from detector.nn.loss import DetectionLoss
+    from detector.models.build import build_model
+    from detector.models.loss import DetectionLoss
+    from detector.runtime.allocator import keep_freed_memory
     from detector.training.engine import train
-    from detector.training.learner import build_learner, seed_everything
-    from detector.training.plan import build_plan
+    from detector.training.schedule import build_plan
+    from detector.training.state import build_learner, seed_everything
 
     keep_freed_memory()
     config = load_config(PROJECT / "configs" / "from_scratch.yaml", [*KEYS, *keys]).config

@@ -21,7 +21,7 @@ import wandb
 
 from benchmarks.speed.network import Training, pairs, training
 from benchmarks.speed.row import Row, in_turns
-from detector.config import GradientsConfig, ModelConfig
+from detector.config.schema import GradientsConfig, ModelConfig
 
 SIZE, BATCH = 160, 2
 ROUNDS = 25

@@ -48,16 +48,16 @@ def our_validation(checkpoint: Path, data: Path, *, fast: bool) -> Callable[[], 
     """What `detector val` does between reading the labels and writing its tables."""
     import torch
 
-    from detector.allocator import keep_freed_memory
-    from detector.config import DataConfig
+    from detector.config.schema import DataConfig
     from detector.data.loader import Loader
     from detector.data.sources import load_dataset
-    from detector.nn.build import load_model
-    from detector.nn.fold import fold_norms
-    from detector.training.evaluate import predict_split
-    from detector.training.learner import choose_precision
+    from detector.models.build import load_model
+    from detector.models.fold import fold_norms
+    from detector.runtime.allocator import keep_freed_memory
+    from detector.tools.val.command import network_forward
+    from detector.training.evaluation import predict_split
     from detector.training.metrics import coco_map
-    from detector.val_command import network_forward
+    from detector.training.state import choose_precision
 
     keep_freed_memory()
     cpu = torch.device("cpu")
@@ -76,7 +76,7 @@ def our_validation(checkpoint: Path, data: Path, *, fast: bool) -> Callable[[], 
 
 def their_validation(weights: Path, data: Path, folder: Path) -> Callable[..., Any]:
     """Their validator as `YOLO(weights).val()` runs it, without plots and its console."""
-    from detector.ultralytics_import import import_ultralytics
+    from detector.runtime.ultralytics_import import import_ultralytics
 
     yolo = import_ultralytics("models.yolo.model").YOLO(str(weights))
 
@@ -91,7 +91,7 @@ def their_map(validate: Callable[..., Any], data: Path, folder: Path) -> float:
     """mAP50-95 of the boxes that they find, by the same official COCO evaluation as ours."""
     from detector.data.images import read_image
     from detector.data.sources import load_dataset
-    from detector.training.evaluate import truth_of
+    from detector.training.evaluation import truth_of
     from detector.training.metrics import Prediction, coco_map
 
     validate(save_json=True)

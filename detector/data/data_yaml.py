@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from detector import safe_yaml
+from detector.config import safe_yaml
+from detector.config.safe_yaml import printable
 from detector.errors import UserError, has_control, spelt_out
-from detector.safe_yaml import printable
 
 GENERIC_STEMS = {"data", "dataset"}  # such a file is named after its folder
 _MEANINGS = {

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 
 from detector.data.geometry import Image
-from detector.data.image_header import JPEG_END, JPEG_SCAN, Header, jpeg_segments, read_header
 from detector.errors import UserError
-from detector.files import read_bytes
+from detector.runtime.files import read_bytes
+from detector.runtime.image_header import JPEG_END, JPEG_SCAN, Header, jpeg_segments, read_header
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 

@@ -11,7 +11,7 @@ from detector.data.data_yaml import DataYaml, shown
 from detector.data.images import SUFFIXES
 from detector.data.problems import Problem
 from detector.errors import UserError
-from detector.files import read_bytes
+from detector.runtime.files import read_bytes
 
 MAX_LIST_BYTES = 100_000_000  # a million paths
 

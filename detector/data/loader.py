@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from detector.config import DataConfig
+from detector.config.schema import DataConfig
 from detector.data.augment import augment
+from detector.data.augment_ultralytics import Labelled, YoloAugmentation, global_generators_kept
+from detector.data.dataset import Item
 from detector.data.geometry import Floats, Image, Letterbox, letterbox
 from detector.data.images import read_image
-from detector.data.workers import patiently, start_worker
-from detector.data.yolo import Item
-from detector.data.yolo_augment import Labelled, YoloAugmentation, global_generators_kept
 from detector.errors import UserError
-from detector.ranks import ALONE, Ranks
+from detector.runtime.ranks import ALONE, Ranks
+from detector.runtime.workers import patiently, start_worker
 
 # First words of the random seeds, so that no two purposes ever share a stream.
 ORDER, AUGMENT = 1, 2

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from detector.data.data_yaml import shown
+from detector.data.dataset import File, Scan, Signature
 from detector.data.geometry import xywh_to_xyxy
 from detector.data.labels import Labels
 from detector.data.listing import label_path
@@ -19,7 +20,6 @@ from detector.data.near_duplicates import near_duplicates
 from detector.data.orphans import orphan_labels
 from detector.data.problems import Problem, Severity
 from detector.data.statistics import STRIDE, Statistics, box_sides
-from detector.data.yolo import File, Scan, Signature
 
 CLIPPED = 1.0  # pixels beyond the edge: less is rounding
 SAME_OBJECT = 0.95  # IoU above which two boxes of a class surely mean one object

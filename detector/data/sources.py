@@ -10,8 +10,8 @@ from typing import Literal
 
 from detector.data.coco8 import DatasetUnavailable, fetch_coco8
 from detector.data.data_yaml import DataYaml, read_data_yaml, shown
+from detector.data.dataset import Dataset, read_dataset
 from detector.data.shapes import render_shapes
-from detector.data.yolo import Dataset, read_dataset
 from detector.errors import UserError
 
 __all__ = ["DatasetUnavailable", "datasets_dir", "load_dataset", "locate", "obtain"]

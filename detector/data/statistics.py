@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from detector.data.dataset import Dataset, Item
 from detector.data.geometry import Floats, Letterbox
-from detector.data.yolo import Dataset, Item
 
 # COCO's limits of an object's area (cocodataset.org/#detection-eval), there of the mask, here of the box.
 SMALL, MEDIUM = 32**2, 96**2

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detector.files import read_bytes, write_text
 from detector.gradients.indices import FLOOR
+from detector.runtime.files import read_bytes, write_text
 
 MAX_BYTES = 50_000_000  # of a ledger file; a deep trunk's has one
 

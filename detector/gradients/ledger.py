@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from detector.gradients.entries import Entry, write_ledger
-from detector.nn.blocks import Block, Plain, Unit
-from detector.ranks import ALONE, Ranks
+from detector.models.blocks import Block, Plain, Unit
+from detector.runtime.ranks import ALONE, Ranks
 
 # What an operation is called in a sentence; other modules go by their class name.
 LAYERS = {

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from detector.gradients.norms import joint_norm
 from detector.gradients.recorder import tensors
-from detector.ranks import ALONE, Ranks
+from detector.runtime.ranks import ALONE, Ranks
 
 LOSS = "loss"  # in place of a layer: what follows after the network
 LAST = 2**62  # after every other turn or time

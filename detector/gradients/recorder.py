@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from detector.gradients.indices import vanishing_index
 from detector.gradients.norms import Copies, joint_norm, norm
-from detector.ranks import ALONE, Ranks
+from detector.runtime.ranks import ALONE, Ranks
 
 Record = dict[str, float]
 

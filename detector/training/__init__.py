@@ -1,1 +1,1 @@
-"""Fitting: the engine, the optimiser and its schedule, the metrics and the checkpoints."""
+"""Fitting: the engine, what it changes, its callbacks, the metrics and the checkpoints."""

@@ -12,19 +12,19 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from detector.config import TrainConfig
+from detector.config.schema import TrainConfig
+from detector.data.dataset import Item
 from detector.data.loader import Batch
-from detector.data.yolo import Item
 from detector.gradients.nonfinite import Culprit
 from detector.gradients.recorder import GradientRecorder
-from detector.nn.loss import Loss
-from detector.nn.model import Predictions
-from detector.training.evaluate import predict_split
-from detector.training.failure import Failure, Rewind, examine
-from detector.training.learner import Learner
+from detector.models.base import Predictions
+from detector.models.loss import Loss
+from detector.training.evaluation import predict_split
 from detector.training.metrics import Prediction, coco_map
+from detector.training.nonfinite_guard import Failure, Rewind, examine
 from detector.training.optimizer import learning_rate
-from detector.training.plan import Plan
+from detector.training.schedule import Plan
+from detector.training.state import Learner
 
 Row = dict[str, float]
 

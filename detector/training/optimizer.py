@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from detector.config import TrainConfig
+from detector.config.schema import TrainConfig
 
 
 def parameter_groups(

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detector.config import Config
+from detector.config.loading import LoadedConfig, save
+from detector.config.schema import Config
 from detector.errors import UserError, say
-from detector.loading import LoadedConfig, save
-from detector.ranks import Ranks
+from detector.runtime.ranks import Ranks
 
 if TYPE_CHECKING:
-    from detector.data.yolo import Dataset
-    from detector.training.learner import Learner
+    from detector.data.dataset import Dataset
+    from detector.training.state import Learner
 
 
 def load_data(
@@ -73,8 +73,8 @@ def read_run(checkpoint: Path, ranks: Ranks) -> dict[str, Any]:
     Raises:
         UserError: it is missing, damaged, or not one of a run.
     """
-    from detector.nn.build import facts_of
-    from detector.nn.checkpoint_file import read
+    from detector.models.build import facts_of
+    from detector.runtime.checkpoint_file import read
 
     def read_here() -> dict[str, Any]:
         if not os.path.lexists(checkpoint):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from detector.data.yolo import read_dataset
+from detector.data.dataset import read_dataset
 from detector.errors import UserError
-from tests.data.convert.builders import save_picture
+from tests.tools.convert.builders import save_picture
 from tests.support import ROOT
 
 LABEL = "1 0.5 0.5 0.25 0.5\n"

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from detector.config import DataConfig
+from detector.config.schema import DataConfig
 from detector.data import loader as loader_module
+from detector.data.dataset import Item
 from detector.data.geometry import letterbox
 from detector.data.images import read_image
 from detector.data.loader import Batch, Loader, batches_per_epoch
-from detector.data.yolo import Item
 from detector.errors import UserError
 
 AUGMENTED = {"fliplr": 0.5, "translate": 0.2, "scale": 0.4}

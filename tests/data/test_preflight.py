@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from detector.data.dataset import read_dataset, scan
 from detector.data.near_duplicates import thumbnail
 from detector.data.preflight import preflight
 from detector.data.problems import Problem
 from detector.data.sources import datasets_dir
 from detector.data.statistics import count
-from detector.data.yolo import read_dataset, scan
 from detector.errors import UserError
 from tests.data.preflight_data import GOOD_BOXES, SPOILED, encoded, make_dataset
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from detector.data import shapes
+from detector.data.dataset import read_dataset
 from detector.data.shapes import NAMES, render_image, render_shapes
-from detector.data.yolo import read_dataset
 from detector.errors import UserError
 
 

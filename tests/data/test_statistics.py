@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detector.data.dataset import Dataset, Item
 from detector.data.statistics import Sizes, SplitCount, count
-from detector.data.yolo import Dataset, Item
 
 
 def dataset(splits: dict[str, list[list[tuple[int, float, float]]]], classes: int) -> Dataset:

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detector.config import ModelConfig
+from detector.config.schema import ModelConfig
 from detector.gradients.entries import Entry, read_ledger, summarise_ledger, write_ledger
 from detector.gradients.ledger import Ledger, LedgerFile
 from detector.gradients.recorder import GradientRecorder
-from detector.nn.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Block, Components, Unit
-from detector.nn.detector import Detector, build_detector
+from detector.models.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Block, Components, Unit
+from detector.models.detector import Detector, build_detector
 
 SMALL = {"depths": (1, 3, 2, 1), "widths": (8, 8, 16, 16, 24), "neck_width": 8, "reg_max": 4}
 

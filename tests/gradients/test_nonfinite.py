@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detector.config import ModelConfig, TrainConfig
+from detector.config.schema import ModelConfig, TrainConfig
 from detector.gradients.nonfinite import Culprit, first_culprit
-from detector.nn.blocks import Gated
-from detector.nn.detector import build_detector
-from detector.nn.loss import DetectionLoss
-from detector.nn.model import DetectionModel
-from detector.nn.weights import read_description
-from detector.nn.yolo import YoloModel
-from detector.ranks import Ranks
+from detector.models.base import DetectionModel
+from detector.models.blocks import Gated
+from detector.models.detector import build_detector
+from detector.models.loss import DetectionLoss
+from detector.models.weights import read_description
+from detector.models.yolo import YoloModel
+from detector.runtime.ranks import Ranks
 
 
 class Poison(torch.autograd.Function):

@@ -233,7 +233,7 @@ def test_an_ultralytics_model_is_recorded_layer_by_layer() -> None:
     """Somebody else's network, driven through its own `loss`, which a hook on the whole model never sees."""
     from types import SimpleNamespace
 
-    from detector.ultralytics_import import import_ultralytics
+    from detector.runtime.ultralytics_import import import_ultralytics
 
     torch.manual_seed(0)
     model = import_ultralytics("nn.tasks").DetectionModel("yolov8n.yaml", nc=3, verbose=False)

@@ -20,26 +20,26 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from detector import safe_yaml
-from detector.config import Config, ModelConfig
+from detector.config import safe_yaml
+from detector.config.loading import KEYS, load_config
+from detector.config.schema import Config, ModelConfig
 from detector.data.data_yaml import read_data_yaml
-from detector.data.image_header import Header, read_header
 from detector.data.images import MAX_PIXELS, BadImage, decode
 from detector.data.labels import read_labels
 from detector.data.listing import list_split
 from detector.data.problems import Problem
 from detector.errors import UserError, for_terminal, has_control
 from detector.gradients.entries import Entry, read_ledger
-from detector.loading import KEYS, load_config
-from detector.nn.build import read_trained
-from detector.nn.checkpoint_file import read
-from detector.nn.description import check_description
-from detector.nn.detector import build_detector
-from detector.report.runs import LeftOut, Run, load_runs
-from detector.suites.runner import read_last_row, read_summary
-from detector.tracking.local import read_history
-from detector.training.checkpoint import load_state, state_dict
-from detector.training.learner import build_learner
+from detector.loggers.jsonl import read_history
+from detector.models.build import read_trained
+from detector.models.detector import build_detector
+from detector.runtime.checkpoint_file import read
+from detector.runtime.description_check import check_description
+from detector.runtime.image_header import Header, read_header
+from detector.tools.compare.runs import LeftOut, Run, load_runs
+from detector.tools.suites.runner import read_last_row, read_summary
+from detector.training.checkpoints import load_state, state_dict
+from detector.training.state import build_learner
 
 EMPTY = Path(__file__).parents[2] / "configs" / "coco8.yaml"
 NAMES = ("cat", "dog")

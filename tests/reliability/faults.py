@@ -35,7 +35,7 @@ def wrap(owner: object, name: str, before: Callable[..., None]) -> None:
 
 def at_step(step: int, action: Callable[[Any], None]) -> None:
     """Do something when a step begins, before its batch is loaded; it is given the learner."""
-    from detector.training.learner import Learner
+    from detector.training.state import Learner
 
     wrap(Learner, "train_mode", lambda learner: action(learner) if learner.step == step else None)
 
@@ -94,7 +94,7 @@ def failing_writes(part: str, number: int, what: int) -> None:
 
 def failing_history(number: int, what: int) -> None:
     """Let the history fail at its `number`-th row, half of it written."""
-    from detector.tracking.local import LocalTracker
+    from detector.loggers.jsonl import LocalTracker
 
     rows = 0
 
@@ -143,7 +143,7 @@ def garbage_at_step(step: int, path: str) -> None:
 
 def disk_for_wandb(size: str) -> None:
     """Give W&B a small file system of its own, which is full as soon as it writes a little."""
-    from detector.tracking import wandb_tracker
+    from detector.loggers import wandb_logger as wandb_tracker
 
     def before(start: Any, *_: object) -> None:
         folder = Path(start.directory) / "wandb"
@@ -295,7 +295,7 @@ def failing_plots() -> None:
 
 def impatient_wandb(init: float, finish: float) -> None:
     """Shorten the time limits of W&B, which are for real servers."""
-    from detector.tracking import wandb_tracker
+    from detector.loggers import wandb_logger as wandb_tracker
 
     wandb_tracker._GRACE = 1.0
     wandb_tracker.WandbTracker.__init__.__kwdefaults__.update(init_timeout=init, finish_timeout=finish)
@@ -309,8 +309,8 @@ def wandb_at_step(step: int, what: str) -> None:
 
         import wandb
 
-        from detector.tracking.wandb_session import kill_service
-        from detector.tracking.wandb_tracker import WandbTracker
+        from detector.loggers.wandb_logger import WandbTracker
+        from detector.loggers.wandb_session import kill_service
 
         (tracker,) = [thing for thing in gc.get_objects() if isinstance(thing, WandbTracker)]
         assert tracker.wait_started(60)

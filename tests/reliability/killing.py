@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import torch
 
-from detector.tracking.provenance import provenance
+from detector.training.provenance import provenance
 from tests.reliability.paused import PLACES
 from tests.support import ROOT, Run, environment
 

@@ -93,7 +93,7 @@ def evaluation(pause: Pause) -> None:
 
 
 def row(pause: Pause, written: str) -> None:
-    from detector.tracking.local import LocalTracker
+    from detector.loggers.jsonl import LocalTracker
 
     log = LocalTracker.log
 
@@ -125,7 +125,7 @@ def main() -> int:
     place, count, flag, *arguments = sys.argv[1:]
     sys.path.insert(0, str(ROOT))
     import train as front_door
-    from detector.training.checkpoint import Checkpoints
+    from detector.training.checkpoints import Checkpoints
 
     Checkpoints.offer = Checkpoints.save  # type: ignore[method-assign]  # as in a run of ordinary length
     PLACES[place](Pause(int(count), Path(flag)))

@@ -24,7 +24,7 @@ from tests.reliability.faulty_runs import (
     unmount_below,
 )  # fmt: skip
 from tests.support import Run
-from tests.tracking.wandb_server import Server
+from tests.loggers.wandb_server import Server
 
 pytestmark = [
     pytest.mark.slow,
@@ -98,7 +98,7 @@ def test_the_disk_is_full_at_a_row_of_the_history(train: Runs, small: Path) -> N
 @pytest.mark.parametrize(("number", "step"), [(2, 0), (3, 0), (4, 2), (5, 4)])
 def test_the_disk_is_full_in_a_checkpoint(train: Runs, small: Path, number: int, step: int) -> None:
     """best.pt or last.pt of an evaluation, half written: the checkpoint before it is whole."""
-    faults = [("full_at", "detector.training.checkpoint.write", str(small), 300_000, number)]
+    faults = [("full_at", "detector.training.checkpoints.write", str(small), 300_000, number)]
     run = train(faults=faults, name="disk/run")
     assert_clear(run, BROKEN_OFF, "checkpoints/", "No space left on device")
     assert state(run)["step"] == step
@@ -108,7 +108,7 @@ def test_the_disk_is_full_in_a_checkpoint(train: Runs, small: Path, number: int,
 
 
 def test_the_disk_is_full_at_the_first_checkpoint(train: Runs, small: Path) -> None:
-    faults = [("full_at", "detector.training.checkpoint.write", str(small), 300_000, 1)]
+    faults = [("full_at", "detector.training.checkpoints.write", str(small), 300_000, 1)]
     run = train(faults=faults, name="disk/run")
     assert_clear(run, BROKEN_OFF, "checkpoints/last.pt", "No space left on device", resumable=False)
 
@@ -122,7 +122,7 @@ def test_the_disk_is_full_at_the_ledger(train: Runs, small: Path) -> None:
 
 
 def test_the_disk_is_full_at_the_summary(train: Runs, small: Path) -> None:
-    faults = [("full_at", "detector.tracking.local.write_text", str(small), 0)]
+    faults = [("full_at", "detector.loggers.jsonl.write_text", str(small), 0)]
     run = train(faults=faults, name="disk/run")
     assert_clear(run, BROKEN_OFF, "summary.json", "No space left on device")
     (small / "ballast").unlink()
@@ -131,7 +131,7 @@ def test_the_disk_is_full_at_the_summary(train: Runs, small: Path) -> None:
 
 def test_the_disk_is_full_at_the_plots(train: Runs, small: Path) -> None:
     settings = "tracking.plots=true", "tracking.images=1"
-    faults = [("full_at", "detector.tracking.pictures.save_grid", str(small), 0, 2)]
+    faults = [("full_at", "detector.loggers.images.save_grid", str(small), 0, 2)]
     run = train(*settings, faults=faults, name="disk/run")
     assert "not drawn" in run.err and "PlotTracker stopped" in run.err
     assert_same(run, train.whole(*settings))
@@ -368,7 +368,7 @@ def test_nothing_can_be_drawn(train: Runs, fault: str) -> None:
     assert_same(run, train.whole())
 
 
-# W&B. What arrives there is tested in tests/tracking; here, that nothing of it touches the run.
+# W&B. What arrives there is tested in tests/loggers; here, that nothing of it touches the run.
 
 KEY = "0123456789abcdef" * 2 + "01234567"  # the right length, and nobody's
 IMPATIENT = ("impatient_wandb", 3, 3)

@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 from torch import Tensor, nn
 
-from detector.config import Config
+from detector.config.schema import Config
+from detector.data.dataset import Dataset
 from detector.data.loader import Batch, Loader
 from detector.data.sources import load_dataset
-from detector.data.yolo import Dataset
 from detector.gradients.recorder import GradientRecorder
-from detector.nn.detector import build_detector
-from detector.nn.loss import DetectionLoss
+from detector.models.detector import build_detector
+from detector.models.loss import DetectionLoss
 from detector.training.engine import train
-from detector.training.failure import FailureFile
-from detector.training.learner import build_learner, seed_everything
-from detector.training.plan import Plan
+from detector.training.nonfinite_guard import FailureFile
+from detector.training.schedule import Plan
+from detector.training.state import build_learner, seed_everything
 from tests.gradients.test_nonfinite import Poison
 
 LAYERS = "trunk.stem.act", "trunk.p2_1.a.conv", "trunk.p3_7.b.norm", "neck.top_down.0.conv", "head.box.1.2"

@@ -11,9 +11,9 @@ import torch
 
 from tests.reliability.killing import COMMON, STEPS, TINY, finish, gone, kill, start, until
 from tests.support import Run, environment
-from tests.tracking.conftest import KEY
-from tests.tracking.wandb_file import RunFile
-from tests.tracking.wandb_server import Server
+from tests.loggers.conftest import KEY
+from tests.loggers.wandb_file import RunFile
+from tests.loggers.wandb_server import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 EVERY_STEP = list(range(STEPS))

@@ -21,12 +21,12 @@ sys.path.insert(0, str(ROOT))  # for train.py and the tests' own modules
 # What a run imports, W&B aside: a process that has ever started its service must not be forked.
 PRELOADED = (
     "matplotlib.pyplot", "torch", "torch.utils.data", "faster_coco_eval", "detector.data.loader",
-    "detector.data.sources", "detector.data.yolo_augment", "detector.gradients.explain",
+    "detector.data.sources", "detector.data.augment_ultralytics", "detector.analysis.explain",
     "detector.gradients.ledger",
-    "detector.nn.build", "detector.nn.describe", "detector.nn.loss", "detector.tracking.summary",
-    "detector.tracking.watch", "detector.tracking.pictures", "detector.tracking.plots",
-    "detector.training.engine", "detector.training.failure", "detector.training.checkpoint",
-    "detector.training.distributed", "detector.training.prepare", "rich.progress", "rich.table",
+    "detector.models.build", "detector.models.size", "detector.models.loss", "detector.training.summary",
+    "detector.loggers.build", "detector.loggers.images", "detector.loggers.plots",
+    "detector.training.engine", "detector.training.nonfinite_guard", "detector.training.checkpoints",
+    "detector.runtime.distributed", "detector.training.prepare", "rich.progress", "rich.table",
 )  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def become(request: dict[str, Any]) -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    checkpoint = importlib.import_module("detector.training.checkpoint").Checkpoints
+    checkpoint = importlib.import_module("detector.training.checkpoints").Checkpoints
     checkpoint.offer = checkpoint.save  # at each evaluation, as in a run of ordinary length
     for name, arguments in request["faults"]:
         getattr(importlib.import_module("tests.reliability.faults"), name)(*arguments)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from detector.config import ModelConfig, TrainConfig
+from detector.config.schema import ModelConfig, TrainConfig
 from detector.data.geometry import Letterbox
 from detector.data.loader import Batch
-from detector.nn.detector import build_detector
-from detector.nn.loss import DetectionLoss
-from detector.training.learner import Learner, build_learner, seed_everything
+from detector.models.detector import build_detector
+from detector.models.loss import DetectionLoss
+from detector.training.state import Learner, build_learner, seed_everything
 
 SIZE = 64
 

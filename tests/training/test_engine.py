@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from detector.config import TrainConfig
+from detector.config.schema import TrainConfig
+from detector.data.dataset import Item
 from detector.data.loader import Batch
-from detector.data.yolo import Item
 from detector.gradients.recorder import GradientRecorder
-from detector.nn.loss import DetectionLoss, Loss
+from detector.models.loss import DetectionLoss, Loss
 from detector.training.engine import Outcome, Row, clip_gradients, evaluate, train
-from detector.training.learner import Learner
 from detector.training.optimizer import learning_rate
-from detector.training.plan import Plan
+from detector.training.schedule import Plan
+from detector.training.state import Learner
 
 MakeLearner = Callable[..., tuple[Learner, DetectionLoss]]
 MakeBatch = Callable[..., Batch]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from detector.config import ModelConfig, TrainConfig
-from detector.nn.detector import build_detector
+from detector.config.schema import ModelConfig, TrainConfig
+from detector.models.detector import build_detector
 from detector.training.optimizer import MovingAverage, build_optimizer, learning_rate, parameter_groups
 
 

@@ -1,0 +1,252 @@
+"""A finished run's gradient in a few plain sentences, each backed by numbers in the summary."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detector.analysis.evidence import Effect, find
+from detector.analysis.theory import block_factors, measured_factor, stage_factor
+from detector.config.schema import Config, ModelConfig
+from detector.gradients.entries import Entry, summarise_ledger
+from detector.gradients.indices import EXPLODING, VANISHING
+
+Facts = dict[str, Any]
+Change = tuple[str, object]  # a key of the configuration, and the value it should have
+
+# A frozen trunk that reaches this share of the trained one's mAP shows that the data does not need the trunk.
+NOT_NEEDED = 0.9
+# Theory is said to miss beyond this: twice what finite width and four images explain.
+MISS = 0.05
+SMALL = 0.05  # decades: rounds to nothing in a sentence
+
+
+def explain(
+    summary: Mapping[str, Any],
+    rows: Sequence[Mapping[str, float]],
+    ledger: Mapping[int, Sequence[Entry]],
+    config: Config,
+    effects: Sequence[Effect] = (),
+) -> Facts:
+    """Say what happened to the gradient, where, by which operation, whether expected, and what to try.
+
+    Args:
+        summary: with the keys of `diagnose`, `dataset` and the mAPs.
+        rows: the history.
+        ledger: entries by step; step 0 is the initialisation, the highest other one is late.
+        config: of the run.
+        effects: what the ablations measured, for the controls and the remedy; nothing else is quoted.
+
+    Returns:
+        More keys for the summary, and the paragraph as `gradient/diagnosis`. Empty if no gradient was
+        recorded.
+    """
+    if summary.get("gradient/verdict") is None:
+        return {}
+    facts: Facts = {}
+    sentences = [_verdicts(summary)]
+    late = max(ledger, default=0)
+    for step, suffix in ((0, "_init"), (late, "")):
+        if step in ledger and (step or suffix):
+            found = worst(ledger[step], summary.get(f"gradient/vanishing_index{suffix}"), suffix)
+            facts |= found
+            sentences.append(_place(found, suffix))
+    if config.model.pretrained is None:  # of other networks' layers theory says nothing here
+        facts |= expected(rows, config.model)
+    sentences.append(_theory(facts))
+    if summary["gradient/verdict"] != "healthy":
+        facts |= causality(summary, config, effects)
+        sentences.append(_cause(facts, summary))
+        facts |= remedy(summary, config, effects)
+        sentences.append(_remedy(facts))
+    else:
+        sentences.append("Nothing here asks for a remedy.")
+    return {**facts, "gradient/diagnosis": " ".join(sentence for sentence in sentences if sentence)}
+
+
+def worst(entries: Sequence[Entry], index: float | None, suffix: str = "") -> Facts:
+    """Where the gradient loses the most, or with a positive vanishing index gains the most, and by what."""
+    stretch = summarise_ledger(entries, gain=(index or 0) > 0)
+    if stretch is None:
+        return {}
+    layer, decades = next(iter(stretch.layers.items()))
+    return {
+        f"gradient/worst_blocks{suffix}": stretch.blocks,
+        f"gradient/decades_lost{suffix}": -stretch.decades,
+        f"gradient/worst_operation{suffix}": layer,
+        f"gradient/worst_operation_decades_lost{suffix}": -decades,
+        f"gradient/other_operations_decades_lost{suffix}": decades - stretch.decades,
+    }
+
+
+def expected(rows: Sequence[Mapping[str, float]], model: ModelConfig) -> Facts:
+    """What theory predicted for a layer of the P3 stage at initialisation, and what was measured."""
+    factor = stage_factor(block_factors(model))
+    first = next((row for row in rows if row.get("step") == 0), {})
+    measured = measured_factor(first)
+    if not (math.isfinite(factor) and math.isfinite(measured)):
+        return {}
+    return {
+        "theory/factor": factor,
+        "theory/measured_factor": measured,
+        "theory/difference": measured / factor - 1,
+    }
+
+
+def causality(summary: Mapping[str, Any], config: Config, effects: Sequence[Effect]) -> Facts:
+    """What the controls say about the gradient as the cause of a low mAP.
+
+    Only a control of the same data and schedule counts: the baseline with its trunk frozen. Where that does
+    as well as the trained one, the trunk needs no gradient, and losing it cannot be the cause by itself.
+    """
+    dataset = str(summary.get("dataset"))
+    base = json.loads(ModelConfig().model_dump_json())
+    frozen = find(effects, config, dataset, **base | {"freeze": "backbone"})
+    trained = find(effects, config, dataset, **base)
+    if frozen is None or trained is None:
+        return {"gradient/cause": "not shown"}
+    needed = frozen.mean < NOT_NEEDED * trained.mean
+    return {
+        "gradient/cause": "possible" if needed else "not by itself",
+        "control/metric": trained.metric,
+        "control/frozen_backbone": frozen.mean,
+        "control/frozen_backbone_n": frozen.n,
+        "control/baseline": trained.mean,
+        "control/baseline_n": trained.n,
+    }
+
+
+def candidates(verdict: str, config: Config) -> Sequence[Change]:
+    """Single changes that address a verdict, the one to try first at the front."""
+    model, train = config.model, config.train
+    if model.pretrained is not None:
+        return [*([("train.clip", 10.0)] if train.clip is None else []), ("train.lr", train.lr / 2)]
+    shortcut = model.shortcut != "residual" and ("model.shortcut", "residual")
+    norm = model.norm == "none" and ("model.norm", "batch")
+    act = model.act in ("sigmoid", "tanh") and ("model.act", "silu")
+    clip = train.clip is None and ("train.clip", 10.0)
+    if verdict == "diverged":
+        order = [clip, norm, shortcut]
+    elif verdict == "collapsed":
+        order = [norm, act, shortcut]
+    else:
+        order = [shortcut, norm, act, clip]
+    return [*(change for change in order if change), ("train.lr", train.lr / 2)]
+
+
+def remedy(summary: Mapping[str, Any], config: Config, effects: Sequence[Effect]) -> Facts:
+    """The first change to try: the measured one that heals the gradient with the best mAP, else the first."""
+    dataset = str(summary.get("dataset"))
+    options = candidates(str(summary["gradient/verdict"]), config)
+    before = find(effects, config, dataset)
+    measured: list[tuple[Effect, Change]] = []
+    for key, value in options:
+        if key.startswith("model."):
+            effect = find(effects, config, dataset, **{key.removeprefix("model."): value})
+            if effect is not None and heals(effect, before):
+                measured.append((effect, (key, value)))
+    best = max(measured, key=lambda pair: pair[0].mean, default=None)
+    key, value = options[0] if best is None else best[1]
+    facts: Facts = {"remedy/change": f"{key}={value}"}
+    if key.startswith("model."):
+        model = config.model.model_copy(update={key.removeprefix("model."): value})
+        facts["remedy/theory_factor"] = stage_factor(block_factors(model))
+    if best is not None:
+        facts |= {"remedy/metric": best[0].metric, "remedy/after": best[0].mean, "remedy/after_n": best[0].n}
+        if before is not None:
+            facts |= {"remedy/before": before.mean, "remedy/before_n": before.n}
+    return facts
+
+
+def heals(effect: Effect, before: Effect | None) -> bool:
+    """Whether a change was measured to bring the gradient into its healthy range, and to cost no mAP."""
+    index = effect.vanishing_index
+    healthy = index is not None and VANISHING <= index <= EXPLODING
+    return healthy and (before is None or effect.mean > before.mean)
+
+
+# The sentences.
+
+_SAYS = {
+    "healthy": "is healthy",
+    "vanishing": "vanishes",
+    "exploding": "explodes towards the input",
+    "underflow": "is too small for a number to hold it",
+    "collapsed": "arrives, but the trunk's output hardly depends on the image",
+}
+
+
+def _verdicts(summary: Mapping[str, Any]) -> str:
+    def state(suffix: str) -> str:
+        verdict = summary[f"gradient/verdict{suffix}"]
+        if verdict == "diverged":
+            layer = summary.get("gradient/first_bad_layer")
+            return "stops being finite" + (f", first in {layer}" if layer else "")
+        text = f"{_SAYS[verdict]} (V = {summary[f'gradient/vanishing_index{suffix}']:+.2f} decades"
+        dependence = summary.get("signal/input_dependence")
+        shown = verdict == "collapsed" and not suffix and dependence is not None
+        return text + (f", input dependence {dependence:.2f})" if shown else ")")
+
+    now = f"late in training it {state('')}."
+    if summary.get("gradient/verdict_init") is None:
+        return f"The trunk's gradient: {now}"
+    return f"At initialisation the trunk's gradient {state('_init')}; {now}"
+
+
+def _place(facts: Facts, suffix: str) -> str:
+    if not facts:
+        return ""
+    lost = facts[f"gradient/decades_lost{suffix}"]
+    blocks = facts[f"gradient/worst_blocks{suffix}"]
+    operation = facts[f"gradient/worst_operation{suffix}"]
+    mine = facts[f"gradient/worst_operation_decades_lost{suffix}"]
+    others = facts[f"gradient/other_operations_decades_lost{suffix}"]
+    when = "At initialisation" if suffix else "In the last step"
+    verb = "loses" if lost > 0 else "gains"
+    where = f"blocks {blocks}" if " to " in blocks else f"block {blocks}"
+    text = f"{when} it {verb} the most in {where}, {abs(lost):.1f} decades"
+    if abs(others) < SMALL:
+        return f"{text}, all in the {operation}."
+    rest = "give back" if verb == "loses" and others < 0 else "take back" if others > 0 > lost else "add"
+    return f"{text}: the {operation} {verb} {abs(mine):.1f}, the other operations {rest} {abs(others):.1f}."
+
+
+def _theory(facts: Facts) -> str:
+    if "theory/factor" not in facts:
+        return ""
+    difference = facts["theory/difference"]
+    text = (
+        f"Mean-field theory expects one layer of P3 to pass on {facts['theory/factor']:.3f} of the gradient "
+        f"at initialisation; measured {facts['theory/measured_factor']:.3f} ({100 * difference:+.1f} %)"
+    )
+    return f"{text}: here the theory misses." if abs(difference) > MISS else f"{text}."
+
+
+def _cause(facts: Facts, summary: Mapping[str, Any]) -> str:
+    if facts["gradient/cause"] == "not shown":
+        return (
+            "Whether this is what limits mAP is not shown by one run: compare with the controls "
+            "ablations/frozen_backbone.yaml and ablations/narrow_neck.yaml on the same data."
+        )
+    control = (
+        f"With the trunk frozen at its initialisation the baseline reaches a {facts['control/metric']} of "
+        f"{facts['control/frozen_backbone']:.2f} (n={facts['control/frozen_backbone_n']}), trained "
+        f"{facts['control/baseline']:.2f} (n={facts['control/baseline_n']})"
+    )
+    if facts["gradient/cause"] == "possible":
+        return f"{control}: this data needs a trunk that learns, so a lost gradient can be what limits mAP."
+    return f"{control}: no trunk needs to learn here, so a lost gradient is not by itself the cause."
+
+
+def _remedy(facts: Facts) -> str:
+    text = f"First remedy to try: {facts['remedy/change']}"
+    if (factor := facts.get("remedy/theory_factor")) is not None and math.isfinite(factor):
+        text += f", with which theory expects a factor of {factor:.3f} a layer at initialisation"
+    if "remedy/after" not in facts:
+        return f"{text}; its effect on mAP was not measured under these conditions."
+    text += f"; measured {facts['remedy/metric']}: "
+    if "remedy/before" in facts:
+        text += f"{facts['remedy/before']:.2f} (n={facts['remedy/before_n']}) to "
+    return f"{text}{facts['remedy/after']:.2f} (n={facts['remedy/after_n']})."

@@ -1,0 +1,312 @@
+"""Mean-field theory: what one layer of a wide random network does to the gradient at initialisation.
+
+Needs only numpy, so that plots and reports can draw a prediction without loading PyTorch.
+
+In a wide layer the pre-activations are Gaussian (Poole et al. 2016, arXiv:1606.05340), so that a few moments
+describe a layer, and averages over z ~ N(0, 1), written E below, give what it does to them. With the gain
+k = fan_in · Var(w), and the previous layer's second moment m2 and variance over inputs v:
+
+| norm    | pre-activation      | backward factor² χ        | source                                        |
+|---------|---------------------|---------------------------|-----------------------------------------------|
+| `none`  | √q·z, q = k·m2 + b² | k · E[φ'(√q z)²]          | Schoenholz et al. 2017, arXiv:1611.01232      |
+| `batch` | z                   | E[φ'(z)²] / v             | Yang et al. 2019, arXiv:1902.08129            |
+| `group` | z                   | E[φ'(z)²] / m2            | the same, over channels: groups are large     |
+
+For ReLU without a norm this is the result of He et al. 2015 (arXiv:1502.01852): √(k/2). The factor is what
+leaves a layer backwards over what enters it, above 1 where gradients grow towards the input. It is a ratio of
+Frobenius norms over all units, so it holds for a change of width or stride as it stands: a unit's gradient is
+spread over fan_in inputs, whatever their number.
+
+A block y = c·x + t·f(x) multiplies the squared gradient by c² + t²·χa·χb (residual: c = t = 1; none: c = 0;
+highway gate at its initialisation: t = sigmoid(-1), c = 1 - t), and adds moments. With batch norm a residual
+branch therefore shrinks as 1/depth beside the growing variance of x (De & Smith 2020, arXiv:2002.10444): the
+gradient's ratio is a polynomial in depth instead of an exponential.
+
+What the theory leaves out: zero padding, correlations between neighbouring pixels, inputs of different size
+(see `power_exponent`), small groups of a group norm, narrow layers, and training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.config.schema import ModelConfig
+
+Array = NDArray[np.float64]
+Function = Callable[[Array], Array]
+
+LEAK = 0.1  # the slope of leaky ReLU, as in detector.models.blocks
+CARRY = 1 / (1 + math.e)  # sigmoid(-1): what a highway gate lets through at its initialisation
+IMAGE_POWER = 0.25  # E[x²] of pixels in [0, 1]; matters only without a norm, and little
+
+
+def _panels() -> tuple[Array, Array]:
+    """Nodes and weights of E[f(z)], z ~ N(0, 1): Gauss-Legendre on panels that grow away from zero.
+
+    Gauss-Hermite quadrature smears the kink of ReLU, and misses the spike that a steep sigmoid's slope is.
+    A panel boundary at zero makes the one exact, small panels beside it the other.
+    """
+    x, w = np.polynomial.legendre.leggauss(16)
+    edges = np.concatenate(([0.0], np.geomspace(1e-6, 0.5, 18), np.arange(1.0, 12.5, 0.5)))
+    low, high = edges[:-1, None], edges[1:, None]  # (panels, 1)
+    nodes = ((high - low) * x / 2 + (high + low) / 2).ravel()
+    weights = ((high - low) * w / 2).ravel() * np.exp(-(nodes**2) / 2) / math.sqrt(2 * math.pi)
+    return np.concatenate((-nodes, nodes)), np.concatenate((weights, weights))
+
+
+_NODES, _WEIGHTS = _panels()
+
+
+def expectation(f: Function, scale: float = 1.0) -> float:
+    """E[f(scale · z)] for z ~ N(0, 1)."""
+    return float(_WEIGHTS @ f(scale * _NODES))
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.exp(-np.logaddexp(0.0, -x))
+
+
+def _silu_slope(x: Array) -> Array:
+    s = _sigmoid(x)
+    return s * (1 + x * (1 - s))
+
+
+# φ and φ'.
+FUNCTIONS: dict[str, tuple[Function, Function]] = {
+    "silu": (lambda x: x * _sigmoid(x), _silu_slope),
+    "relu": (lambda x: np.maximum(x, 0), lambda x: (x > 0).astype(np.float64)),
+    "leaky_relu": (lambda x: np.where(x > 0, x, LEAK * x), lambda x: np.where(x > 0, 1.0, LEAK)),
+    "tanh": (np.tanh, lambda x: 1 - np.tanh(x) ** 2),
+    "sigmoid": (_sigmoid, lambda x: _sigmoid(x) * _sigmoid(-x)),
+    "identity": (lambda x: x, np.ones_like),
+}
+
+
+class Signal(NamedTuple):
+    """The moments of a layer's output over its units and inputs."""
+
+    mean: float
+    power: float  # the second moment, E[h²]
+    spread: float  # the variance over inputs at a fixed unit; only known behind a batch norm
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Weights, norm and activation, in this order.
+
+    Args:
+        act: a key of `FUNCTIONS`.
+        norm: `batch`, `group` or `none`.
+        gain: k = fan_in · Var(w). A norm makes it irrelevant.
+        bias: Var(b). With a norm there is none.
+    """
+
+    act: str
+    norm: str
+    gain: float
+    bias: float = 0.0
+
+    def __call__(self, signal: Signal) -> tuple[Signal, float]:
+        """The output's moments, and χ: the squared backward factor."""
+        scale, gain = 1.0, 1.0
+        if self.norm == "none":
+            scale, gain = math.sqrt(self.gain * signal.power + self.bias), self.gain
+        elif self.norm == "batch":
+            gain = 1 / signal.spread
+        else:
+            gain = 1 / signal.power
+        value, slope = FUNCTIONS[self.act]
+        mean = expectation(value, scale)
+        power = expectation(lambda x: value(x) ** 2, scale)
+        chi = gain * expectation(lambda x: slope(x) ** 2, scale)
+        return Signal(mean, power, power - mean**2), chi
+
+
+def layer_factor(act: str, norm: str, gain: float, layers: Sequence[int] = range(5, 25)) -> float:
+    """The backward factor of a plain layer: the geometric mean over `layers` of a deep chain.
+
+    The input is white with E[x²] = 1. Most chains reach their fixed point within five layers.
+    """
+    layer, signal, logs = Layer(act, norm, gain), Signal(0.0, 1.0, 1.0), []
+    for depth in range(max(layers) + 1):
+        signal, chi = layer(signal)
+        if depth in layers:
+            logs.append(0.5 * math.log(chi))
+    return math.exp(sum(logs) / len(logs))
+
+
+def batch_norm_factor(act: str) -> float:
+    """√(E[φ'²] / Var φ), the limit behind a batch norm; for ReLU √(π / (π - 1)) (Yang et al. 2019)."""
+    return layer_factor(act, "batch", 1.0)
+
+
+def power_exponent(act: str) -> float:
+    """d ln E[φ(√q z)²] / d ln q at q = 1: by how many per cent an activation passes on 1 % of power.
+
+    Above 1, differences in size between inputs grow from layer to layer. A batch norm rescales all inputs
+    alike and cannot stop this: its fixed point, where all are of one size, is unstable, and the factor
+    predicted for it too low. SiLU has 1.17, ReLU exactly 1, saturating functions less.
+    """
+    value, slope = FUNCTIONS[act]
+    return expectation(lambda x: value(x) * slope(x) * x) / expectation(lambda x: value(x) ** 2)
+
+
+def block(signal: Signal, a: Layer, b: Layer, shortcut: str) -> tuple[Signal, float]:
+    """Two layers and a shortcut around them: the output's moments, and the squared backward factor."""
+    branch, chi_a = a(signal)
+    branch, chi_b = b(branch)
+    carry, take = {"none": (0.0, 1.0), "residual": (1.0, 1.0), "gated": (1 - CARRY, CARRY)}[shortcut]
+    out = Signal(
+        carry * signal.mean + take * branch.mean,
+        # Weights have mean zero: what x and f share is their mean alone.
+        carry**2 * signal.power + take**2 * branch.power + 2 * carry * take * signal.mean * branch.mean,
+        carry**2 * signal.spread + take**2 * branch.spread,
+    )
+    return out, carry**2 + take**2 * chi_a * chi_b
+
+
+def residual_ratio(act: str, norm: str, blocks: int, gain: float = 2.0) -> float:
+    """‖g(first)‖ / ‖g(last)‖ over a chain of residual blocks behind one plain layer."""
+    layer = Layer(act, norm, gain)
+    signal, _ = layer(Signal(0.0, 1.0, 1.0))
+    total = 1.0
+    for _ in range(blocks):
+        signal, squared = block(signal, layer, layer, "residual")
+        total *= squared
+    return math.sqrt(total)
+
+
+def weight_gain(scheme: str, c_in: int, c_out: int, std: float, kernel: int = 3) -> tuple[float, float]:
+    """fan_in · Var(w) and Var(b) under a scheme of `detector.models.init.init_weights`."""
+    fan_in, fan_out = c_in * kernel**2, c_out * kernel**2
+    if scheme == "default":
+        return 1 / 3, 1 / (3 * fan_in)
+    variance = {
+        "he": 2 / fan_in,
+        "lecun": 1 / fan_in,
+        "xavier": 2 / (fan_in + fan_out),
+        "naive": std**2,
+    }[scheme]
+    return fan_in * variance, 0.0
+
+
+def trunk_names(depths: Sequence[int]) -> list[str]:
+    """The names of the trunk's layers, in network order, as `Detector.trunk_points` gives them."""
+    names = ["stem"]
+    for stage, depth in enumerate(depths):
+        names += [f"p{stage + 2}.down", *(f"p{stage + 2}.{index}" for index in range(depth))]
+    return [f"{position:02d}_{name}" for position, name in enumerate(names)]
+
+
+def block_factors(model: ModelConfig, image_power: float = IMAGE_POWER) -> dict[str, float]:
+    """The predicted ‖g(input)‖ / ‖g(output)‖ of each of the trunk's layers but the stem.
+
+    Args:
+        model: the configuration; trained weights are not predicted, so this is about the initialisation.
+        image_power: E[x²] of the network's input.
+    """
+
+    def layer(c_in: int, c_out: int) -> Layer:
+        return Layer(model.act, model.norm, *weight_gain(model.init, c_in, c_out, model.init_std))
+
+    signal, _ = layer(3, model.widths[0])(Signal(0.0, image_power, image_power))
+    squares: list[float] = []
+    for stage, depth in enumerate(model.depths):
+        c_in, c_out = model.widths[stage], model.widths[stage + 1]
+        signal, chi = layer(c_in, c_out)(signal)
+        squares.append(chi)
+        for _ in range(depth):
+            signal, chi = block(signal, layer(c_out, c_out), layer(c_out, c_out), model.shortcut)
+            squares.append(chi)
+    return dict(zip(trunk_names(model.depths)[1:], map(math.sqrt, squares), strict=True))
+
+
+def expected_profile(model: object, image_power: float = IMAGE_POWER) -> dict[str, float] | None:
+    """log10 ‖g(layer)‖ / ‖g(last layer)‖ at initialisation, by layer, for the trunk as a chain.
+
+    The neck's gradient joins the chain at the ends of P3 and P4, which this does not see: to draw it over
+    a measured curve, use `overlay`.
+
+    Args:
+        model: the `model` section of a configuration.
+        image_power: E[x²] of the network's input.
+
+    Returns:
+        A value a layer, in network order, 0 at the last; None for a model that the theory does not cover.
+    """
+    if not isinstance(model, ModelConfig):
+        return None
+    factors = block_factors(model, image_power)
+    if not all(math.isfinite(f) and f > 0 for f in factors.values()):
+        return None
+    names = trunk_names(model.depths)
+    profile, level = {names[-1]: 0.0}, 0.0
+    for name in reversed(names[1:]):
+        level += math.log10(factors[name])
+        profile[names[names.index(name) - 1]] = level
+    return {name: profile[name] for name in names}
+
+
+def overlay(model: object, measured: Mapping[str, float]) -> dict[str, float] | None:
+    """The predicted activation-gradient norms, to be drawn over the measured ones.
+
+    A chain predicts ratios, so each stretch that is a chain is anchored at its end: from the stem to the
+    end of P3, P4, and P5. At those ends the neck's gradient comes in.
+
+    Args:
+        model: the `model` section of a configuration.
+        measured: ‖dL/d(output)‖ by layer (`07_p3.4`), at initialisation.
+
+    Returns:
+        A norm a layer, in network order; None where the theory or a measured anchor is missing.
+    """
+    profile = expected_profile(model)
+    if profile is None or not isinstance(model, ModelConfig):
+        return None
+    ends = [sum(d + 1 for d in model.depths[: stage + 1]) for stage in (1, 2, 3)]  # positions
+    names, out, end = list(profile), {}, iter(ends)
+    at = next(end)
+    for position, name in enumerate(names):
+        at = next(end) if position > at else at
+        anchor = measured.get(names[at], math.nan)
+        if not (math.isfinite(anchor) and anchor > 0):
+            return None
+        out[name] = anchor * 10 ** (profile[name] - profile[names[at]])
+    return out
+
+
+def stage_factor(factors: Mapping[str, float], stage: str = "p3") -> float:
+    """The backward factor of one layer of a stage: the geometric mean over its blocks, two layers each.
+
+    The first block sees the downsampled signal and the last one the neck's gradient: they are left out
+    where a stage has more than three blocks.
+
+    Args:
+        factors: ‖g(input)‖ / ‖g(output)‖ by layer, predicted or measured.
+        stage: a pyramid level.
+
+    Returns:
+        The factor; NaN if one of its blocks has none.
+    """
+    logs = [
+        math.log(value) if value > 0 and math.isfinite(value) else math.nan
+        for name, value in factors.items()
+        if name.split("_", 1)[1].startswith(f"{stage}.") and not name.endswith(".down")
+    ]
+    logs = logs[1:-1] if len(logs) > 3 else logs
+    return math.exp(sum(logs) / (2 * len(logs))) if logs else math.nan
+
+
+def measured_factor(row: Mapping[str, float], stage: str = "p3") -> float:
+    """`stage_factor` of a recorded step, from its keys `activation_grad/07_p3.4`."""
+    norms = {key.split("/", 1)[1]: row[key] for key in sorted(row) if key.startswith("activation_grad/")}
+    pairs = zip(norms, list(norms)[1:], strict=False)
+    return stage_factor(
+        {name: norms[before] / norms[name] if norms[name] else math.nan for before, name in pairs}, stage
+    )

@@ -1,0 +1,330 @@
+"""From YAML files and the command line to one checked `Config`, or an error that says what to fix.
+
+A configuration is a stack of layers; the later layer wins, key by key:
+
+    defaults  <  root file  <  …  <  the file named by --config  <  section.key=value
+
+A file names its parent with `base:`, relative to itself. Two rules go beyond "the later wins":
+
+- `train.steps` and `train.epochs` are one choice: a layer that sets one of them clears the other.
+- `run` (name and directory) is not inherited: a child of an experiment is another experiment.
+
+Each value remembers the line it came from, so that an error can point there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from detector.config import safe_yaml
+from detector.config.safe_yaml import Value, printable
+from detector.config.schema import Config, Section
+from detector.errors import UserError
+from detector.runtime.files import write_text
+
+COMMAND_LINE = "command line"
+
+SECTIONS: dict[str, type[Section]] = {
+    name: type(field.default)
+    for name, field in Config.model_fields.items()
+    if isinstance(field.default, Section)
+}
+KEYS = tuple(f"{section}.{key}" for section, model in SECTIONS.items() for key in model.model_fields)
+
+OWNER = {key.partition(".")[2]: key for key in KEYS}  # "shortcut" -> "model.shortcut"
+
+Layer = dict[str, Value]  # "model.shortcut" -> its value
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A checked configuration and where it came from."""
+
+    config: Config  # with run.name filled in
+    base: Config  # what the root of the `base:` chain says by itself
+    name: str  # the ablation's name: run.name, else the file's stem
+    difference: list[str]  # lines such as "model.shortcut: residual -> none", against `base`
+    sources: tuple[Path, ...]  # the files, root first
+
+
+def load_config(path: Path, overrides: Sequence[str] = (), fallback: Path | None = None) -> LoadedConfig:
+    """Read the file at `path` with its bases, apply `section.key=value` overrides, and check the whole.
+
+    `fallback` is a file whose data and training values stand in when the dataset of `path` cannot be had.
+    They replace those of the layer that chose that dataset, so a deeper file's delta (say, an ablation's)
+    and the command line still win over them; only `data.path` is always the fallback's.
+
+    Raises UserError for anything a user can mend.
+    """
+    chain = read_chain(path)
+    sources = tuple(file for file, _ in chain)
+    files = [layer for _, layer in chain]
+    command_line = parse_overrides(overrides)
+    base = check(files[0])
+
+    # The root keeps its run section only if it is itself what was asked for.
+    layers = [{key: v for key, v in layer.items() if not key.startswith("run.")} for layer in files[:-1]]
+    layers.append(files[-1])
+    if fallback is not None:
+        stand_in, data_path = _fallback_layer(fallback)
+        chooses_data = [index for index, layer in enumerate(layers) if "data.path" in layer]
+        layers.insert(chooses_data[-1] + 1 if chooses_data else 0, stand_in)
+        command_line["data.path"] = data_path
+
+    merged = merge([*layers, command_line])
+    if "run.name" not in merged or merged["run.name"].value is None:
+        merged["run.name"] = Value(path.stem, display(path))
+    config = check(merged)
+    name = config.run.name or path.stem
+    return LoadedConfig(config, base, name, difference(base, config), sources)
+
+
+def difference(base: Config, config: Config) -> list[str]:
+    """What `config` changes in the experiment, one line a key. The name and directory are not part of it."""
+    before, after = _flatten(base), _flatten(config)
+    return [
+        f"{key}: {_as_text(before[key])} -> {_as_text(after[key])}"
+        for key in KEYS
+        if before[key] != after[key] and not key.startswith("run.")
+    ]
+
+
+def save(config: Config, path: Path) -> None:
+    """Write every key as YAML; `load_config` of that file gives an equal config if `run.name` is set."""
+    header = "# The complete configuration of a run. To repeat it: python train.py --config <this file>\n"
+    write_text(path, header + safe_yaml.dump(config.model_dump()))
+
+
+# --- files and overrides to layers ---------------------------------------------------------------
+
+
+def read_chain(path: Path) -> list[tuple[Path, Layer]]:
+    """The file at `path` and its bases as layers, the root first."""
+    chain: list[tuple[Path, Layer]] = []
+    seen: list[Path] = []
+    written, named_by = str(path), ""
+    while True:
+        source = display(path)
+        if not _exists(path):
+            raise UserError(f"{named_by}{source}: no such file{_near_file(path, written)}")
+        real = path.resolve()
+        if real in seen:
+            cycle = [display(file) for file, _ in chain[seen.index(real) :]]
+            raise UserError(f"{named_by}circular: {' -> '.join([*cycle, cycle[0]])}")
+        seen.append(real)
+        layer, base = _read_layer(path, source)
+        chain.append((path, layer))
+        if base is None:
+            return chain[::-1]
+        if not isinstance(base.value, str) or not base.value:
+            raise UserError(f"{base.where}: base: must be the name of a file, not {base}")
+        written, named_by = base.value, f"{base.where}: base: "
+        path = path.parent / written
+
+
+def _read_layer(path: Path, source: str) -> tuple[Layer, Value | None]:
+    """The settings of one file, and the value of its `base:` key if it has one."""
+    return as_layer(safe_yaml.read(path, source))
+
+
+def as_layer(document: Value) -> tuple[Layer, Value | None]:
+    """A mapping of sections, such as a whole file, as a layer, and the value of its `base:` key if any.
+
+    Raises UserError for a section or key that does not exist; values are checked by `check`.
+    """
+    if document.value is None:  # an empty file: all defaults
+        return {}, None
+    if not isinstance(document.value, dict):
+        known = ", ".join(SECTIONS)
+        raise UserError(f"{document.where}: must be a mapping of sections ({known}), not {document}")
+    layer: Layer = {}
+    base = None
+    for section, keys in document.value.items():
+        if section == "base":
+            base = keys
+        elif section not in SECTIONS:
+            raise UserError(_unknown(section, keys.where))
+        elif isinstance(keys.value, dict):
+            for key, value in keys.value.items():
+                if f"{section}.{key}" not in KEYS:
+                    raise UserError(_unknown(f"{section}.{key}", value.where))
+                layer[f"{section}.{key}"] = value
+        elif keys.value is not None:  # `model:` with nothing under it sets nothing
+            raise UserError(f"{keys.where}: {section}: must be a mapping such as {{key: value}}, not {keys}")
+    return layer, base
+
+
+def parse_overrides(overrides: Iterable[str]) -> Layer:
+    """`section.key=value` arguments as one layer; of two for the same key the later wins."""
+    layer: Layer = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        key = key.strip()
+        if not equals:
+            hint = f"; to run that file: --config {override}" if override.endswith((".yaml", ".yml")) else ""
+            raise UserError(f"{COMMAND_LINE}: {printable(override)}: expected section.key=value{hint}")
+        if key not in KEYS:
+            raise UserError(_unknown(key, COMMAND_LINE))
+        if not text.strip(" \t\n"):
+            raise UserError(f"{COMMAND_LINE}: {key}: no value after '='; write {key}=null for none")
+        value = safe_yaml.parse(text, f"{COMMAND_LINE}: {key}", numbered=False)
+        unquoted = value.typed is not None or value.value is None
+        if unquoted and re.search(r"(^|[ \t\n])#", text):
+            raise UserError(f"{COMMAND_LINE}: {key}: YAML reads a comment from # on; quote the value")
+        layer[key] = Value(value.value, COMMAND_LINE, value.typed)
+    return layer
+
+
+def _fallback_layer(path: Path) -> tuple[Layer, Value]:
+    """The data and training values of the fallback file itself, and the dataset that it ends up with."""
+    chain = read_chain(path)
+    whole = merge(layer for _, layer in chain)
+    if "data.path" not in whole:
+        raise UserError(f"{display(path)}: data.path: a fallback must name its dataset")
+    own = {key: value for key, value in chain[-1][1].items() if key.startswith(("data.", "train."))}
+    return own, whole["data.path"]
+
+
+def merge(layers: Iterable[Layer]) -> Layer:
+    """One layer of several, in which the later win."""
+    merged: Layer = {}
+    for layer in layers:
+        for one, other in (("train.steps", "train.epochs"), ("train.epochs", "train.steps")):
+            if one in layer and layer[one].value is not None and other not in layer:
+                merged.pop(other, None)
+        merged.update(layer)
+    return merged
+
+
+# --- checking, and the words of the errors -------------------------------------------------------
+
+
+def check(layer: Layer) -> Config:
+    """The layer as a Config. Raises UserError with at most two problems, each on one line."""
+    sections: dict[str, dict[str, Any]] = {}
+    for dotted, setting in layer.items():
+        section, _, key = dotted.partition(".")
+        sections.setdefault(section, {})[key] = setting.value
+    try:
+        return Config.model_validate(sections)
+    except ValidationError as error:
+        problems: dict[str, str] = {}  # by key: a list of four bad numbers is one problem
+        for detail in error.errors(include_url=False, include_input=False):
+            if detail["type"] == "broken_rule":
+                dotted = f"{detail['loc'][0]}.{detail['ctx']['key']}"
+                problem = detail["ctx"]["problem"]
+            else:
+                dotted = ".".join(map(str, detail["loc"][:2]))
+                problem = _wrong_value(dotted, layer[dotted])
+            problems.setdefault(dotted, f"{layer[dotted].where}: {dotted}: {problem}")
+        lines = list(problems.values())
+        if len(lines) > 2:
+            lines = [lines[0], f"and {len(lines) - 1} more wrong values"]
+        raise UserError("\n".join(lines)) from None
+
+
+def _wrong_value(dotted: str, setting: Value) -> str:
+    section, _, key = dotted.partition(".")
+    schema = SECTIONS[section].model_json_schema()["properties"][key]
+    choices = schema.get("enum", [])
+    problem = f"must be {_allowed(schema)}, not {setting}"
+    if isinstance(setting.value, bool) and setting.typed and setting.typed.lower() not in ("true", "false"):
+        problem += f", which YAML reads as {str(setting.value).lower()}"
+        if schema.get("anyOf", [schema])[0].get("type") == "string":
+            problem += " (put quotes around text)"
+    if setting.value in (None, False) and "none" in choices:
+        match: str | None = "none"
+    else:
+        match = _near(str(setting.value), choices)
+    return f"{problem}; did you mean {match}?" if match else problem
+
+
+def _allowed(schema: dict[str, Any]) -> str:
+    """A field's JSON schema in words: "a number above 0, or null"."""
+    if "anyOf" in schema:  # every optional field is [type, null]
+        return f"{_allowed(schema['anyOf'][0])}, or null"
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
+    if schema["type"] == "array":
+        items = schema.get("prefixItems") or [schema["items"]]
+        count = f"{len(items)} values" if "prefixItems" in schema else "values"
+        return f"a list of {count}, each {_allowed(items[0])}"
+    if schema["type"] == "boolean":
+        return "true or false"
+    if "description" in schema:
+        return str(schema["description"])
+    words = {
+        "minimum": "at least",
+        "exclusiveMinimum": "above",
+        "maximum": "at most",
+        "exclusiveMaximum": "below",
+        "multipleOf": "a multiple of",
+    }
+    limits = [f"{word} {schema[key]}" for key, word in words.items() if key in schema]
+    kind = {"integer": "a whole number", "number": "a number", "string": "text"}[schema["type"]]
+    return " ".join([kind, " and ".join([*filter(None, [", ".join(limits[:-1])]), *limits[-1:]])]).strip()
+
+
+def _unknown(key: str, where: str) -> str:
+    """The message for a key or section that does not exist, with the nearest that does."""
+    section, _, last = key.rpartition(".")
+    if key in KEYS:
+        return f"{where}: {key}: in a file, write it as {section}: {{{last}: …}}"
+    if key in SECTIONS:
+        return f"{where}: {key}: is a section; write {key}.KEY=value"
+    if section in SECTIONS:
+        siblings = {known: f"{section}.{known}" for known in SECTIONS[section].model_fields}
+    else:
+        siblings = {known: known for known in SECTIONS}
+    match = OWNER.get(last)  # the right key in the wrong section, or without one
+    for table in (siblings, OWNER):
+        near = _near(last, table)
+        match = match or (table[near] if near else None)
+    kind = "key" if section or where == COMMAND_LINE else "section"
+    key = printable(key)
+    advice = f"did you mean {match}?" if match else f"the known ones are {', '.join(siblings.values())}"
+    return f"{where}: {key}: unknown {kind}; {advice}"
+
+
+def _near(word: str, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
+
+
+def _near_file(path: Path, written: str) -> str:
+    """A hint at a file of a similar name in the same folder, in the form that the user wrote."""
+    try:
+        siblings = [file.name for file in path.parent.iterdir() if file.suffix in (".yaml", ".yml")]
+    except (OSError, ValueError):
+        return ""
+    near = _near(path.name, siblings)
+    return f"; did you mean {os.path.join(os.path.dirname(written), near)}?" if near else ""
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long, or with a NUL: no such file either
+        return False
+
+
+def display(path: Path) -> str:
+    """`ablations/../configs/coco8.yaml` as `configs/coco8.yaml`."""
+    text = os.path.normpath(path)
+    return text if text.isprintable() else ascii(text)
+
+
+def _flatten(config: Config) -> dict[str, Any]:
+    return {f"{section}.{key}": value for section, keys in config for key, value in keys}
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,254 @@
+"""The configuration: a typed schema, and nothing that guesses.
+
+Every key an experiment may set is a field below, with its default and its range. An unknown key,
+a wrong type or a value out of range is an error that names the file and the key: `detector.config.loading`
+reads the files and words the errors. Importing this module loads no PyTorch, so `--help` is instant.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+Positive = Annotated[int, Field(gt=0, le=10**9)]  # no float loses a digit of it
+Channels = Annotated[int, Field(gt=0, le=8192)]
+Depth = Annotated[int, Field(gt=0, le=1000)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+# A pattern's description is what an error says the value must be.
+Text = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", description="one line of text")]
+Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f/\\]{1,100}$", description="text without slashes")]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda, cuda:N")]
+
+
+MOST_WEIGHTS = 1_000_000_000  # of the detector: with gradients and momentum, 12 GB
+
+
+def broken_rule(key: str, problem: str) -> PydanticCustomError:
+    """A rule between several keys is broken; `key` is the one to blame, so that its line can be named."""
+    return PydanticCustomError("broken_rule", "{key}: {problem}", {"key": key, "problem": problem})
+
+
+class Section(BaseModel):
+    """Strict and immutable: a typo fails at once, and no code can change what the user wrote."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, value: Any) -> Any:
+        # YAML and JSON know only lists; everything else about a value stays strict (no "4" for 4).
+        return tuple(value) if isinstance(value, list) else value
+
+
+class DataConfig(Section):
+    """Which images, at what size, and how they are augmented in training.
+
+    With `fliplr`, `translate` and `scale` alone, `detector/data/augment.py` augments. Any of the keys in
+    `YOLO_KEYS` brings in ultralytics' transforms instead, for those three as well.
+    """
+
+    path: Text = "datasets/coco8.yaml"  # a data YAML in the YOLO format
+    image_size: Annotated[int, Field(ge=32, le=16384, multiple_of=32)] = 256  # letterboxed square, pixels
+    fliplr: Fraction = 0.0  # probability of a horizontal flip
+    translate: Fraction = 0.0  # random shift, as a fraction of the image
+    scale: Fraction = 0.0  # random zoom, 1 ± scale
+    mosaic: Fraction = 0.0  # probability that four images are put together
+    mixup: Fraction = 0.0  # probability that two are blended, after mosaic
+    degrees: Annotated[float, Field(ge=0, le=180)] = 0.0  # random rotation, ± degrees
+    shear: Annotated[float, Field(ge=0, lt=90)] = 0.0  # random shear in x and in y, ± degrees
+    perspective: Annotated[float, Field(ge=0, le=0.001)] = 0.0  # random tilt; its range is tiny
+    hsv_h: Fraction = 0.0  # random change of hue, as a fraction of the colour circle
+    hsv_s: Fraction = 0.0  # of saturation, a factor 1 ± hsv_s
+    hsv_v: Fraction = 0.0  # of brightness, a factor 1 ± hsv_v
+    flipud: Fraction = 0.0  # probability of a vertical flip
+    close_mosaic: Annotated[int, Field(ge=0)] = 10  # epochs at the end without mosaic and mixup; 0: none
+    on_error: Literal["raise", "skip"] = "raise"  # a bad label line or image: stop, or drop and count it
+    allow_outside: bool = False  # a list file may name images outside the dataset's folder
+    fallback: Literal["shapes", "none"] = "shapes"  # if COCO8 cannot be had
+    cache: bool = True  # keep letterboxed images in RAM when they fit
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0  # loader processes; 0 loads in the training process
+    timeout: Annotated[int, Field(gt=0, le=10**6)] = 300  # seconds to wait for a batch from loader processes
+
+    @property
+    def mixes(self) -> bool:
+        """Whether an augmented image can show parts of several: what `close_mosaic` ends."""
+        return self.mosaic > 0 or self.mixup > 0
+
+    @property
+    def uses_yolo_augmentation(self) -> bool:
+        """Whether ultralytics' transforms augment, instead of our own three."""
+        return any(getattr(self, key) > 0 for key in YOLO_KEYS)
+
+    @model_validator(mode="after")
+    def _close_mosaic_is_used(self) -> Self:
+        if not self.mixes and self.close_mosaic != type(self).model_fields["close_mosaic"].default:
+            raise broken_rule("close_mosaic", "only data.mosaic and data.mixup use it, and both are 0")
+        return self
+
+    @model_validator(mode="after")
+    def _perspective_keeps_the_image_in_front(self) -> Self:
+        # A point at (x, y) from the centre is divided by 1 + px·x + py·y, which must not reach zero
+        # anywhere on the canvas: on a mosaic, |x| and |y| go up to the image size.
+        reach = self.image_size * (2 if self.mosaic > 0 else 1)
+        if self.perspective * reach >= 1:
+            problem = f"must be below {1 / reach:.2g} at this image_size, or parts lie behind the viewer"
+            raise broken_rule("perspective", problem)
+        return self
+
+
+# What our own augmentation does not do.
+YOLO_KEYS = "mosaic", "mixup", "degrees", "shear", "perspective", "hsv_h", "hsv_s", "hsv_v", "flipud"
+
+
+class ModelConfig(Section):
+    """The detector's size and its four ablatable components."""
+
+    depths: tuple[Depth, Depth, Depth, Depth] = (2, 10, 4, 2)  # blocks at strides 4, 8, 16, 32
+    widths: tuple[Channels, Channels, Channels, Channels, Channels] = (
+        16,
+        24,
+        48,
+        64,
+        96,
+    )  # stem, then stages
+    neck_width: Channels = 48
+    reg_max: Annotated[int, Field(ge=2, le=1024)] = 16  # bins of the box distribution (DFL)
+    act: Literal["silu", "relu", "leaky_relu", "tanh", "sigmoid", "identity"] = "silu"
+    norm: Literal["batch", "group", "none"] = "batch"
+    shortcut: Literal["residual", "none", "gated"] = "residual"
+    init: Literal["he", "xavier", "lecun", "default", "naive"] = "he"
+    init_std: Annotated[float, Field(gt=0)] = 0.01  # only for init=naive: N(0, init_std)
+    pretrained: Text | None = None  # a YOLO's .pt or .yaml, or our best.pt: brings its own architecture
+    freeze: Literal["none", "backbone"] | Positive = (
+        "none"  # or how many of the first layers keep their weights
+    )
+
+    @model_validator(mode="after")
+    def _init_std_is_used(self) -> Self:
+        # A key that silently does nothing is worse than an error: the student would believe it mattered.
+        if self.init != "naive" and self.init_std != type(self).model_fields["init_std"].default:
+            raise broken_rule("init_std", f"only model.init=naive uses it, and model.init is {self.init}")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_into_memory(self) -> Self:
+        # Refused before anything is allocated: the system may end a process that asks for too much.
+        stages = zip(self.depths, self.widths, self.widths[1:], strict=False)
+        weights = sum(9 * (before * width + 2 * depth * width**2) for depth, before, width in stages)
+        weights += 9 * self.neck_width**2 * 22 + 3 * 4 * self.reg_max * self.neck_width
+        if weights > MOST_WEIGHTS:
+            sizes = ("widths", "depths", "neck_width", "reg_max")
+            key = next(k for k in sizes if getattr(self, k) != type(self).model_fields[k].default)
+            problem = (
+                f"the model would have {weights:.0e} weights, and at most {MOST_WEIGHTS:.0e} are accepted"
+            )
+            raise broken_rule(key, problem)
+        return self
+
+    @model_validator(mode="after")
+    def _pretrained_brings_its_architecture(self) -> Self:
+        if self.pretrained is not None:
+            for key, field in type(self).model_fields.items():
+                if key not in ("pretrained", "freeze") and getattr(self, key) != field.default:
+                    raise broken_rule(key, "model.pretrained brings its own architecture; leave this key out")
+        return self
+
+
+class TrainConfig(Section):
+    """How the weights are fitted."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # the range that every random generator accepts
+    steps: Positive | None = 150  # optimiser steps; set exactly one of steps and epochs
+    epochs: Positive | None = None
+    batch: Annotated[int, Field(gt=0, le=65536)] = 4  # images a forward pass, of all processes together
+    accumulate: Positive = 1  # forward passes an optimiser step
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] = 0.02
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # Nesterov for SGD, beta1 for AdamW
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4  # never on norms and biases
+    warmup_steps: Annotated[int, Field(ge=0, le=10**9)] = 20
+    backbone_lr: Annotated[float, Field(gt=0, le=1)] = 1.0  # the backbone's learning rate, as a factor of lr
+    freeze_norms: bool = False  # batch norms keep the running statistics that pretrained weights came with
+    sync_norms: bool = True  # batch norms see the images of all processes; false: each its own
+    norm_momentum: Annotated[float, Field(gt=0, le=1)] | None = (
+        None  # of batch norms; null: as the model has it
+    )
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    final_lr: Fraction = 0.05  # the schedule's end, as a fraction of lr
+    clip: Annotated[float, Field(gt=0)] | None = 10.0  # global gradient norm; null: no clipping
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of the averaged weights; null: off
+    # fp16 needs CUDA; auto is bf16 where the hardware multiplies in it, else fp32: seen when the run starts
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
+    channels_last: bool = True
+    device: Device = "auto"
+    threads: Annotated[int, Field(gt=0, le=4096)] | None = None  # CPU threads; null: torch's default
+    timeout: Annotated[int, Field(gt=0, le=10**6)] = 300  # of several processes: seconds one waits for others
+    box_gain: Annotated[float, Field(ge=0)] = 7.5
+    cls_gain: Annotated[float, Field(ge=0)] = 0.5
+    dfl_gain: Annotated[float, Field(ge=0)] = 1.5
+    eval_every: Positive | None = 50  # steps between evaluations; null: only at the end
+    eval_train: bool = True  # evaluate the training images too: what was memorised
+    # A NaN or Inf: exit 3, record it as the finding (exit 0), or skip that step.
+    on_nonfinite: Literal["stop", "record", "skip"] = "stop"
+    max_skipped: Positive = 10  # steps skipped in a row; one more is as with stop
+
+    @model_validator(mode="before")
+    @classmethod
+    def _epochs_replace_the_default_steps(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("epochs") is not None and "steps" not in values:
+            return {**values, "steps": None}
+        return values
+
+    @model_validator(mode="after")
+    def _max_skipped_is_used(self) -> Self:
+        if self.on_nonfinite != "skip" and self.max_skipped != type(self).model_fields["max_skipped"].default:
+            what = f"train.on_nonfinite is {self.on_nonfinite}"
+            raise broken_rule("max_skipped", f"only train.on_nonfinite=skip uses it, and {what}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.steps is not None and self.epochs is not None:
+            raise broken_rule("epochs", "set exactly one of train.steps and train.epochs, not both")
+        if self.steps is None and self.epochs is None:
+            raise broken_rule("steps", "set exactly one of train.steps and train.epochs: both are null")
+        return self
+
+
+class GradientsConfig(Section):
+    """What is measured, and how often."""
+
+    every: Positive = 5  # steps between recordings; the first and last step are always recorded
+    ledger: bool = True  # every operation's backward factor, at the first and the last step
+
+
+class TrackingConfig(Section):
+    """Where the curves go. `history.jsonl` is always written: it is the truth."""
+
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"  # auto: online with a key, else offline
+    project: Text = "detector-gradients"
+    entity: Text | None = None
+    group: Text | None = None  # null: the ablation's name
+    tags: tuple[Text, ...] = ()
+    plots: bool = True
+    images: Annotated[int, Field(ge=0, le=10_000)] = 4  # predictions drawn at an evaluation
+
+
+class RunConfig(Section):
+    """Where the run's files go. Never inherited from a base: a child is another run."""
+
+    dir: Text | None = None  # null: runs/<ablation>-s<seed>-<time>
+    name: Name | None = None  # the ablation's name; null: the config file's stem
+
+
+class Config(Section):
+    """A complete experiment."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    gradients: GradientsConfig = GradientsConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    run: RunConfig = RunConfig()

@@ -1,0 +1,1 @@
+"""Where the curves go: the console, the run's own files and Weights & Biases, behind one interface."""

@@ -1,0 +1,268 @@
+"""Pictures of a finished run: where the gradient goes, and what it does to loss and mAP.
+
+Drawn with matplotlib's object interface: no global figures, no window, no state left behind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detector.gradients.indices import EXPLODING, FLOOR, VANISHING
+from detector.loggers.console import verdict_word
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+_PROFILES = 6  # lines in the depth picture
+_LOSSES = {"train/loss": "total", "train/loss_box": "box", "train/loss_cls": "class", "train/loss_dfl": "DFL"}
+_MAPS = {"train/mAP50-95": "train (seen)", "val/mAP50-95": "val (unseen)"}
+_BANDS = (  # from, to, colour: the verdict's thresholds in decades
+    (-math.inf, VANISHING, "#d62728"),
+    (VANISHING, EXPLODING, "#2ca02c"),
+    (EXPLODING, math.inf, "#9467bd"),
+)
+
+
+def write_plots(
+    history: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Any],
+    directory: Path,
+    expected: Mapping[str, float] | None = None,
+) -> list[Path]:
+    """Draw a run's history as PNG files.
+
+    Pictures for which the history holds nothing are left out.
+
+    Args:
+        history: rows as `read_history` returns them; NaN, zeros and missing keys are fine.
+        summary: the run's summary, for titles.
+        directory: where the files go; created.
+        expected: the activation-gradient norm that theory predicts for each layer at initialisation.
+
+    Returns:
+        The files written.
+
+    Raises:
+        OSError: a file could not be written.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    run = f"{summary.get('ablation', 'run')}, seed {summary.get('seed', '?')}"
+    figures = {
+        "gradient_depth.png": _depth(history, summary, run, expected or {}),
+        "gradient_curves.png": _curves(history, run, "activation_grad", "‖dL/d activation‖", with_index=True),
+        "weight_gradients.png": _curves(history, run, "weight_grad", "‖dL/d weight‖", with_index=False),
+        "loss_map.png": _loss_map(history, run),
+    }
+    written = []
+    for name, figure in figures.items():
+        if figure is not None:
+            figure.savefig(directory / name, dpi=120)
+            written.append(directory / name)
+    return written
+
+
+def _figure(rows: int, ratios: Sequence[float], size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(rows, 1, height_ratios=list(ratios))
+    axes = [figure.add_subplot(grid[row, 0]) for row in range(rows)]
+    for axis in axes:
+        axis.grid(True, alpha=0.25, linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _layers(history: Sequence[Mapping[str, Any]], prefix: str) -> list[str]:
+    """Layer names below a prefix, by depth."""
+    names = {key.split("/", 1)[1] for row in history for key in row if key.startswith(f"{prefix}/")}
+    return sorted(names, key=lambda name: (_depth_of(name), name))
+
+
+def _depth_of(name: str) -> int:
+    """Depth from a name like 07_p3.4. Not its place in the list: three digits sort after two."""
+    digits = name.split("_", 1)[0]
+    return int(digits) if digits.isdigit() else 10**6
+
+
+def _series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[Array, Array]:
+    """Steps and values of the rows that hold a key."""
+    import numpy as np
+
+    points = [(_float(row.get("step", at)), _float(row[key])) for at, row in enumerate(history) if key in row]
+    array = np.array(points, dtype=np.float64).reshape(-1, 2)  # (rows, 2)
+    return array[:, 0], array[:, 1]
+
+
+def _float(value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]  # whatever the file holds
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _logarithmic(axis: Axes, values: Array) -> Array:
+    """Set a log axis and return what can be drawn on it: underflow at 1e-40, non-finite as gaps."""
+    import numpy as np
+
+    drawn = np.where(np.isfinite(values), np.maximum(values, FLOOR), np.nan)
+    if np.isfinite(drawn).any():
+        axis.set_yscale("log")
+    return drawn
+
+
+def _depth(
+    history: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Any],
+    run: str,
+    expected: Mapping[str, float],
+) -> Figure | None:
+    """Activation-gradient norm against depth, one line at several steps; theory speaks of the first."""
+    import numpy as np
+    from matplotlib import colormaps
+
+    layers = _layers(history, "activation_grad")
+    rows = [(at, row) for at, row in enumerate(history) if any(f"activation_grad/{n}" in row for n in layers)]
+    if not rows:
+        return None
+    picks = sorted({round(i) for i in np.linspace(0, len(rows) - 1, _PROFILES)})
+    figure, (axis,) = _figure(1, [1], (9, 5.2))
+    colors = colormaps["viridis"](np.linspace(0.0, 0.9, len(picks)))
+    places = np.arange(len(layers))
+    values = np.array([[_float(rows[p][1].get(f"activation_grad/{n}")) for n in layers] for p in picks])
+    values = _logarithmic(axis, values)  # (picks, layers)
+    for line, pick, color in zip(values, picks, colors, strict=True):
+        at, row = rows[pick]
+        wide = 2.4 if pick in (picks[0], picks[-1]) else 1.3  # initialisation and the end stand out
+        step = f"step {row.get('step', at):,}" + (" (init)" if pick == 0 else "")
+        axis.plot(places, line, color=color, linewidth=wide, marker="o", markersize=3, label=step)
+    if set(expected) == set(layers):
+        theory = _logarithmic(axis, np.array([expected[name] for name in layers]))
+        axis.plot(places, theory, color="black", linestyle=(0, (4, 2)), linewidth=1.2, label="theory at init")
+    axis.set_xticks(places, layers, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+    axis.set_xlim(-0.5, len(layers) - 0.5)
+    axis.set_xlabel("trunk block, from the image to the head")
+    axis.set_ylabel("‖dL/d activation‖")
+    axis.legend(fontsize=8, frameon=False)
+    figure.suptitle(f"Gradient against depth: {run}", fontsize=12)
+    axis.set_title(_verdicts(summary), fontsize=9, loc="left")
+    return figure
+
+
+def _verdicts(summary: Mapping[str, Any]) -> str:
+    parts = []
+    for when, suffix in (("init", "_init"), ("late", "")):
+        index = summary.get(f"gradient/vanishing_index{suffix}")
+        verdict = summary.get(f"gradient/verdict{suffix}")
+        if index is not None:
+            parts.append(f"V {when} {_float(index):+.2f} decades: {verdict or verdict_word(_float(index))}")
+    return "  ·  ".join(parts)
+
+
+def _curves(
+    history: Sequence[Mapping[str, Any]], run: str, prefix: str, label: str, *, with_index: bool
+) -> Figure | None:
+    """Each layer's norm over the steps, coloured by depth; below it, if wanted, the vanishing index."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    layers = _layers(history, prefix)
+    if not layers:
+        return None
+    figure, axes = _figure(2, [2.4, 1], (9, 6.6)) if with_index else _figure(1, [1], (9, 4.6))
+    upper = axes[0]
+    shade = Normalize(0, max(len(layers) - 1, 1))
+    for place, name in enumerate(layers):
+        steps, values = _series(history, f"{prefix}/{name}")
+        color = colormaps["viridis"](shade(place))
+        upper.plot(steps, _logarithmic(upper, values), color=color, linewidth=1.2, **_dots(steps))
+    bar = figure.colorbar(ScalarMappable(shade, colormaps["viridis"]), ax=upper, pad=0.01)
+    ticks = sorted({round(i * (len(layers) - 1) / 5) for i in range(6)})
+    bar.set_ticks(ticks, labels=[layers[place] for place in ticks], fontsize=8)
+    upper.set_ylabel(label)
+    what = "Activation" if prefix == "activation_grad" else "Weight"
+    figure.suptitle(f"{what} gradient of every trunk block: {run}", fontsize=12)
+    if with_index:
+        _index(axes[1], history)
+        axes[1].sharex(upper)
+        upper.tick_params(labelbottom=False)
+    axes[-1].set_xlabel("step")
+    return figure
+
+
+def _index(axis: Axes, history: Sequence[Mapping[str, Any]]) -> None:
+    """The vanishing index over the steps, on the verdict's bands."""
+    import numpy as np
+
+    steps, values = _series(history, "gradient/vanishing_index")
+    finite = values[np.isfinite(values)]
+    low, high = min([-1.6, *finite]) - 0.3, max([1.8, *finite]) + 0.3
+    for start, end, color in _BANDS:
+        bottom, top = max(start, low), min(end, high)
+        axis.axhspan(bottom, top, color=color, alpha=0.13, linewidth=0)
+        middle = (bottom + top) / 2
+        axis.annotate(
+            verdict_word(middle),
+            (0.995, middle),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="center",
+            fontsize=8,
+            color=color,
+        )
+    axis.plot(steps, values, color="black", linewidth=1.5, **_dots(steps))
+    axis.set_ylim(low, high)
+    axis.set_ylabel("V (decades)")
+
+
+def _loss_map(history: Sequence[Mapping[str, Any]], run: str) -> Figure | None:
+    """The loss and its parts above, mAP on both splits below."""
+    import numpy as np
+    from matplotlib.ticker import LogFormatter
+
+    losses = {label: _series(history, key) for key, label in _LOSSES.items()}
+    maps = {label: _series(history, key) for key, label in _MAPS.items()}
+    if not any(len(steps) for steps, _ in (losses | maps).values()):
+        return None
+    figure, (upper, lower) = _figure(2, [1.4, 1], (9, 6.0))
+    for number, (label, (steps, values)) in enumerate(losses.items()):
+        if len(steps):
+            wide = 2.0 if number == 0 else 1.1
+            upper.plot(steps, _logarithmic(upper, values), linewidth=wide, label=label, **_dots(steps))
+    for (label, (steps, values)), color in zip(maps.items(), ("#1f77b4", "#ff7f0e"), strict=True):
+        if len(steps):
+            lower.plot(steps, values, marker="o", markersize=4, label=label, color=color)
+            if np.isfinite(values).any():
+                best = np.nanmax(np.where(np.isfinite(values), values, np.nan))
+                lower.axhline(best, color=color, linewidth=0.6, linestyle=":")
+    if upper.get_yscale() == "log":
+        for which in (upper.yaxis.set_major_formatter, upper.yaxis.set_minor_formatter):
+            which(LogFormatter(minor_thresholds=(1.5, 0.6)))  # 20 and 30, not powers of ten
+    lower.set_ylim(-0.03, 1.03)
+    lower.sharex(upper)
+    upper.tick_params(labelbottom=False)
+    upper.set_ylabel("loss")
+    lower.set_ylabel("mAP50-95")
+    lower.set_xlabel("step")
+    for axis in (upper, lower):
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8, frameon=False)
+    figure.suptitle(f"Loss and mAP: {run}", fontsize=12)
+    return figure
+
+
+def _dots(steps: Array) -> dict[str, Any]:
+    """A line through one point is invisible: draw the point."""
+    return {"marker": "o", "markersize": 4} if len(steps) == 1 else {}

@@ -1,0 +1,98 @@
+"""What W&B shows beside the curves: gradient norm against depth, and predictions on images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from detector.gradients.indices import FLOOR
+from detector.loggers.base import PredictionImage, Row
+
+if TYPE_CHECKING:
+    import wandb
+    from wandb.plot.custom_chart import CustomChart
+
+_GREY = 114  # the letterbox's
+_MOST_BOXES = 100  # the best ones of an image; an untrained detector finds hundreds
+
+
+def depth_chart(first: Row, now: Row) -> CustomChart | None:
+    """Activation-gradient norm against depth, at initialisation and now.
+
+    The y axis is log10 of the norm, because W&B's line series has no logarithmic axis.
+
+    Returns:
+        None where `now` holds no finite activation gradient.
+    """
+    import wandb
+
+    series = {f"step {first.get('step', 0)}": _profile(first), f"step {now.get('step', 0)}": _profile(now)}
+    if not _profile(now)[0]:
+        return None
+    drawn = {name: points for name, points in series.items() if points[0]}  # one series at the first row
+    return wandb.plot.line_series(
+        xs=[depths for depths, _ in drawn.values()],
+        ys=[norms for _, norms in drawn.values()],
+        keys=list(drawn),
+        title="log10 of the activation gradient against depth",
+        xname="depth",
+    )
+
+
+def pictures(images: Sequence[PredictionImage]) -> list[wandb.Image]:
+    """Images with two layers of boxes, `predictions` and `ground_truth`, that can be switched in W&B.
+
+    W&B shows a list of images only if all have one size: smaller ones get a grey margin on the right and
+    below, which moves no box.
+    """
+    height = max((image.image.shape[0] for image in images), default=0)
+    width = max((image.image.shape[1] for image in images), default=0)
+    return [_picture(image, height, width) for image in images]
+
+
+def _picture(image: PredictionImage, height: int, width: int) -> wandb.Image:
+    import numpy as np
+    import wandb
+
+    best = np.argsort(-np.asarray(image.scores, dtype=float), kind="stable")[:_MOST_BOXES]
+    found = [
+        _box(image, image.boxes[i], image.classes[i], float(image.scores[i]))
+        for i in best
+        if np.isfinite(image.boxes[i]).all()
+    ]
+    truth = [_box(image, box, kind) for box, kind in zip(image.truth_boxes, image.truth_classes, strict=True)]
+    labels = dict(enumerate(image.class_names))
+    margins = (0, height - image.image.shape[0]), (0, width - image.image.shape[1]), (0, 0)
+    return wandb.Image(
+        np.pad(image.image, margins, constant_values=_GREY),
+        caption=image.name,
+        file_type="jpg",  # as PNG it takes ten times as long, from the cores that train
+        boxes={
+            "predictions": {"box_data": found, "class_labels": labels},
+            "ground_truth": {"box_data": truth, "class_labels": labels},
+        },
+    )
+
+
+def _profile(row: Row) -> tuple[list[int], list[float]]:
+    """Depths and log10 norms of a row's finite activation gradients."""
+    points = [
+        (int(key.split("/", 1)[1].split("_", 1)[0]), math.log10(max(value, FLOOR)))
+        for key, value in row.items()
+        if key.startswith("activation_grad/") and math.isfinite(value)
+    ]
+    points.sort()
+    return [depth for depth, _ in points], [norm for _, norm in points]
+
+
+def _box(image: PredictionImage, box: Any, kind: Any, score: float | None = None) -> dict[str, Any]:
+    left, top, right, bottom = (float(side) for side in box)
+    name = image.class_name(kind)
+    drawn: dict[str, Any] = {
+        "position": {"minX": left, "maxX": right, "minY": top, "maxY": bottom},
+        "domain": "pixel",
+        "class_id": int(kind),
+        "box_caption": name if score is None else f"{name} {score:.2f}",
+    }
+    return drawn if score is None else drawn | {"scores": {"score": score}}

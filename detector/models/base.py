@@ -1,0 +1,59 @@
+"""What the engine asks of a detector, whoever wrote its layers."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from torch import Tensor, nn
+
+
+class Predictions(TypedDict):
+    """Raw outputs; A is the number of anchor points, summed over the scales."""
+
+    boxes: Tensor  # (B, 4·reg_max, A): logits of the distances to left, top, right, bottom
+    scores: Tensor  # (B, classes, A): class logits
+    feats: list[Tensor]  # one (B, c, H/stride, W/stride) a scale: only their height and width are used
+
+
+class DetectionModel(nn.Module):
+    """A detector that predicts boxes and class scores at every cell of a few scales.
+
+    Two kinds exist: `Detector`, our own, and `YoloModel`, any detection network of ultralytics. Everything
+    after them (loss, decoding, recorder, checkpoints) reads only what is declared here.
+    """
+
+    strides: tuple[int, ...]  # pixels a cell of each scale
+    num_classes: int
+    reg_max: int  # bins of each box side's distribution; 1: the distance itself is predicted
+    dual: bool = False  # trained with a second head, which assigns each object to a single cell
+
+    def trunk_points(self) -> dict[str, nn.Module]:
+        """The backbone's layers in network order, under the names that every curve carries."""
+        raise NotImplementedError
+
+    def backbone(self) -> list[nn.Module]:
+        """What a lower learning rate or `model.freeze=backbone` is for."""
+        raise NotImplementedError
+
+    def class_layers(self) -> set[str]:
+        """The names of the layers whose outputs are the classes: new wherever the classes are."""
+        raise NotImplementedError
+
+    def architecture(self) -> dict[str, Any]:
+        """Plain data from which `detector.models.build.rebuild` makes the same network, weights aside."""
+        raise NotImplementedError
+
+
+def freeze(model: DetectionModel, layers: str | int) -> None:
+    """Take weights out of training.
+
+    Args:
+        model: changed in place.
+        layers: "none", "backbone", or how many of the first layers of `trunk_points`.
+    """
+    if layers == "backbone":
+        frozen = model.backbone()
+    else:
+        frozen = list(model.trunk_points().values())[: 0 if layers == "none" else int(layers)]
+    for module in frozen:
+        module.requires_grad_(False)

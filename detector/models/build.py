@@ -1,0 +1,151 @@
+"""Building the model that a configuration or a checkpoint describes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from detector.config.schema import DataConfig, ModelConfig
+from detector.errors import UserError
+from detector.models.base import DetectionModel, freeze
+from detector.models.detector import build_detector
+from detector.models.transfer import transfer
+from detector.models.weights import find, read_description, read_weights
+from detector.models.yolo import YoloModel
+from detector.runtime.checkpoint_file import evaluated_weights, read_if_own
+
+
+class Built(NamedTuple):
+    """A model, and where its weights come from."""
+
+    model: DetectionModel
+    origin: str  # what was kept of pretrained weights, for a person; "" where all are random
+
+
+def build_model(config: ModelConfig, names: Sequence[str]) -> Built:
+    """Build the configured model for these classes; what is random comes from torch's global generator.
+
+    `config.pretrained` is None for our own detector, a `.yaml` of ultralytics for one of their networks
+    from scratch, a `.pt` of theirs with its weights, or a checkpoint of this project.
+
+    Raises:
+        UserError: a file is missing or broken.
+    """
+    if config.pretrained is None:
+        return Built(build_detector(config, len(names)), "")
+    if config.pretrained.endswith((".yaml", ".yml")):
+        description = read_description(config.pretrained) | {"nc": len(names)}
+        model: DetectionModel = YoloModel(description, len(names))
+        origin = ""
+    else:
+        path = find(config.pretrained)
+        trained = read_trained(path)
+        model = rebuild(trained.architecture, len(names))
+        try:
+            kept = transfer(trained.weights, trained.names, model, names)
+        except (RuntimeError, IndexError, TypeError) as error:
+            raise UserError(f"{path}: its tensors do not fit its classes; it is damaged") from error
+        origin = f"weights of {path.name}: {kept}"
+    freeze(model, config.freeze)
+    return Built(model, origin)
+
+
+class Trained(NamedTuple):
+    """What a file of weights holds, whoever wrote it."""
+
+    architecture: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+    names: tuple[str, ...]  # of its classes
+    image_size: int  # it was trained at, pixels
+    step: int | None  # of this project's checkpoints
+    config: Mapping[str, Any] | None = None  # likewise: the run's configuration, as plain data
+
+
+def read_trained(path: Path) -> Trained:
+    """Read a checkpoint of this project or of ultralytics; no code in it is ever run.
+
+    Raises:
+        UserError: it is missing or broken.
+    """
+    saved = read_if_own(path)
+    if saved is None:
+        source = read_weights(path)
+        architecture = {"kind": "yolo", "description": source.description}
+        weights = {f"net.{key}": value for key, value in source.net.state_dict().items()}
+        return Trained(architecture, weights, source.names, source.image_size, None)
+    extra = facts_of(saved, path)
+    size = extra["config"]["data"]["image_size"]
+    return Trained(
+        architecture_of(saved),
+        evaluated_weights(saved),
+        tuple(extra["names"]),
+        size,
+        saved["step"],
+        extra["config"],
+    )
+
+
+def facts_of(saved: Mapping[str, Any], path: Path, needed: Collection[str] = ("names",)) -> Mapping[str, Any]:
+    """What a checkpoint of this project says of its run; `needed` are the facts that must be among them.
+
+    Raises:
+        UserError: something of it is missing or no longer what a run writes.
+    """
+    extra = saved.get("extra", {})
+    try:
+        DataConfig(image_size=extra["config"]["data"]["image_size"])
+        complete = extra.keys() >= set(needed) and bool(extra["names"])
+    except (KeyError, TypeError, ValueError):
+        complete = False
+    if not complete:
+        raise UserError(f"{path}: the checkpoint is damaged: it does not say what it was trained on")
+    return dict(extra)
+
+
+def architecture_of(saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a checkpoint of this project says of its network; early ones have only the configuration."""
+    architecture: Mapping[str, Any] | None = saved["extra"].get("architecture")
+    return architecture or {"kind": "compact", "model": saved["extra"]["config"].get("model")}
+
+
+def rebuild(architecture: Mapping[str, Any], num_classes: int) -> DetectionModel:
+    """The network that `DetectionModel.architecture` describes, its weights aside.
+
+    Raises:
+        UserError: no network can be built from it.
+    """
+    try:
+        if architecture["kind"] == "yolo":
+            return YoloModel(architecture["description"], num_classes)
+        config = ModelConfig.model_validate({**architecture["model"], "freeze": "none"})
+    except (KeyError, TypeError, ValueError) as error:  # pydantic's is a ValueError
+        raise UserError("the checkpoint describes no network that can be built; it is damaged") from error
+    return build_detector(config, num_classes)
+
+
+class Loaded(NamedTuple):
+    """A trained model, ready to predict."""
+
+    model: DetectionModel  # in evaluation mode, float32, on the CPU
+    names: tuple[str, ...]
+    image_size: int
+    step: int | None
+    config: Mapping[str, Any] | None = None
+
+
+def load_model(path: Path) -> Loaded:
+    """The trained model in a checkpoint of this project or of ultralytics.
+
+    Raises:
+        UserError: it is missing or broken.
+    """
+    trained = read_trained(path)
+    model = rebuild(trained.architecture, len(trained.names))
+    try:
+        model.load_state_dict(dict(trained.weights))
+    except RuntimeError as error:
+        raise UserError(f"{path}: its tensors are not those of the network it describes") from error
+    return Loaded(model.eval(), trained.names, trained.image_size, trained.step, trained.config)

@@ -1,0 +1,131 @@
+"""Detection networks of ultralytics (YOLOv8, 11, 12, 26, …) as models that our engine trains.
+
+Their `DetectionModel` is an ordinary module; only its own forward pass, trainer and loader are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from detector.errors import UserError
+from detector.models.base import DetectionModel, Predictions
+from detector.runtime.description_check import check_description
+from detector.runtime.ultralytics_import import import_safe_tasks, import_ultralytics
+
+# The head's class branches: of the usual head, and of the one that needs no suppression (YOLO26, v10).
+CLASS_BRANCHES = "cv3", "one2one_cv3"
+
+
+class DualPredictions(NamedTuple):
+    """Training outputs of a network with two heads; a tuple, so that hooks find the tensors."""
+
+    one2many: Predictions
+    one2one: Predictions
+
+
+class YoloModel(DetectionModel):
+    """An ultralytics network behind our interface.
+
+    Args:
+        description: the network as ultralytics' YAML describes it, with `nc` classes.
+        num_classes: how many classes the head is to score. Where it is not `nc`, only the last
+            convolution of each class branch is replaced, so that everything before it can be transferred.
+    """
+
+    def __init__(self, description: Mapping[str, Any], num_classes: int) -> None:
+        super().__init__()
+        tasks = import_safe_tasks()
+        try:
+            check_description(description, import_ultralytics("nn.modules"))
+            self.net: nn.Module = tasks.DetectionModel(deepcopy(dict(description)), verbose=False)
+        except Exception as error:  # whatever a wrong description makes their parser stumble over
+            reason = " ".join(str(error).split())[:200]
+            kind = type(error).__name__
+            raise UserError(
+                f"model.pretrained: ultralytics cannot build this network ({kind}: {reason})"
+            ) from error
+        head = self.head
+        if type(head).__name__ not in ("Detect", "v10Detect"):
+            kind = type(head).__name__
+            raise UserError(
+                f"model.pretrained: its head is {kind}; only detection networks can be trained here"
+            )
+        self.description = dict(description)
+        if num_classes != head.nc:
+            _replace_classes(head, num_classes)
+        self.num_classes, self.reg_max = num_classes, int(head.reg_max)
+        self.strides = tuple(int(stride) for stride in head.stride.tolist())
+        self.dual = getattr(head, "one2one_cv2", None) is not None
+
+    @property
+    def head(self) -> Any:
+        """Ultralytics' `Detect` module: the last layer."""
+        return self.net.model[-1]  # type: ignore[index]
+
+    def forward(self, images: Tensor) -> Predictions | DualPredictions:
+        """(B, 3, H, W) in [0, 1], H and W multiples of 32 -> raw predictions.
+
+        A network with two heads gives both in training, and otherwise the usual one, whose duplicates are
+        suppressed: as ultralytics evaluates by default.
+        """
+        if not len(images):  # an empty share of a batch; their heads' reshaping cannot do without an image
+            one = self.forward(images.new_zeros(1, *images.shape[1:]))
+            if isinstance(one, DualPredictions):
+                return DualPredictions(_none_of(one.one2many), _none_of(one.one2one))
+            return _none_of(one)
+        raw = self.net(images)
+        if not self.dual:
+            return raw  # type: ignore[no-any-return]
+        if self.training:
+            return DualPredictions(raw["one2many"], raw["one2one"])
+        return raw["one2many"]  # type: ignore[no-any-return]
+
+    def train(self, mode: bool = True) -> YoloModel:
+        """Switch every layer; the head itself always gives raw predictions, as in training."""
+        super().train(mode)
+        self.head.training = True  # its own flag alone: its layers keep theirs
+        return self
+
+    def trunk_points(self) -> dict[str, nn.Module]:
+        """The backbone's layers, such as `02_2.c2f` for ultralytics' `model.2`, in network order."""
+        return {
+            f"{index:02d}_{index}.{type(layer).__name__.lower()}": layer
+            for index, layer in enumerate(self.backbone())
+        }
+
+    def backbone(self) -> list[nn.Module]:
+        """See `DetectionModel.backbone`: what the description lists under that name."""
+        return list(self.net.model)[: len(self.description["backbone"])]  # type: ignore[arg-type]
+
+    def class_layers(self) -> set[str]:
+        """See `DetectionModel.class_layers`."""
+        last = len(self.net.model) - 1  # type: ignore[arg-type]
+        return {
+            f"net.model.{last}.{name}.{index}.{len(branch) - 1}"
+            for name in CLASS_BRANCHES
+            for index, branch in enumerate(getattr(self.head, name, None) or ())
+        }
+
+    def architecture(self) -> dict[str, Any]:
+        """See `DetectionModel.architecture`."""
+        return {"kind": "yolo", "description": self.description}
+
+
+def _none_of(preds: Predictions) -> Predictions:
+    """As of an empty batch, but still a function of every weight."""
+    feats = [feat[:0] for feat in preds["feats"]]
+    return {"boxes": preds["boxes"][:0], "scores": preds["scores"][:0], "feats": feats}
+
+
+def _replace_classes(head: Any, num_classes: int) -> None:
+    """Give a head another number of classes, its hidden layers left as they are."""
+    for name in CLASS_BRANCHES:
+        for branch in getattr(head, name, None) or ():
+            old = branch[-1]
+            branch[-1] = nn.Conv2d(old.in_channels, num_classes, 1)
+    head.nc, head.no = num_classes, num_classes + 4 * head.reg_max
+    head.bias_init()  # the prior on the new classes; everything else is overwritten by what is transferred

@@ -1,0 +1,1 @@
+"""Processes, files, signals and memory: what a run needs from the machine, and nothing about detection."""

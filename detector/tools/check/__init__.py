@@ -1,0 +1,1 @@
+"""`detector check`: a dataset, examined before training."""

@@ -1,0 +1,258 @@
+"""Runs grouped into ablations and set against a baseline, after a check that they may be compared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from detector.errors import UserError, spelt_out
+from detector.tools.compare.factorial import Factorial, find_factorial
+from detector.tools.compare.metrics import METRICS
+from detector.tools.compare.runs import LeftOut, Run
+from detector.tools.compare.statistics import (
+    Difference,
+    Estimate,
+    difference,
+    estimate,
+    holm,
+    smallest_p,
+)
+
+_UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Group:
+    """An ablation: the runs that differ in nothing but their seed."""
+
+    label: str
+    runs: tuple[Run, ...]
+    changes: tuple[str, ...]  # against the baseline, as section.key=value
+    estimates: Mapping[str, Estimate]
+    differences: Mapping[str, Difference]  # from the baseline, paired by seed; empty for the baseline
+
+    def verdict(self, late: bool) -> str:
+        """The runs' verdict, with counts where they disagree."""
+        counts = Counter(v for run in self.runs if (v := run.verdicts[late]))
+        if len(counts) < 2:
+            return next(iter(counts), "–")
+        return ", ".join(f"{verdict} {count}" for verdict, count in counts.most_common())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything the tables and the page show."""
+
+    groups: tuple[Group, ...]  # the baseline first
+    left_out: tuple[LeftOut, ...]
+    differing: tuple[str, ...]  # why the runs are not comparable, where that was allowed
+    notes: tuple[str, ...]
+    factorial: Factorial | None = None
+    datasets: tuple[str, ...] = field(default=())
+
+    @property
+    def baseline(self) -> Group:
+        """What the others are set against."""
+        return self.groups[0]
+
+
+def compare(
+    runs: Sequence[Run],
+    left_out: Sequence[LeftOut] = (),
+    *,
+    baseline: str | None = None,
+    allow_mixed: bool = False,
+) -> Comparison:
+    """Group the runs by what they were told, and set each group against the baseline.
+
+    Args:
+        runs: as `load_runs` returns them.
+        left_out: is passed on.
+        baseline: its label or ablation name; by default `baseline`, else the first.
+        allow_mixed: compare runs on different data, image sizes or steps all the same.
+
+    Raises:
+        UserError: the runs are not comparable, or there is no such baseline.
+    """
+    differing = mixed(runs)
+    if differing and not allow_mixed:
+        raise UserError(
+            f"these runs are not comparable: {'; '.join(differing)}.\n"
+            "Name the runs that belong together, or compare them all the same with --allow-mixed."
+        )
+    parts = _partition(runs)
+    first = _find_baseline(parts, baseline)
+    labels = [first, *(label for label in parts if label != first)]
+    groups = [_group(label, parts[label], parts[first]) for label in labels]
+    return Comparison(
+        groups=tuple(_corrected(groups)),
+        left_out=tuple(left_out),
+        differing=tuple(differing),
+        notes=tuple(_notes(groups)),
+        factorial=find_factorial({label: parts[label] for label in labels}),
+        datasets=tuple(sorted({run.dataset for run in runs})),
+    )
+
+
+def planned(run: Run) -> str:
+    """How long the run was to train, in the unit its configuration says it in."""
+    if isinstance(steps := run.config.get("train.steps"), int):
+        return f"{steps} steps"
+    epochs = run.config.get("train.epochs")
+    batch = f"batch {run.config.get('train.batch')} × {run.config.get('train.accumulate', 1)}"
+    return f"{epochs} epochs of {batch}" if epochs is not None else _UNKNOWN
+
+
+def mixed(runs: Sequence[Run]) -> list[str]:
+    """What differs among the runs that makes their numbers incomparable, in words."""
+    kinds: dict[str, Callable[[Run], str]] = {
+        "data": lambda run: f"{run.dataset} {run.data[:8]}" if run.data else _UNKNOWN,
+        "image size": lambda run: f"{run.config['data.image_size']} px",
+        "length": planned,
+    }
+    if not any(run.data for run in runs):  # nothing has ended yet: the name is all there is to go by
+        kinds["data"] = lambda run: run.dataset
+    lines = []
+    for kind, of in kinds.items():
+        found: dict[str, list[Run]] = {}
+        for run in runs:
+            found.setdefault(of(run), []).append(run)
+        unknown = found.pop(_UNKNOWN, [])
+        if kind == "data":  # an unfinished run has no fingerprint, but does name its data
+            names = {run.dataset for same in found.values() for run in same}
+            for run in unknown:
+                if run.dataset not in names:
+                    found.setdefault(run.dataset, []).append(run)
+        if len(found) > 1:
+            parts = [
+                f"{value} ({len(same)}: {same[0].directory.name}{', …' * (len(same) > 1)})"
+                for value, same in found.items()
+            ]
+            lines.append(f"{kind}: {' and '.join(parts)}")
+    return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+
+
+def _partition(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs by label. Where one name stands for several configurations, the label says what differs."""
+    by_name: dict[str, dict[str, list[Run]]] = {}
+    for run in runs:
+        key = repr((run.data, sorted(run.identity.items())))
+        if not run.data:  # it joins the runs that know their data, if there are any
+            same = [other for other in runs if other.data and other.dataset == run.dataset]
+            key = repr(((same or [run])[0].data, sorted(run.identity.items())))
+        by_name.setdefault(run.name, {}).setdefault(key, []).append(run)
+    parts: dict[str, list[Run]] = {}
+    for name, variants in by_name.items():
+        several = list(variants.values())
+        reference = several[0][0]
+        for number, same in enumerate(several):
+            label = name
+            if number:
+                differs = _changes(same[0], reference)
+                if same[0].dataset != reference.dataset:
+                    differs.insert(0, f"on {same[0].dataset}")
+                label = f"{name} [{', '.join(differs[:2]) or 'other data'}{', …' * (len(differs) > 2)}]"
+                while label in parts:
+                    label += "′"
+            parts[label] = sorted(same, key=lambda run: (run.seed is None, run.seed))
+    return parts
+
+
+def _find_baseline(parts: Mapping[str, Sequence[Run]], wanted: str | None) -> str:
+    if wanted is None:
+        return "baseline" if "baseline" in parts else next(iter(parts))
+    if wanted not in parts:
+        raise UserError(f"--baseline {wanted}: no such ablation among {', '.join(parts)}")
+    return wanted
+
+
+def _changes(run: Run, reference: Run) -> list[str]:
+    ours, theirs = run.identity, reference.identity
+    keys = [key for key in (ours | theirs) if ours.get(key, _UNKNOWN) != theirs.get(key, _UNKNOWN)]
+    return [f"{key}={_yaml(ours.get(key, _UNKNOWN))}" for key in keys]
+
+
+def _yaml(value: object) -> str:
+    text = (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else spelt_out(str(value))
+    )
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
+def _group(label: str, runs: Sequence[Run], baseline: Sequence[Run]) -> Group:
+    by_seed = {run.seed: run for run in baseline}
+    pairs = [(run, by_seed[run.seed]) for run in runs if run.seed in by_seed]
+    own = runs is baseline
+    return Group(
+        label=label,
+        runs=tuple(runs),
+        changes=tuple(_changes(runs[0], baseline[0])),
+        estimates={m.key: estimate([run.values[m.key] for run in runs], m.bounds) for m in METRICS},
+        differences={}
+        if own
+        else {
+            m.key: difference([(a.values[m.key], b.values[m.key]) for a, b in pairs])
+            for m in METRICS
+            if m.tested
+        },
+    )
+
+
+def _corrected(groups: Sequence[Group]) -> list[Group]:
+    """Holm's correction, one family for each metric: all ablations that are set against the baseline."""
+    others = groups[1:]
+    corrected: list[dict[str, Difference]] = [{} for _ in others]
+    for metric in (m for m in METRICS if m.tested):
+        found = [group.differences[metric.key] for group in others]
+        for into, one, p in zip(corrected, found, holm([d.p for d in found]), strict=True):
+            into[metric.key] = replace(one, p_holm=p)
+    return [groups[0], *(replace(g, differences=d) for g, d in zip(others, corrected, strict=True))]
+
+
+def _notes(groups: Sequence[Group]) -> list[str]:
+    """What a reader must know to trust the numbers."""
+    notes = [
+        "Mean ± standard deviation over seeds; brackets are 95 % Student-t intervals. mAP ends at 0 and 1, "
+        "where its intervals are cut off: near a bound they are only a guide."
+    ]
+    runs = [run for group in groups for run in group.runs]
+    pairs = max((d.n for group in groups for d in group.differences.values()), default=0)
+    if pairs:
+        least = smallest_p(pairs)
+        notes.append(
+            "Differences from the baseline are paired by seed; p is the exact sign-flip test's, two-sided, "
+            f"then corrected after Holm over the ablations. The smallest p that {pairs} pair(s) can give is "
+            f"{least:.2g}, before correction"
+            + (
+                ": no difference here can be significant at .05, so judge by"
+                if least > 0.05
+                else "; see also"
+            )
+            + " size and interval."
+        )
+    if any(run.dataset == "coco8" for run in runs):
+        notes.append(
+            "COCO8 trains on four images: its train mAP is memorisation, and its val mAP says nothing."
+        )
+    commits = sorted({run.commit for run in runs if run.commit})
+    if len(commits) > 1:
+        notes.append(
+            f"The runs come from {len(commits)} commits: {', '.join(commits[:6])}{' …' * (len(commits) > 6)}."
+        )
+    if unknown := [run.directory.name for run in runs if run.data is None]:
+        notes.append(
+            f"What data they trained on could not be verified, for lack of a summary: {_some(unknown)}."
+        )
+    ends = Counter(run.state for run in runs)
+    if ends["diverged"]:
+        notes.append(
+            f"{ends['diverged']} run(s) diverged: they count in mAP and V at init, not in loss or time."
+        )
+    if incomplete := ends["stopped"] + ends["unfinished"]:
+        notes.append(f"{incomplete} run(s) did not reach their end: only their V at init counts.")
+    return notes

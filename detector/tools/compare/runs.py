@@ -1,0 +1,275 @@
+"""Run directories as they are found: finished, interrupted, torn, or written by another version.
+
+Every directory ends up in one of two lists: runs, each with its state and what is odd about it, or left
+out with the reason. Nothing a file holds may stop the others from being compared.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from detector.analysis.diagnosis import diagnose
+from detector.config.safe_yaml import Value, printable, read
+from detector.errors import UserError, spelt_out
+from detector.runtime.files import read_bytes
+from detector.tools.compare.history import Curves, curves, nonfinite_note, number, read_rows
+from detector.tools.compare.metrics import METRICS
+
+State = Literal["finished", "diverged", "stopped", "unfinished"]
+
+FILES = ("config.yaml", "history.jsonl", "summary.json")
+MAX_SUMMARY = 1_000_000
+MAX_LEDGER = 50_000_000
+# What a run was told that does not change what it computes, or is compared in another way.
+NEUTRAL = (
+    "run.",
+    "tracking.",
+    "gradients.",
+    "train.seed",
+    "train.threads",
+    "train.device",
+    "data.path",
+    "data.workers",
+    "data.cache",
+    "data.fallback",
+    "data.on_error",
+    "data.allow_outside",
+)
+KEYS = tuple(metric.key for metric in METRICS)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One factor of the chain rule: what an operation does to the gradient's norm on its way back."""
+
+    step: int
+    block: str
+    operation: str
+    factor: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory."""
+
+    directory: Path
+    name: str  # of the ablation
+    seed: int | None
+    state: State
+    notes: tuple[str, ...]
+    config: Mapping[str, Any]  # "section.key" -> value
+    values: Mapping[str, float]  # KEYS; NaN where a run in this state has none
+    verdicts: tuple[str | None, str | None]  # at initialisation, late
+    data: str | None  # the dataset's fingerprint, known once a run has ended
+    dataset: str  # its name, or where the configuration says it is
+    commit: str | None
+    curves: Curves
+    ledger: tuple[Step, ...] = ()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The configuration without what does not matter to the result."""
+        return {key: value for key, value in self.config.items() if not key.startswith(NEUTRAL)}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A directory that is not compared, and why."""
+
+    directory: Path
+    reason: str
+
+
+def load_runs(paths: Sequence[Path]) -> tuple[list[Run], list[LeftOut]]:
+    """Read run directories, and folders of run directories.
+
+    Raises:
+        UserError: a path does not exist, or no run is left.
+    """
+    directories = list(dict.fromkeys(d.resolve() for path in paths for d in _directories(path)))
+    loaded = [_load(directory) for directory in directories]
+    runs = [item for item in loaded if isinstance(item, Run)]
+    out = [item for item in loaded if isinstance(item, LeftOut)]
+    runs, again = _without_repeats(runs)
+    if not runs:
+        reasons = "; ".join(f"{item.directory.name}: {item.reason}" for item in out[:3])
+        raise UserError(f"no run to compare in {', '.join(map(str, paths))}" + (f" ({reasons})" * bool(out)))
+    return runs, out + again
+
+
+def _directories(path: Path) -> list[Path]:
+    if not path.is_dir():
+        raise UserError(f"{path}: no such directory; name a run's directory, such as runs/baseline-s0")
+    if any((path / name).exists() for name in FILES):
+        return [path]
+    try:
+        inside = sorted(path.iterdir())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    found = [child for child in inside if any((child / name).exists() for name in FILES)]
+    if not found:
+        raise UserError(f"{path}: neither a run's directory nor a folder of them: none of {', '.join(FILES)}")
+    return found
+
+
+def _load(directory: Path) -> Run | LeftOut:
+    try:
+        config = flatten(read(directory / "config.yaml", "config.yaml"))
+    except UserError as error:
+        return LeftOut(directory, f"what it was trained on is unknown: {error}")
+    missing = [key for key in ("data.image_size", "train.seed") if not isinstance(config.get(key), int)]
+    if missing:
+        return LeftOut(directory, f"config.yaml has no usable {', '.join(missing)} (another version's?)")
+    summary, problem = _summary(directory / "summary.json")
+    try:
+        rows, notes = read_rows(directory / "history.jsonl")
+    except OSError as error:
+        rows, notes = [], [f"history.jsonl cannot be read ({error.strerror}): no curves"]
+    if not rows and not summary:
+        return LeftOut(directory, f"nothing was recorded: {'; '.join([*notes, problem or ''])}".rstrip("; "))
+    if problem:
+        notes.append(problem)
+    if note := nonfinite_note(rows):
+        notes.append(note)
+    notes += _odd(config, summary, rows)
+    state = _state(summary)
+    verdicts: tuple[str | None, str | None]
+    if state == "unfinished":  # what was measured at step 0 is a result whatever became of the run
+        late: Mapping[str, Any] = _diagnose(rows)
+        values = dict.fromkeys(KEYS, math.nan)
+        values[KEYS[0]] = number(late.get(KEYS[0]))
+        verdicts = _text(late.get("gradient/verdict_init")), None
+    else:
+        ended = state != "stopped"
+        kept = set(KEYS) if ended else {KEYS[0]}
+        if state == "diverged":  # cut short: neither its time nor its last finite loss compares
+            kept -= {"seconds", "train/loss"}
+        values = {key: number(summary.get(key)) if key in kept else math.nan for key in KEYS}
+        late_verdict = _text(summary.get("gradient/verdict")) if ended else None
+        verdicts = (_text(summary.get("gradient/verdict_init")), late_verdict)
+    ledger, note = _ledger(directory / "ledger.json")
+    name = summary.get("ablation") or config.get("run.name") or directory.name
+    fingerprint, commit = summary.get("data_fingerprint"), summary.get("commit")
+    return Run(
+        directory=directory,
+        name=printable(str(name)),
+        seed=config["train.seed"],
+        state=state,
+        notes=(*notes, *([note] if note else [])),
+        config=config,
+        values=values,
+        verdicts=verdicts,
+        data=fingerprint if isinstance(fingerprint, str) else None,
+        dataset=printable(str(summary.get("dataset") or Path(str(config.get("data.path"))).stem)),
+        commit=spelt_out(commit[:7]) if isinstance(commit, str) else None,
+        curves=curves(rows),
+        ledger=ledger,
+    )
+
+
+def flatten(value: Value, prefix: str = "") -> dict[str, Any]:
+    """A parsed document as "section.key" -> value."""
+    if not isinstance(value.value, dict):
+        return {prefix: value.value} if prefix else {}
+    flat: dict[str, Any] = {}
+    for key, item in value.value.items():
+        flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _summary(path: Path) -> tuple[dict[str, Any], str | None]:
+    """The summary, or an empty one and what is wrong with it."""
+    try:
+        content = json.loads(read_bytes(path, MAX_SUMMARY))
+    except FileNotFoundError:
+        return {}, "it has no summary.json: it is still running, or was killed"
+    except OSError as error:
+        return {}, f"summary.json cannot be read: {error.strerror}"
+    except (ValueError, RecursionError):
+        return {}, "summary.json is not valid JSON"
+    if not isinstance(content, dict):
+        return {}, "summary.json does not hold an object"
+    return content, None
+
+
+def _state(summary: Mapping[str, Any]) -> State:
+    if not summary:
+        return "unfinished"
+    status = summary.get("status")
+    return status if status in ("finished", "diverged") else "stopped"
+
+
+def _odd(
+    config: Mapping[str, Any], summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """What does not fit together, in words."""
+    notes = []
+    if summary:
+        missing = [key for key in (*KEYS, "status", "data_fingerprint") if key not in summary]
+        if missing:
+            notes.append(f"summary.json (another version's?) lacks {', '.join(missing)}")
+        if "status" in summary and summary["status"] not in ("finished", "diverged", "stopped"):
+            notes.append(f"its status {printable(str(summary['status']))!r} is unknown: taken as stopped")
+        seed = summary.get("seed")
+        if seed is not None and seed != config["train.seed"]:
+            notes.append(f"summary.json says seed {printable(str(seed))}, config.yaml {config['train.seed']}")
+    steps, every = number(summary.get("steps")), number(config.get("gradients.every"))
+    # The last step is always recorded; where it is not, what came before cannot be told from what is lost.
+    if rows and summary.get("status") == "finished" and rows[-1]["step"] + max(every, 1) < steps:
+        notes.append(f"its history ends at step {rows[-1]['step']} of {steps:.0f}: curves are cut short")
+    return notes
+
+
+def _diagnose(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    try:
+        return diagnose(rows, int(rows[-1]["step"]) + 1) if rows else {}
+    except (KeyError, ValueError):  # a row of another version, without the indices or the norms
+        return {}
+
+
+def _text(value: object) -> str | None:
+    return printable(value) if isinstance(value, str) else None
+
+
+def _ledger(path: Path) -> tuple[tuple[Step, ...], str | None]:
+    """The chain-rule ledger, if the run wrote one."""
+    try:
+        entries = json.loads(read_bytes(path, MAX_LEDGER))
+        steps = tuple(
+            Step(int(entry["step"]), str(entry["block"]), _operation(entry), number(entry["factor"]))
+            for entry in entries
+        )
+    except FileNotFoundError:
+        return (), None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+        return (), "ledger.json is not a list of {step, block, operation, factor}, and left out"
+    return steps, None
+
+
+def _operation(entry: Mapping[str, Any]) -> str:
+    """Its place in the block, and what stands there if the ledger says so: `a.act (SiLU)`."""
+    layer = entry.get("layer")
+    return str(entry["operation"]) + (f" ({layer})" if layer and layer != entry["operation"] else "")
+
+
+def _without_repeats(runs: Sequence[Run]) -> tuple[list[Run], list[LeftOut]]:
+    """One run for each configuration and seed, finished if possible: a repeat is not another sample."""
+    rank = {"finished": 0, "diverged": 1, "stopped": 2, "unfinished": 3}
+    kept: dict[str, list[Run]] = {}
+    out = []
+    for run in sorted(runs, key=lambda run: rank[run.state]):
+        same = kept.setdefault(repr((run.name, run.seed, run.dataset, sorted(run.identity.items()))), [])
+        # A run that did not end knows its data by name only.
+        twin = next((other for other in same if run.data in (other.data, None)), None)
+        if twin is None:
+            same.append(run)
+        else:
+            reason = f"the same ablation, configuration and seed as {twin.directory.name}: not another sample"
+            out.append(LeftOut(run.directory, reason))
+    chosen = {id(run) for same in kept.values() for run in same}
+    return [run for run in runs if id(run) in chosen], out

@@ -1,0 +1,252 @@
+"""The comparison as tables: for the console, Markdown, LaTeX and, with every number raw, CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from detector.tools.compare.comparison import Comparison, Group
+from detector.tools.compare.metrics import METRICS, Metric
+from detector.tools.compare.statistics import Difference, Estimate
+
+_LATEX = str.maketrans(
+    {
+        **{c: f"\\{c}" for c in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "−": "$-$",
+        "→": r"$\to$",
+        "×": r"$\times$",
+        "–": "--",
+        "…": r"\dots{}",
+        "Δ": r"$\Delta$",
+        "<": r"$<$",
+        ">": r"$>$",
+        "[": "{[}",  # after \\ a bracket would be an argument
+    }
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number with what belongs below it, such as its interval; or a word."""
+
+    text: str
+    below: tuple[str, ...] = ()
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table, in no format yet."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def sheets(comparison: Comparison) -> list[Sheet]:
+    """The tables of a comparison: what was measured, differences from the baseline, factorial effects."""
+    found = [_measured(comparison)]
+    if len(comparison.groups) > 1:
+        found.append(_differences(comparison))
+    if comparison.factorial is not None:
+        found.append(_effects(comparison))
+    return found
+
+
+def value(number: float, metric: Metric) -> str:
+    """A number in the metric's digits, with a true minus sign; a dash if there is none."""
+    if not math.isfinite(number):
+        return "–"
+    return f"{number:{'+' if metric.signed else ''}.{metric.digits}f}".replace("-", "−")
+
+
+def _lines(*texts: str) -> tuple[str, ...]:
+    return tuple(text for text in texts if text)
+
+
+def interval(e: Estimate, metric: Metric) -> str:
+    """A 95 % interval, empty where one value gives none."""
+    return f"[{value(e.low, metric)}, {value(e.high, metric)}]" if math.isfinite(e.low) else ""
+
+
+def _measured(comparison: Comparison) -> Sheet:
+    def cell(group: Group, metric: Metric) -> Cell:
+        e = group.estimates[metric.key]
+        spread = f" ± {value(e.sd, metric).lstrip('+')}" if e.n > 1 else ""
+        of = f"{e.n} of {len(group.runs)} runs" if 0 < e.n < len(group.runs) else ""
+        return Cell(value(e.mean, metric) + spread, _lines(interval(e, metric), of))
+
+    rows = []
+    for group in comparison.groups:
+        rows.append(
+            (
+                Cell(group.label, _lines(*(change.split(".", 1)[-1] for change in group.changes)), False),
+                Cell(str(len(group.runs))),
+                Cell(group.verdict(False), (group.verdict(True),), False),
+                *(cell(group, metric) for metric in METRICS),
+            )
+        )
+    columns = ("ablation", "n", "verdict at init, late", *(metric.label for metric in METRICS))
+    return Sheet("What was measured", columns, tuple(rows))
+
+
+def _differences(comparison: Comparison) -> Sheet:
+    def cell(d: Difference, metric: Metric) -> Cell:
+        p = "" if math.isnan(d.p) else f"p {_p(d.p)}, Holm {_p(d.p_holm)}"
+        signed = Metric(metric.key, metric.label, metric.digits, signed=True)
+        return Cell(value(d.mean, signed), _lines(interval(d, signed), p))
+
+    tested = [metric for metric in METRICS if metric.tested]
+    rows = tuple(
+        (
+            Cell(group.label, numeric=False),
+            Cell(str(max(d.n for d in group.differences.values()))),
+            *(cell(group.differences[metric.key], metric) for metric in tested),
+        )
+        for group in comparison.groups[1:]
+    )
+    title = f"Difference from {comparison.baseline.label}, paired by seed"
+    return Sheet(title, ("ablation", "pairs", *(f"Δ {metric.label}" for metric in tested)), rows)
+
+
+def _p(p: float) -> str:
+    return f"{p:.2g}" if p >= 0.001 else "<0.001"
+
+
+def _effects(comparison: Comparison) -> Sheet:
+    design = comparison.factorial
+    assert design is not None
+    tested = [metric for metric in METRICS if metric.tested]
+    rows = []
+    for effect in next(iter(design.effects.values())):
+        cells = [
+            Cell(("stripping " if len(effect) == 1 else "interaction ") + design.name(effect), numeric=False)
+        ]
+        for metric in tested:
+            signed = Metric(metric.key, metric.label, metric.digits, signed=True)
+            e = design.effects[metric.key][effect]
+            cells.append(Cell(value(e.mean, signed), _lines(interval(e, signed))))
+        rows.append(tuple(cells))
+    k = len(design.factors)
+    fixed = "".join(f", at {key.split('.')[1]}={level}" for key, level in design.fixed.items())
+    title = f"Factorial effects (2^{k}{fixed}), over seeds"
+    return Sheet(title, ("effect", *(metric.label for metric in tested)), tuple(rows))
+
+
+def print_console(comparison: Comparison, console: Console) -> None:
+    """Print everything, the runs left out included."""
+    for sheet in sheets(comparison):
+        table = Table(title=Text(sheet.title), title_justify="left", title_style="bold", show_lines=True)
+        names = min(24, max(len(row[0].text) for row in sheet.rows))  # not folded on a narrow terminal
+        for at, column in enumerate(sheet.columns):
+            left = at == 0 or not sheet.rows[0][at].numeric
+            table.add_column(
+                Text(column),
+                justify="left" if left else "right",
+                overflow="fold",
+                min_width=names if at == 0 else None,
+            )
+        for row in sheet.rows:
+            table.add_row(*(Text.assemble(c.text, *(("\n" + line, "dim") for line in c.below)) for c in row))
+        console.print(table)
+    for line in remarks(comparison):
+        console.print(Text("· " + line))
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """What goes below the tables: how to read them, and every run that is not simply finished."""
+    lines = [f"Not comparable, and compared all the same: {line}." for line in comparison.differing]
+    lines += comparison.notes
+    for group in comparison.groups:
+        for run in group.runs:
+            if run.notes or run.state != "finished":
+                why = "; ".join(run.notes)
+                lines.append(f"{run.directory.name}: {run.state}" + (f": {why}" if why else ""))
+    return lines + [f"left out: {item.directory.name}: {item.reason}" for item in comparison.left_out]
+
+
+def markdown(comparison: Comparison) -> str:
+    """GitHub's Markdown."""
+
+    def escape(text: str) -> str:
+        text = text.replace("&", "&amp;").replace("<", "&lt;").replace("\\", "\\\\")
+        for character in "|*_`[]":
+            text = text.replace(character, "\\" + character)
+        return text
+
+    blocks = []
+    for sheet in sheets(comparison):
+        head = "| " + " | ".join(map(escape, sheet.columns)) + " |"
+        rule = "|" + "|".join("--:" if cell.numeric else "---" for cell in sheet.rows[0]) + "|"
+        rows = [
+            "| " + " | ".join("<br>".join(map(escape, (c.text, *c.below))) for c in row) + " |"
+            for row in sheet.rows
+        ]
+        blocks.append("\n".join([f"**{escape(sheet.title)}**", "", head, rule, *rows]))
+    blocks.append("\n".join(f"- {escape(line)}" for line in remarks(comparison)))
+    return "\n\n".join(blocks) + "\n"
+
+
+def latex(comparison: Comparison) -> str:
+    """One `tabular` a table, for \\usepackage{booktabs}; the remarks are comments."""
+    blocks = []
+    for sheet in sheets(comparison):
+        kinds = "".join("r" if cell.numeric else "l" for cell in sheet.rows[0])
+        lines = [f"% {_one_line(sheet.title)}", rf"\begin{{tabular}}{{{kinds}}}", r"\toprule"]
+        lines += [" & ".join(_tex(column) for column in sheet.columns) + r" \\", r"\midrule"]
+        for row in sheet.rows:
+            lines.append(" & ".join(_tex(cell.text) for cell in row) + r" \\")
+            if any(cell.below for cell in row[1:]):
+                small = (rf"{{\scriptsize {_tex(', '.join(c.below))}}}" if c.below else "" for c in row)
+                lines.append(" & ".join(small) + r" \\")
+        blocks.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
+    blocks.append("\n".join(f"% {_one_line(line)}" for line in remarks(comparison)))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _tex(text: str) -> str:
+    return text.translate(_LATEX)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def csv_text(comparison: Comparison) -> str:
+    """Long form: one row an ablation and metric, and one a factorial effect and metric, digits untouched."""
+    columns = ["kind", "name", "metric", "n", "mean", "sd", "ci95_low", "ci95_high", "p_sign_flip", "p_holm"]
+    rows: list[Sequence[object]] = []
+    for group in comparison.groups:
+        for metric in METRICS:
+            rows.append(["measured", group.label, metric.key, *_numbers(group.estimates[metric.key]), "", ""])
+        for key, d in group.differences.items():
+            rows.append(["difference", group.label, key, *_numbers(d), *map(_raw, (d.p, d.p_holm))])
+    if (design := comparison.factorial) is not None:
+        for key, by_effect in design.effects.items():
+            rows += [["effect", design.name(f), key, *_numbers(e), "", ""] for f, e in by_effect.items()]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    for kind, name, *rest in rows:
+        # A name such as =HYPERLINK(…) would be a formula to a spreadsheet.
+        writer.writerow([kind, f"'{name}" if str(name).startswith(("=", "+", "-", "@")) else name, *rest])
+    return out.getvalue()
+
+
+def _numbers(e: Estimate) -> list[object]:
+    return [e.n, *map(_raw, (e.mean, e.sd, e.low, e.high))]
+
+
+def _raw(number: float) -> object:
+    return repr(number) if math.isfinite(number) else ""

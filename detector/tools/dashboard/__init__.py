@@ -1,0 +1,1 @@
+"""`detector dashboard`: the W&B workspace as code."""

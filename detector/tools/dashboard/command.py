@@ -1,0 +1,178 @@
+"""The W&B workspace as code: what to look at in a project full of ablations, in reading order.
+
+`wandb-workspaces` is an optional extra: pip install 'gradient-detector[dashboard]'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from detector.errors import UserError
+
+if TYPE_CHECKING:
+    from wandb_workspaces.workspaces import Section, Workspace
+
+NAME = "Where gradients die"
+# A layer's name is two digits of depth and the block: 00_stem, 07_p3.4. The dots are part of it.
+LAYER = r"\d\d_[a-z0-9.]+"
+COLUMNS = (
+    "run:displayName",
+    "run:state",
+    "config:ablation.value",
+    "config:seed.value",
+    "summary:train/mAP50-95",
+    "summary:val/mAP50-95",
+    "summary:train/loss",
+    "summary:gradient/vanishing_index_init",
+    "summary:gradient/vanishing_index",
+    "summary:gradient/verdict",
+)
+
+
+def dashboard(options: argparse.Namespace) -> None:
+    """Save the workspace, or print its specification: the command `detector dashboard`.
+
+    Raises:
+        UserError: wandb-workspaces is not installed, or W&B refused.
+    """
+    workspace = build(options.entity, options.project, layer_names(options), regex=not options.explicit)
+    if options.dry_run:
+        print(json.dumps(specification(workspace), indent=2))
+        return
+    try:
+        workspace.save()
+    except Exception as error:  # the client raises what its transport does: many kinds, no common base
+        words = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"W&B did not take the workspace: {words}\n"
+            f"is {options.entity}/{options.project} a project of yours (`wandb login`, then one run)?"
+        ) from error
+    print(f"Saved: {workspace.url}")
+
+
+def layer_names(options: argparse.Namespace) -> list[str]:
+    """The trunk's layers under the names that the curves carry, first to last."""
+    from detector.config.loading import load_config
+    from detector.models.detector import build_detector
+
+    model = load_config(options.config, options.overrides).config.model
+    return list(build_detector(model, num_classes=1).trunk_points())
+
+
+def build(entity: str, project: str, layers: Sequence[str], *, regex: bool = True) -> Workspace:
+    """Put the workspace together; nothing is sent.
+
+    Args:
+        entity: the W&B user or team.
+        project: the project whose runs are shown.
+        layers: the trunk's layers, first to last.
+        regex: whether the panels of all layers find them by a pattern, which also fits deeper trunks.
+            The list of `layers` is given in any case, for a W&B that does not know patterns.
+    """
+    try:
+        import wandb_workspaces.workspaces as ws
+    except ImportError as error:
+        raise UserError(
+            f"wandb-workspaces is needed ({error}): pip install 'gradient-detector[dashboard]'"
+        ) from error
+
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=NAME,
+        sections=[_accuracy(), _gradient_flow(layers, regex), _depth_profile(), _predictions()],
+        settings=ws.WorkspaceSettings(x_axis="Step", max_runs=30, sort_panels_alphabetically=False),
+        runset_settings=ws.RunsetSettings(pinned_columns=list(COLUMNS)),
+    )
+
+
+def specification(workspace: Workspace) -> dict[str, Any]:
+    """What would be sent, as plain data."""
+    # The library has no public way to ask for it; its own tests look here.
+    text: str = workspace._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)
+    return dict(json.loads(text))
+
+
+def _accuracy() -> Section:
+    import wandb_workspaces.workspaces as ws
+
+    panels: list[Any] = [
+        _bands("mAP50-95 on the training images", "train/mAP50-95"),
+        _bands("mAP50-95 on unseen images", "val/mAP50-95"),
+        _bands("Loss", "train/loss", log_y=True),
+    ]
+    return ws.Section(name="Accuracy", panels=panels, is_open=True)
+
+
+def _gradient_flow(layers: Sequence[str], regex: bool) -> Section:
+    import wandb_workspaces.reports.v2.interface as wr
+    import wandb_workspaces.workspaces as ws
+
+    panels: list[Any] = [_bands("Vanishing index V, decades: below -1 vanishing", "gradient/vanishing_index")]
+    for kind, title in (
+        ("activation_grad", "Activation gradient of every layer"),
+        ("weight_grad", "Weight gradient of every layer"),
+    ):
+        panels.append(
+            wr.LinePlot(
+                title=title,
+                x="Step",
+                y=[f"{kind}/{layer}" for layer in layers],
+                metric_regex=f"^{kind}/{LAYER}$" if regex else None,
+                log_y=True,
+                legend_position="east",
+            )
+        )
+    for place, layer in _first_middle_last(layers):
+        panels.append(_bands(f"Activation gradient, {place} block", f"activation_grad/{layer}", log_y=True))
+    panels.append(_bands("Input dependence: below 0.2 the signal has collapsed", "signal/input_dependence"))
+    return ws.Section(name="Gradient flow", panels=panels, is_open=True)
+
+
+def _depth_profile() -> Section:
+    import wandb_workspaces.reports.v2.interface as wr
+    import wandb_workspaces.workspaces as ws
+
+    # What wandb.plot.line_series logs: a table beside a preset chart.
+    chart = wr.CustomChart(
+        query={"summaryTable": {"tableKey": "depth_profile/activation_grad_table"}},
+        chart_name="wandb/lineseries/v0",
+        chart_fields={"step": "step", "lineKey": "lineKey", "lineVal": "lineVal"},
+        chart_strings={"title": "log10 of the activation gradient against depth", "xname": "depth"},
+    )
+    return ws.Section(name="Depth profile", panels=[chart], is_open=True)
+
+
+def _predictions() -> Section:
+    import wandb_workspaces.reports.v2.interface as wr
+    import wandb_workspaces.workspaces as ws
+
+    panels: list[Any] = [
+        wr.MediaBrowser(title=f"Predictions, {split} images", media_keys=[f"predictions/{split}"])
+        for split in ("train", "val")
+    ]
+    return ws.Section(name="Predictions", panels=panels, is_open=True)
+
+
+def _bands(title: str, metric: str, *, log_y: bool = False) -> Any:
+    """One curve an ablation: the mean over its seeds, with their standard deviation as a band."""
+    import wandb_workspaces.reports.v2.interface as wr
+
+    return wr.LinePlot(
+        title=title,
+        x="Step",
+        y=[metric],
+        log_y=log_y or None,
+        groupby=wr.Config("ablation"),
+        groupby_aggfunc="mean",
+        groupby_rangefunc="stddev",
+    )
+
+
+def _first_middle_last(layers: Sequence[str]) -> list[tuple[str, str]]:
+    """Three residual blocks; the stem and the downsamplings are no blocks."""
+    blocks = [layer for layer in layers if layer.rpartition(".")[2].isdigit()]
+    return [("first", blocks[0]), ("middle", blocks[(len(blocks) - 1) // 2]), ("last", blocks[-1])]

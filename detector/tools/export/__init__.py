@@ -1,0 +1,1 @@
+"""`detector export`: a trained detector for other programs."""

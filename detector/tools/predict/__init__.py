@@ -1,0 +1,1 @@
+"""`detector predict`: boxes on images, folders and video."""

@@ -1,0 +1,1 @@
+"""`detector replay`: a step whose numbers were not finite, once more."""

@@ -1,0 +1,208 @@
+"""`detector replay`: the step at which a run's numbers stopped being finite, once more."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from detector.errors import UserError
+
+if TYPE_CHECKING:
+    from detector.config.schema import Config
+    from detector.data.loader import Batch
+    from detector.gradients.nonfinite import Culprit
+    from detector.training.engine import Criterion
+    from detector.training.state import Learner
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+EXIT_FINITE, EXIT_REPRODUCED = 0, 3
+
+
+class Layer(NamedTuple):
+    """A layer in the replayed step; None where there is nothing to measure."""
+
+    output: float | None  # its largest magnitude
+    grad: float | None  # ‖dL/d(output)‖
+    weights: float | None  # ‖dL/dw‖
+
+
+def add_replay(commands: Commands) -> None:
+    """Add the command to `detector`. Imports nothing heavy, for the sake of --help."""
+    parser = commands.add_parser(
+        "replay",
+        help="repeat the step at which a run's numbers stopped being finite",
+        description="Repeat the step saved in RUN_DIR/failure: loss, gradients by layer, images, and the "
+        "first operation that goes wrong. Writes nothing. Exit code 3: it happens again; 0: it does not.",
+    )
+    parser.add_argument("directory", type=Path, metavar="RUN_DIR")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="section.key=value",
+        help="to try it with, such as train.precision=fp32",
+    )
+    parser.set_defaults(run=run_replay)
+
+
+def run_replay(options: argparse.Namespace) -> int:
+    """Replay as the command line says; return the exit code.
+
+    Raises:
+        UserError: nothing was saved, or the data are not here or not the same.
+    """
+    from detector.config.loading import load_config
+    from detector.training.engine import scaled_losses
+    from detector.training.nonfinite_guard import Rewind, examine, read_failure
+
+    saved = read_failure(options.directory)
+    config = load_config(options.directory / "config.yaml", options.overrides).config
+    learner, criterion, batches = rebuild_step(saved, config)
+    known = saved["failure"]
+    print(f"step {known['step']} (epoch {known['epoch']}) of {options.directory}, on {learner.where}", end="")
+    print("" if known["where"] == learner.where else f"; it happened on {known['where']}")
+
+    rewind = Rewind(learner.model)
+    measured, layers = measure(learner, criterion, batches)
+    culprit = examine(learner, scaled_losses(learner, criterion, batches), rewind, {}, ()).culprit
+    print_step(known, measured, layers, culprit)
+    return EXIT_FINITE if culprit is None else EXIT_REPRODUCED
+
+
+def rebuild_step(saved: Mapping[str, Any], config: Config) -> tuple[Learner, Criterion, Sequence[Batch]]:
+    """The model, its loss and the step's micro-batches, as they were before the step.
+
+    Raises:
+        UserError: the data are not here or not the same, or the device is not there.
+    """
+    import torch
+
+    from detector.data.loader import Loader
+    from detector.data.sources import load_dataset
+    from detector.models.base import freeze
+    from detector.models.build import rebuild
+    from detector.models.loss import DetectionLoss
+    from detector.runtime.random_state import restore_random_state
+    from detector.training.schedule import build_plan
+    from detector.training.state import build_learner, seed_everything
+
+    dataset = load_dataset(config.data.path, config.data.on_error, allow_outside=config.data.allow_outside)
+    if saved["extra"]["data_fingerprint"] != dataset.fingerprint:
+        raise UserError(f"{config.data.path}: the data changed since this step was saved")
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    few = config.data.model_copy(update={"cache": False, "workers": 0})  # only this step's images are read
+    loader = Loader(dataset.splits["train"], few)
+    plan = build_plan(config, loader.batches_per_epoch(config.train.batch))
+    step = int(saved["failure"]["step"])
+
+    seed_everything(config.train.seed)
+    model = rebuild(saved["extra"]["architecture"], len(dataset.names))
+    freeze(model, config.model.freeze)
+    learner = build_learner(model, config.train)
+    criterion = DetectionLoss(model, config.train, plan.epochs)
+    batches = list(
+        loader.train_batches(
+            batch=config.train.batch,
+            seed=config.train.seed,
+            start=step * plan.accumulate,
+            stop=(step + 1) * plan.accumulate,
+            epochs=plan.epochs,
+        )
+    )
+    if [tuple(batch.indices) for batch in batches] != [tuple(indices) for indices in saved["indices"]]:
+        raise UserError(
+            "with these settings the step has other images; leave seed, batch and data as they were"
+        )
+    model.load_state_dict(saved["model"])
+    if saved["scaler"] and learner.scaler.is_enabled():
+        learner.scaler.load_state_dict(saved["scaler"])
+    learner.step = step
+    learner.train_mode()
+    criterion.begin_epoch(plan.epoch(step))
+    restore_random_state(saved["rng"], learner.device)
+    return learner, criterion, batches
+
+
+def measure(
+    learner: Learner, criterion: Criterion, batches: Sequence[Batch]
+) -> tuple[dict[str, float], dict[str, Layer]]:
+    """The step's forward and backward passes.
+
+    Returns:
+        Loss, its parts and the gradient's norm under their names in the history; and what is known of each
+        layer of the backbone, and of the rest.
+    """
+    import torch
+
+    from detector.gradients.norms import joint_norm
+    from detector.gradients.recorder import GradientRecorder, tensors
+    from detector.training.engine import backward, clip_gradients, named
+
+    points = learner.model.trunk_points()
+    outputs: dict[str, float] = {}
+
+    def watch(name: str) -> Any:
+        def hook(module: object, inputs: object, output: object) -> None:
+            largest = max(float(tensor.detach().abs().max()) for tensor in tensors(output))
+            outputs[name] = largest if largest != largest else max(largest, outputs.get(name, 0.0))
+
+        return hook
+
+    recorder = GradientRecorder(points)
+    learner.optimizer.zero_grad(set_to_none=True)
+    recorder.begin()
+    handles = [module.register_forward_hook(watch(name)) for name, module in points.items()]
+    parts = torch.stack([backward(learner, criterion, batch).parts for batch in batches]).mean(0)
+    for handle in handles:
+        handle.remove()
+    learner.scaler.unscale_(learner.optimizer)
+    recorder.gradients(learner.scaler.get_scale())
+    norm = clip_gradients(learner.model, None)
+    row = recorder.end({"train/loss": parts.sum(), **named(parts), "train/grad_norm": norm})
+    layers = {
+        name: Layer(outputs.get(name), row.get(f"activation_grad/{name}"), row.get(f"weight_grad/{name}"))
+        for name in points
+    }
+    inside = {id(p) for module in points.values() for p in module.parameters()}
+    rest = [p.grad for p in learner.model.parameters() if id(p) not in inside and p.grad is not None]
+    layers["neck and head"] = Layer(None, None, float(joint_norm(rest)) if rest else None)
+    return {key: value for key, value in row.items() if key.startswith("train/")}, layers
+
+
+def print_step(
+    known: Mapping[str, Any],
+    measured: Mapping[str, float],
+    layers: Mapping[str, Layer],
+    culprit: Culprit | None,
+) -> None:
+    """Say what happened then, and what happens now."""
+    from detector.gradients.nonfinite import Culprit
+
+    then = Culprit(**known["culprit"]) if known["culprit"] else None
+    print(f"then       {then or 'no layer was found'}")
+    same = culprit is not None and then is not None and str(culprit) == str(then)
+    print(f"now        {'the same' if same else culprit or 'everything is finite'}")
+    print("           " + "".join(f"{key.removeprefix('train/'):>12}" for key in measured))
+    print("then       " + "".join(f"{float(known[key]):12.5g}" for key in measured))
+    print("now        " + "".join(f"{value:12.5g}" for value in measured.values()))
+    shown = culprit or then
+    for number, images in enumerate(known["images"]):
+        bad = (
+            " <- here"
+            if shown is not None and shown.micro_batch == number and len(known["images"]) > 1
+            else ""
+        )
+        names = ", ".join(Path(name).name for name in images)
+        print(f"images     {names}{bad}")
+    width = max(map(len, layers))
+    print(f"\n{'layer':{width}}  largest output  ‖dL/d(output)‖     ‖dL/dw‖")
+    for name, layer in layers.items():
+        output, grad, weights = (_short(value) for value in layer)
+        print(f"{name:{width}}  {output:>14}  {grad:>14}  {weights:>9}")
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2e}"

@@ -1,0 +1,1 @@
+"""`detector reproduce`: a run repeated and compared."""

@@ -1,0 +1,126 @@
+"""Cells as processes of this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from detector.tools.suites.runner import LOG, End, Job, prepare
+
+if sys.platform != "win32":
+    import fcntl
+
+TRAIN = Path(__file__).resolve().parents[3] / "train.py"
+_TAIL = 8192  # bytes of a log that are looked at for last words
+
+
+def available_cores() -> int:
+    """The cores this process may use, which in a container are fewer than the machine has."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class LocalProcesses:
+    """Runs up to `slots` processes of `train.py`, each with its share of the cores.
+
+    Every process has a session of its own, so that Ctrl-C reaches it only through `interrupt`: a terminal
+    would send it to all at once, and a second one means "at once" to a run.
+    """
+
+    def __init__(self, slots: int, cores: int | None = None, program: Sequence[str] = ()) -> None:
+        """Share `cores` (all there are) among `slots` processes of `program` (train.py)."""
+        self.slots = slots
+        self.threads = max(1, (cores or available_cores()) // slots)
+        self._program = list(program) or [sys.executable, str(TRAIN)]
+        self._running: list[tuple[Job, subprocess.Popen[bytes]]] = []
+
+    def start(self, job: Job) -> None:
+        """Begin a cell; what it prints goes to `console.log` in its directory.
+
+        Raises:
+            OSError: it cannot be started, or another process is running it.
+        """
+        job.directory.mkdir(parents=True, exist_ok=True)
+        with (job.directory / LOG).open("ab") as log:
+            _lock(log)
+            prepare(job)
+            arguments = ["--resume", str(job.directory)]
+            if job.start == "new":
+                arguments = job.cell.arguments(job.directory, self.threads)
+            threads = str(job.cell.config.train.threads or self.threads)
+            shared = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
+            process = subprocess.Popen(
+                [*self._program, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | shared | {"PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+            )
+        self._running.append((job, process))
+
+    def poll(self) -> list[End]:
+        """The processes that ended since the last call."""
+        ended = [(job, process) for job, process in self._running if process.poll() is not None]
+        self._running = [pair for pair in self._running if pair not in ended]
+        return [End(job, process.returncode, _last_words(job, process.returncode)) for job, process in ended]
+
+    def interrupt(self) -> None:
+        """Send each process one Ctrl-C."""
+        for _, process in self._running:
+            process.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """Kill the processes and whatever they started."""
+        for _, process in self._running:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._running = []
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        if self._running:
+            self.interrupt()
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline and any(p.poll() is None for _, p in self._running):
+                time.sleep(0.05)
+            self.kill()
+
+
+def _lock(log: BinaryIO) -> None:
+    """Claim a cell for the process that inherits this file, for as long as it lives.
+
+    The lock outlives a `detector ablate` that was killed, so that a second one does not write into the
+    same directory while the first one's processes go on.
+    """
+    if sys.platform == "win32":
+        return
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OSError("another process is running this cell; wait for it, or end it") from None
+
+
+def _last_words(job: Job, code: int) -> str:
+    """Why a process ended, as far as it said so."""
+    if code < 0:
+        names = {number.value: number.name for number in signal.Signals}
+        hint = " (out of memory?)" if -code == 9 else ""
+        return f"killed by {names.get(-code, f'signal {-code}')}{hint}"
+    with (job.directory / LOG).open("rb") as log:
+        log.seek(0, 2)
+        log.seek(max(0, log.tell() - _TAIL))
+        lines = [line.strip() for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"error: |\w*(Error|Exception)\b", line)]
+    words = (errors or lines or [f"exit code {code}"])[-1]
+    return words if words.isprintable() else ascii(words)

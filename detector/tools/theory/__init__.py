@@ -1,0 +1,1 @@
+"""`detector theory`: predicted and measured backward factors."""

@@ -1,0 +1,1 @@
+"""`detector val`: mAP on a split, and its reasons."""

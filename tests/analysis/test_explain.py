@@ -1,0 +1,342 @@
+"""The diagnosis says what the numbers say, and no number that is not in the summary."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from detector.analysis.evidence import collect, conditions, find, metric_of, read_effects, write_effects
+from detector.analysis.explain import candidates, explain
+from detector.analysis.theory import trunk_names
+from detector.config.schema import Config, DataConfig
+from detector.gradients.entries import Entry, read_ledger
+from tests.support import ROOT, Run
+
+PLAIN_SIGMOID = {"shortcut": "none", "norm": "none", "act": "sigmoid"}
+
+
+def config(**model: object) -> Config:
+    return Config.model_validate({"model": model})
+
+
+def summary(
+    verdict: str, index: float, init: str | None = None, at_init: float | None = None
+) -> dict[str, Any]:
+    return {
+        "dataset": "coco8",
+        "train/mAP50-95": 0.0,
+        "gradient/verdict": verdict,
+        "gradient/vanishing_index": index,
+        "gradient/verdict_init": init or verdict,
+        "gradient/vanishing_index_init": index if at_init is None else at_init,
+        "signal/input_dependence": 0.9,
+        "gradient/first_bad_layer": None,
+    }
+
+
+def row(factor: float) -> dict[str, float]:
+    """Step 0 of a trunk whose every layer of two convolutions passes on `factor²`."""
+    names = trunk_names((2, 10, 4, 2))
+    return {"step": 0, **{f"activation_grad/{n}": factor ** (-2 * d) for d, n in enumerate(names)}}
+
+
+LEDGER = {
+    step: [
+        Entry("05_p3.0", "a.conv", "convolution", 10**0.1),
+        Entry("05_p3.0", "a.act", "sigmoid", 10 ** -(1.5 + step)),
+        Entry("06_p3.1", "a.conv", "convolution", 10**0.2),
+        Entry("06_p3.1", "a.act", "sigmoid", 10**-1.0),
+        Entry("07_p3.2", "a.conv", "convolution", 10**0.3),
+    ]
+    for step in (0, 9)
+}
+
+
+def numbers(text: str) -> list[str]:
+    """The numbers of a sentence; those in names (p3.2, mAP50-95, frozen_backbone) are none."""
+    text = re.sub(r"\bp\d\.\w+|mAP50-95|\bP3\b|ablations/\S+|model\.\S+|train\.\S+|trunk\.\S+", "", text)
+    return re.findall(r"[-+]?\d+(?:\.\d+)?", text)
+
+
+def backed(text: str, facts: dict[str, Any]) -> None:
+    """Every number of the text is a number of the summary, rounded."""
+    known = [v for v in facts.values() if isinstance(v, int | float) and math.isfinite(v)]
+    known += [100 * facts["theory/difference"]] if "theory/difference" in facts else []
+    for number in numbers(text):
+        digits = len(number.partition(".")[2])
+        rounded = {f"{abs(value):.{digits}f}" for value in known}
+        assert number.lstrip("+-") in rounded, (number, text)
+
+
+def test_a_vanishing_gradient() -> None:
+    facts = explain(summary("vanishing", -8.9), [row(0.317)], LEDGER, config(**PLAIN_SIGMOID))
+    text = facts["gradient/diagnosis"]
+    assert facts["gradient/worst_blocks_init"] == facts["gradient/worst_blocks"] == "p3.0 to p3.1"
+    assert facts["gradient/decades_lost_init"] == pytest.approx(2.2)
+    assert facts["gradient/decades_lost"] == pytest.approx(11.2)
+    assert facts["gradient/worst_operation"] == "sigmoid"
+    assert facts["gradient/worst_operation_decades_lost_init"] == pytest.approx(2.5)
+    assert facts["gradient/other_operations_decades_lost_init"] == pytest.approx(-0.3)
+    assert facts["theory/factor"] == pytest.approx(0.318, abs=1e-3)
+    assert facts["theory/measured_factor"] == pytest.approx(0.317)
+    assert "loses the most in blocks p3.0 to p3.1, 2.2 decades: the sigmoid loses 2.5" in text
+    assert "give back 0.3" in text
+    assert "misses" not in text
+    assert facts["gradient/cause"] == "not shown"
+    assert "not shown by one run" in text
+    assert facts["remedy/change"] == "model.shortcut=residual"
+    assert "was not measured" in text
+    backed(text, {**summary("vanishing", -8.9), **facts})
+
+
+def test_an_exploding_one_that_turns() -> None:
+    grows = {0: [Entry("05_p3.0", "conv", "convolution", 50.0), Entry("05_p3.0", "act", "SiLU", 0.5)]}
+    facts = explain(
+        summary("vanishing", -2.0, "exploding", 1.45),
+        [row(1.3)],
+        grows | {9: LEDGER[9]},
+        config(shortcut="none"),
+    )
+    text = facts["gradient/diagnosis"]
+    assert text.startswith("At initialisation the trunk's gradient explodes")
+    assert facts["gradient/decades_lost_init"] == pytest.approx(-math.log10(25))
+    assert "gains the most in block p3.0, 1.4 decades: the convolution gains 1.7" in text
+    assert "take back 0.3" in text
+    assert "here the theory misses" in text  # 1.3 against 1.101
+    backed(text, {**summary("vanishing", -2.0, "exploding", 1.45), **facts})
+
+
+def test_a_healthy_one_needs_no_remedy_and_no_cause() -> None:
+    facts = explain(summary("healthy", 0.5), [row(1.07)], {}, config())
+    assert "asks for a remedy" in facts["gradient/diagnosis"]
+    assert not any(key.startswith(("remedy/", "control/", "gradient/cause")) for key in facts)
+
+
+def test_what_was_not_measured_is_not_said() -> None:
+    assert explain({}, [], {}, config()) == {}
+    resumed = summary("vanishing", -2.0) | {
+        "gradient/verdict_init": None,
+        "gradient/vanishing_index_init": None,
+    }
+    text = explain(resumed, [], {}, config(shortcut="none"))["gradient/diagnosis"]
+    assert "initialisation the" not in text
+    assert "expects one layer" not in text
+    broken = summary("diverged", math.nan, "exploding", 2.0) | {
+        "gradient/first_bad_layer": "trunk.p3_1.a.conv"
+    }
+    nan = {0: [Entry("05_p3.0", "conv", "convolution", math.nan)]}
+    text = explain(broken, [row(math.inf)], nan, config(norm="none"))["gradient/diagnosis"]
+    assert "stops being finite, first in trunk.p3_1.a.conv" in text
+    assert "nan" not in text
+
+
+@pytest.mark.parametrize("verdict", ["vanishing", "exploding", "underflow", "collapsed", "diverged"])
+@pytest.mark.parametrize(
+    "model", [{}, PLAIN_SIGMOID, {"shortcut": "none"}, {"norm": "none", "init": "naive"}]
+)
+def test_every_verdict_has_a_sentence_and_a_remedy_that_is_a_change(
+    verdict: str, model: dict[str, str]
+) -> None:
+    run = config(**model)
+    facts = explain(summary(verdict, -2.0), [row(0.9)], LEDGER, run)
+    key, value = facts["remedy/change"].split("=")
+    section, name = key.split(".")
+    assert str(getattr(getattr(run, section), name)) != value
+    for key, value in candidates(verdict, run):  # each is a valid configuration
+        section, name = key.split(".")
+        plain = json.loads(run.model_dump_json())
+        plain[section][name] = value
+        Config.model_validate(plain)
+
+
+def finished(directory: Path, name: str, mAP: float, seed: int = 0, V: float = 0.5, **model: object) -> Path:
+    """A run's directory as `train.py` leaves it."""
+    run = directory / f"{name}-s{seed}"
+    run.mkdir(parents=True)
+    written = Config.model_validate({"model": model, "train": {"seed": seed, "threads": 1}})
+    (run / "config.yaml").write_text(yaml.safe_dump(json.loads(written.model_dump_json())))
+    (run / "summary.json").write_text(
+        json.dumps(
+            {
+                "ablation": name,
+                "status": "finished",
+                "dataset": "coco8",
+                "train/mAP50-95": mAP,
+                "gradient/vanishing_index": "NaN" if mAP == 0.3 else V,
+                "commit": "0" * 40,
+            }
+        )
+    )
+    return run
+
+
+def test_effects_are_quoted_only_where_they_were_measured(tmp_path: Path) -> None:
+    runs = [
+        finished(tmp_path, "baseline", 0.96),
+        finished(tmp_path, "baseline", 1.0, seed=1),
+        finished(tmp_path, "frozen_backbone", 0.97, freeze="backbone"),
+        finished(tmp_path, "no_residual", 0.3, shortcut="none"),
+        tmp_path / "nothing",
+    ]
+    write_effects(runs, tmp_path / "evidence.json")
+    effects = read_effects(tmp_path / "evidence.json")
+    assert effects == collect(runs)
+    base = find(effects, config(), "coco8")
+    assert base is not None
+    assert (base.n, base.mean, base.metric) == (2, pytest.approx(0.98), "train/mAP50-95")
+    assert base.sd == pytest.approx(0.02828, abs=1e-5)
+
+    no_residual = summary("vanishing", -2.0)
+    facts = explain(no_residual, [], {}, config(shortcut="none"), effects)
+    text = facts["gradient/diagnosis"]
+    assert facts["gradient/cause"] == "not by itself"
+    assert "0.97 (n=1), trained 0.98 (n=2): no trunk needs to learn here" in text
+    assert (facts["remedy/before"], facts["remedy/after"]) == (0.3, pytest.approx(0.98))
+    assert "measured train/mAP50-95: 0.30 (n=1) to 0.98 (n=2)." in text
+    backed(text, {**no_residual, **facts})
+
+    # Another schedule is another measurement.
+    longer = Config.model_validate({"model": {"shortcut": "none"}, "train": {"steps": 300}})
+    other = explain(no_residual, [], {}, longer, effects)
+    assert other["gradient/cause"] == "not shown"
+    assert "remedy/after" not in other
+    assert find(effects, config(), "shapes") is None
+
+
+def test_only_coco8_is_judged_by_its_training_images() -> None:
+    """Four images are too few to say anything about unseen ones."""
+    assert [metric_of(name) for name in ("coco8", "shapes", "mine")] == [
+        "train/mAP50-95",
+        *["val/mAP50-95"] * 2,
+    ]
+
+
+def test_augmentation_is_a_condition_without_invalidating_what_was_measured_before_it_existed() -> None:
+    plain = conditions(Config(), "coco8")
+    assert plain["data"].keys() == {"image_size", "fliplr", "translate", "scale"}
+    assert conditions(Config(data=DataConfig(mosaic=0.5)), "coco8") != plain
+
+
+def test_a_change_that_was_measured_not_to_heal_is_no_remedy(tmp_path: Path) -> None:
+    runs = [
+        finished(tmp_path, "plain_sigmoid", 0.02, V=-9.2, **PLAIN_SIGMOID),
+        finished(tmp_path, "plain_silu", 0.15, V=-4.0, **PLAIN_SIGMOID | {"act": "silu"}),
+    ]
+    facts = explain(summary("vanishing", -9.2), [], {}, config(**PLAIN_SIGMOID), collect(runs))
+    assert facts["remedy/change"] == "model.shortcut=residual"  # unmeasured, but theory expects it to heal
+    assert facts["remedy/theory_factor"] == pytest.approx(1, abs=0.01)
+    assert "was not measured" in facts["gradient/diagnosis"]
+
+
+def test_the_measured_change_with_the_best_map_is_the_remedy(tmp_path: Path) -> None:
+    runs = [
+        finished(tmp_path, "plain_sigmoid", 0.02, V=-9.2, **PLAIN_SIGMOID),
+        finished(tmp_path, "residual", 0.4, **PLAIN_SIGMOID | {"shortcut": "residual"}),
+        finished(tmp_path, "batch", 0.6, **PLAIN_SIGMOID | {"norm": "batch"}),
+        finished(tmp_path, "silu", 0.9, V=-4.0, **PLAIN_SIGMOID | {"act": "silu"}),  # heals no gradient
+    ]
+    before = summary("vanishing", -9.2)
+    facts = explain(before, [], {}, config(**PLAIN_SIGMOID), collect(runs))
+    assert facts["remedy/change"] == "model.norm=batch"
+    assert (facts["remedy/before"], facts["remedy/after"], facts["remedy/after_n"]) == (0.02, 0.6, 1)
+    without = explain(before, [], {}, config(**PLAIN_SIGMOID), collect(runs[1:]))
+    assert (without["remedy/change"], without["remedy/after"]) == ("model.norm=batch", 0.6)
+    assert "remedy/before" not in without
+
+
+def test_a_change_that_costs_map_is_no_remedy(tmp_path: Path) -> None:
+    runs = [
+        finished(tmp_path, "plain_sigmoid", 0.7, V=-9.2, **PLAIN_SIGMOID),
+        finished(tmp_path, "batch", 0.6, **PLAIN_SIGMOID | {"norm": "batch"}),
+    ]
+    facts = explain(summary("vanishing", -9.2), [], {}, config(**PLAIN_SIGMOID), collect(runs))
+    assert facts["remedy/change"] == "model.shortcut=residual"
+    assert "remedy/after" not in facts
+
+
+def test_a_collapse_says_how_little_depends_on_the_image() -> None:
+    collapsed = summary("collapsed", 0.1, init="healthy") | {"signal/input_dependence": 0.07}
+    text = explain(collapsed, [], {}, config(), [])["gradient/diagnosis"]
+    assert "(V = +0.10 decades, input dependence 0.07)" in text
+    assert text.count("input dependence") == 1  # of late training, not of the start
+
+
+def test_a_trunk_that_is_needed_makes_the_gradient_a_possible_cause(tmp_path: Path) -> None:
+    runs = [
+        finished(tmp_path, "baseline", 0.96),
+        finished(tmp_path, "frozen_backbone", 0.2, freeze="backbone"),
+    ]
+    facts = explain(summary("vanishing", -2.0), [], {}, config(shortcut="none"), collect(runs))
+    assert facts["gradient/cause"] == "possible"
+    assert "can be what limits mAP" in facts["gradient/diagnosis"]
+
+
+@pytest.mark.parametrize(("frozen", "cause"), [(0.45, "not by itself"), (0.1, "possible")])
+def test_a_poor_control_is_compared_all_the_same(frozen: float, cause: str, tmp_path: Path) -> None:
+    runs = [finished(tmp_path, "baseline", 0.4), finished(tmp_path, "frozen", frozen, freeze="backbone")]
+    facts = explain(summary("vanishing", -2.0), [], {}, config(shortcut="none"), collect(runs))
+    assert facts["gradient/cause"] == cause
+
+
+def test_what_is_tried_first() -> None:
+    """A missing part before the learning rate; nothing of the network where its weights are somebody's."""
+    plain = {"shortcut": "none", "norm": "none", "act": "sigmoid"}
+    slower = ("train.lr", Config().train.lr / 2)
+    shortcut, norm = ("model.shortcut", "residual"), ("model.norm", "batch")
+    act, clip = ("model.act", "silu"), ("train.clip", 10.0)
+
+    def tried(verdict: str, train: dict[str, object], **model: object) -> list[tuple[str, object]]:
+        return list(candidates(verdict, Config.model_validate({"model": model, "train": train})))
+
+    unclipped: dict[str, object] = {"clip": None}
+    assert tried("vanishing", unclipped, **plain) == [shortcut, norm, act, clip, slower]
+    assert tried("collapsed", unclipped, **plain) == [norm, act, shortcut, slower]
+    assert tried("diverged", unclipped, **plain) == [clip, norm, shortcut, slower]
+    assert tried("diverged", {"clip": 5.0}) == [slower]
+    assert tried("vanishing", {"clip": 5.0}, pretrained="yolov8n.pt") == [slower]
+    assert tried("diverged", unclipped, pretrained="yolov8n.pt") == [clip, slower]
+
+
+def test_broken_effects_are_no_effects(tmp_path: Path) -> None:
+    assert read_effects(tmp_path / "missing.json") == []
+    for text in ("[", "[{}]", '[{"ablation": 1}]', "3"):
+        (tmp_path / "evidence.json").write_text(text)
+        assert read_effects(tmp_path / "evidence.json") == []
+
+
+QUICK = ("data.image_size=64", "train.steps=6", "train.eval_every=null", "tracking.plots=false")
+
+
+def test_a_run_leaves_its_ledger_and_its_diagnosis(train_py: Callable[..., Run]) -> None:
+    run = train_py("--config", str(ROOT / "ablations/plain_sigmoid.yaml"), *QUICK)
+    ledger = read_ledger(run.directory / "ledger.json")
+    assert list(ledger) == [0, 5]
+    names = trunk_names((2, 10, 4, 2))
+    rows = {row["step"]: row for row in run.history}
+    for step, entries in ledger.items():
+        ends = [rows[step][f"activation_grad/{name}"] for name in (names[0], names[-1])]
+        total = sum(math.log10(entry.factor) for entry in entries)
+        assert total == pytest.approx(math.log10(ends[0] / ends[1]), abs=1e-9)
+    facts = run.summary
+    text = facts["gradient/diagnosis"]
+    assert " ".join(text.split()) in " ".join(run.out.split())
+    assert facts["gradient/worst_operation"] == facts["gradient/worst_operation_init"] == "sigmoid"
+    assert facts["gradient/decades_lost_init"] > 10
+    assert facts["theory/measured_factor"] == pytest.approx(facts["theory/factor"], rel=0.05)
+    backed(text, facts)
+
+
+def test_the_ledger_can_be_left_out_and_changes_nothing(train_py: Callable[..., Run]) -> None:
+    with_it = train_py(*QUICK, name="with")
+    without = train_py(*QUICK, "gradients.ledger=false", name="without")
+    assert not (without.directory / "ledger.json").exists()
+    assert "gradient/worst_blocks" not in without.summary
+    strip = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in with_it.history]
+    assert strip == [{k: v for k, v in r.items() if not k.startswith("time/")} for r in without.history]

@@ -1,0 +1,106 @@
+"""What a human sees: a bar on a terminal, plain lines elsewhere, and a result that explains itself."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detector.loggers.console import ConsoleTracker, verdict_word
+
+Make = Callable[..., list[dict[str, Any]]]
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+
+def _run(history: list[dict[str, Any]], summary: dict[str, Any], stream: io.StringIO) -> tuple[str, str]:
+    results = io.StringIO()
+    tracker = ConsoleTracker(150, progress=stream, results=results)
+    for row in history:
+        tracker.log(row)
+    tracker.message("a [bracketed] message")
+    tracker.finish(summary, Path("runs/x/checkpoints/best.pt"))
+    tracker.close()
+    return stream.getvalue(), results.getvalue()
+
+
+def test_plain_lines_where_there_is_no_terminal(make_history: Make, summary: dict[str, Any]) -> None:
+    shown, _ = _run(make_history(), summary, io.StringIO())
+    lines = shown.splitlines()
+    assert 10 <= len(lines) <= 16
+    assert "\x1b" not in shown
+    assert all(len(line) <= 80 for line in lines)
+    assert re.match(r"step +0/150 loss 3\d\.\d .*V \+1\.45 exploding", lines[0])
+    evaluations = [line for line in lines if re.match(r"step +(50|100|149)/150", line)]
+    assert len(evaluations) == 3
+    assert all("val 0.000" in line and "V " in line for line in evaluations)
+    assert lines[-1] == "a [bracketed] message"
+
+
+def test_a_bar_on_a_terminal(make_history: Make, summary: dict[str, Any]) -> None:
+    shown, results = _run(make_history(), summary, _Terminal())
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    assert "150/150" in text and "loss" in text and "mAP train 0.500 val 0.000" in text
+    assert "\x1b[31mV" in shown  # vanishing is red
+    assert "a [bracketed] message" in text
+    assert "\x1b" not in results
+
+
+def test_the_result_explains_itself_in_80_columns(make_history: Make, summary: dict[str, Any]) -> None:
+    _, results = _run(make_history(), summary, io.StringIO())
+    assert all(len(line) <= 80 for line in results.splitlines())
+    for words in ("no_residual · seed 1 · coco8", "memorisation", "+1.45", "-1.91", "vanishing", "1,650,000"):
+        assert words in results
+    assert "first bad layer" not in results
+    assert "runs/x/checkpoints/best.pt" in results
+
+
+def test_own_data_is_not_called_memorisation(summary: dict[str, Any]) -> None:
+    _, results = _run([], summary | {"dataset": "bccd"}, io.StringIO())
+    assert "memorisation" not in results and "unseen" in results
+
+
+def test_numbers_gone_wrong_are_shown(summary: dict[str, Any]) -> None:
+    rows = [{"step": 0, "train/loss": math.nan, "gradient/vanishing_index": math.inf}, {"step": 149}]
+    bad = {"train/loss": math.nan, "gradient/verdict": "diverged", "gradient/first_bad_layer": "07_p3.2"}
+    shown, results = _run(rows, summary | bad, io.StringIO())
+    assert "loss nan" in shown and "diverged" in shown
+    assert "07_p3.2" in results and "nan" in results
+
+
+def test_an_empty_summary_is_no_error() -> None:
+    _run([{}], {}, io.StringIO())
+
+
+@pytest.mark.parametrize("file", [io.StringIO, _Terminal])
+def test_closing_without_a_result_leaves_the_terminal_usable(file: Callable[[], io.StringIO]) -> None:
+    stream = file()
+    tracker = ConsoleTracker(10, start_step=5, progress=stream)
+    tracker.log({"step": 6})
+    tracker.close(130)
+    tracker.close(130)
+    assert stream.getvalue().count("\x1b[?25l") == stream.getvalue().count("\x1b[?25h")  # the cursor
+
+
+@pytest.mark.parametrize(
+    ("index", "word"),
+    [(-1.01, "vanishing"), (-1.0, "healthy"), (1.2, "healthy"), (1.21, "exploding"), (math.nan, "diverged")],
+)
+def test_verdict_word(index: float, word: str) -> None:
+    assert verdict_word(index) == word

@@ -1,0 +1,334 @@
+"""The real W&B client offline: what its file holds, and that no fault of it reaches training."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from detector.config.schema import Config
+from detector.loggers.base import PredictionImage
+from detector.loggers.wandb_logger import WandbTracker
+
+Make = Callable[..., list[dict[str, Any]]]
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("wandb_home")
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """What the tracker told the human."""
+    return []
+
+
+@pytest.fixture
+def start(tmp_path: Path, said: list[str]) -> Callable[..., WandbTracker]:
+    """Starts a tracker of a run in `tmp_path/run`."""
+
+    def make(tracking: dict[str, Any] | None = None, **others: Any) -> WandbTracker:
+        config = Config.model_validate({"tracking": tracking or {}, "train": {"seed": 3}})
+        directory = tmp_path / "run"
+        directory.mkdir(exist_ok=True)
+        facts: dict[str, Any] = {"ablation": "no_residual", "dataset": "coco8", "report": said.append}
+        return WandbTracker(directory, config, **(facts | others))
+
+    return make
+
+
+def test_a_run_is_stored_whole(
+    tmp_path: Path,
+    start: Callable[..., WandbTracker],
+    said: list[str],
+    make_history: Make,
+    blocks: list[str],
+    summary: dict[str, Any],
+    make_picture: Callable[..., PredictionImage],
+    wandb_file_module: ModuleType,
+) -> None:
+    history = make_history()
+    checkpoint = tmp_path / "run" / "best.pt"
+    tracker = start({"tags": ("class-of-2026",)})
+    checkpoint.write_bytes(b"weights")
+    for row in history:
+        tracker.log(row)
+    tracker.predictions(149, [make_picture(), make_picture("b.jpg", split="val")])
+    tracker.finish(summary, checkpoint)
+    tracker.close()
+
+    stored = wandb_file_module.read(tmp_path / "run" / "wandb")
+    assert stored.run.run_id == tracker.id
+    assert stored.run.run_group == "no_residual"
+    assert stored.run.display_name == "no_residual-s3"
+    assert stored.run.job_type == "train"
+    assert set(stored.run.tags) == {"no_residual", "coco8", "class-of-2026"}
+    assert stored.config["ablation"] == "no_residual"
+    assert stored.config["seed"] == 3
+    assert stored.config["model"]["depths"] == [2, 10, 4, 2]
+    assert stored.config["tracking"]["tags"] == ["class-of-2026"]
+
+    assert [row["step"] for row in stored.history] == [row["step"] for row in history]
+    assert [row["_step"] for row in stored.history] == [row["step"] for row in history]
+    for sent, kept in zip(history, stored.history, strict=True):
+        assert {key: kept[key] for key in sent} == sent
+        layers = sorted(key for key in kept if key.startswith("activation_grad/"))  # W&B stores no order
+        assert layers == [f"activation_grad/{block}" for block in blocks]
+    evaluations = [row for row in stored.history if "val/mAP50-95" in row]
+    assert len(evaluations) == 3
+    assert all(any(key.startswith("depth_profile/") for key in row) for row in evaluations)
+    assert evaluations[-1]["predictions/val/_type"] == "images/separated"
+    boxes = evaluations[-1]["predictions/train/all_boxes"]
+    assert boxes[0].keys() == {"predictions", "ground_truth"}
+
+    assert not any(key.startswith(("activation_grad/", "weight_grad/")) for key in stored.summary)
+    assert stored.summary["best/train/mAP50-95"] == pytest.approx(0.5)
+    assert stored.summary["best/val/mAP50-95"] == 0.0
+    for key in ("gradient/verdict", "gradient/vanishing_index_init", "commit", "parameters"):
+        assert stored.summary[key] == summary[key]
+    assert any(artifact.type == "model" for artifact in stored.artifacts)
+    assert any("wandb sync" in line for line in said)
+
+
+def test_nothing_leaks(
+    tmp_path: Path,
+    start: Callable[..., WandbTracker],
+    monkeypatch: pytest.MonkeyPatch,
+    api_key: str,
+    make_history: Make,
+    summary: dict[str, Any],
+    wandb_file_module: ModuleType,
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", api_key)
+    tracker = start({"wandb": "offline"})
+    for row in make_history(20):
+        tracker.log(row)
+    tracker.finish(summary, None)
+    tracker.close()
+    stored = wandb_file_module.read(tmp_path / "run")
+    assert stored.run.host == ""
+    assert not stored.run.HasField("git")
+    assert stored.kinds.isdisjoint({"output", "output_raw", "stats"})
+    names = {path.name for path in tmp_path.rglob("*")}
+    assert names.isdisjoint({"requirements.txt", "wandb-metadata.json", "diff.patch", "output.log"})
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert api_key.encode() not in path.read_bytes(), path
+
+
+def test_no_key_and_no_terminal_is_offline_without_a_prompt(
+    start: Callable[..., WandbTracker], said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    tracker = start({"wandb": "auto"})
+    assert tracker.wait_started(60)
+    tracker.close()
+    assert len(said) == 1 and "offline" in said[0]
+
+
+def test_a_terminal_is_not_asked_for_a_key(tmp_path: Path) -> None:
+    code = """
+        import sys
+        from pathlib import Path
+        from detector.config.schema import Config
+        from detector.loggers.wandb_logger import WandbTracker
+        assert sys.stdin.isatty() and sys.stderr.isatty()
+        config = Config.model_validate({"tracking": {"wandb": "online"}})
+        WandbTracker(Path(sys.argv[1]), config, ablation="a", dataset="d").close()
+    """
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "run")]
+    (tmp_path / "run").mkdir()
+    done = subprocess.run(command, stdin=theirs, stdout=theirs, stderr=theirs, timeout=60, cwd=ROOT)
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert done.returncode == 0, shown
+    # Where the machine is so busy that closing takes seconds, a line says what is waited for.
+    lines = [line for line in shown.splitlines() if "waiting for the upload" not in line]
+    assert "no API key" in shown and len(lines) == 2, shown
+    assert list((tmp_path / "run").rglob("offline-run-*"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "configured"), [({}, "disabled"), ({"WANDB_MODE": "disabled"}, "auto")]
+)
+def test_disabled_does_nothing(
+    tmp_path: Path,
+    start: Callable[..., WandbTracker],
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    configured: str,
+    summary: dict[str, Any],
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    tracker = start({"wandb": configured})
+    tracker.log({"step": 0})
+    tracker.finish(summary, None)
+    tracker.close()
+    assert list((tmp_path / "run").iterdir()) == []
+    assert said == []
+
+
+def test_numbers_gone_wrong_are_sent_as_they_are(
+    tmp_path: Path, start: Callable[..., WandbTracker], wandb_file_module: ModuleType
+) -> None:
+    tracker = start()
+    bad = {"activation_grad/00_stem": math.nan, "activation_grad/01_p2.down": 0.0, "val/mAP50-95": 0.0}
+    tracker.log({"step": 0, "train/loss": math.inf, **bad})
+    tracker.log({"step": 5, "activation_grad/00_stem": math.nan, "val/mAP50-95": math.nan})
+    tracker.close(3)
+    first, second = wandb_file_module.read(tmp_path / "run").history
+    assert math.isinf(float(first["train/loss"]))
+    assert math.isnan(float(first["activation_grad/00_stem"]))
+    assert any(key.startswith("depth_profile/") for key in first)
+    assert not any(key.startswith("depth_profile/") for key in second)
+
+
+def test_resuming_keeps_the_id_the_beginning_and_the_best(
+    tmp_path: Path, start: Callable[..., WandbTracker], make_history: Make, wandb_file_module: ModuleType
+) -> None:
+    history = make_history()
+    history[10]["train/mAP50-95"] = 0.99
+    tracker = start(resume_id="abcd1234", history=history[:20])
+    for row in history[20:]:
+        tracker.log(row)
+    tracker.finish({}, None)
+    tracker.close()
+    stored = wandb_file_module.read(tmp_path / "run")
+    assert tracker.id == stored.run.run_id == "abcd1234"
+    assert [row["step"] for row in stored.history] == [row["step"] for row in history]
+    assert stored.summary["best/train/mAP50-95"] == 0.99
+    tables = list((tmp_path / "run").rglob("*.table.json"))
+    assert tables and all('"step 0"' in path.read_text() for path in tables)
+
+
+@pytest.mark.parametrize("trace", ["run-20260101_000000-abcd1234", "offline-run-20260101_000000-abcd1234"])
+def test_what_the_server_has_already_is_not_sent_again(
+    tmp_path: Path,
+    start: Callable[..., WandbTracker],
+    make_history: Make,
+    wandb_file_module: ModuleType,
+    trace: str,
+) -> None:
+    """It was online then, or synced since: how far is not known, so the run goes on from its checkpoint."""
+    history = make_history()
+    earlier = tmp_path / "run/wandb" / trace
+    earlier.mkdir(parents=True)
+    (earlier / "run-abcd1234.wandb.synced").touch()
+    tracker = start(resume_id="abcd1234", history=history[:20])
+    for row in history[20:]:
+        tracker.log(row)
+    tracker.close()
+    stored = wandb_file_module.read(tmp_path / "run")
+    assert [row["step"] for row in stored.history] == [row["step"] for row in history[20:]]
+    assert earlier.exists()
+
+
+def test_a_killed_service_costs_nothing(
+    tmp_path: Path,
+    start: Callable[..., WandbTracker],
+    said: list[str],
+    make_history: Make,
+    summary: dict[str, Any],
+) -> None:
+    import wandb
+
+    tracker = start()
+    assert tracker.wait_started(60)
+    rows = iter(make_history())
+    tracker.log(next(rows))
+    os.kill(wandb.setup()._connection._proc._process.pid, signal.SIGKILL)
+    began = time.monotonic()
+    for row in rows:
+        tracker.log(row)
+    tracker.finish(summary, None)
+    tracker.close()
+    assert time.monotonic() - began < 30
+    assert sum("stopped" in line or "not finished" in line for line in said) == 1
+
+
+def test_a_service_that_hangs_is_given_up_and_python_still_exits(tmp_path: Path) -> None:
+    code = """
+        import os, signal, sys
+        from pathlib import Path
+        import wandb
+        from detector.config.schema import Config
+        from detector.loggers import wandb_logger as wandb_tracker
+        wandb_tracker._GRACE = 1.0
+        tracker = wandb_tracker.WandbTracker(
+            Path(sys.argv[1]), Config(), ablation="a", dataset="d", finish_timeout=1
+        )
+        assert tracker.wait_started(60)
+        os.kill(wandb.setup()._connection._proc._process.pid, signal.SIGSTOP)
+        for step in range(2000):
+            tracker.log({"step": step, **{f"activation_grad/{n:02d}_x": 1.0 for n in range(60)}})
+        tracker.finish({"steps": 2000}, None)
+        tracker.close()
+        print("trained")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "trained\n"
+    assert "given up" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_broken_call_silences_the_tracker_once(
+    start: Callable[..., WandbTracker], said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    tracker = start()
+    assert tracker.wait_started(60)
+    monkeypatch.setattr(wandb.Run, "log", full)
+    for step in range(10):
+        tracker.log({"step": step})
+    tracker.close()
+    assert [line for line in said if "No space left" in line] == [said[-1]]
+
+
+def test_an_import_that_fails_is_one_line(
+    start: Callable[..., WandbTracker], said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    tracker = start()
+    tracker.log({"step": 0})
+    tracker.close()
+    assert len(said) == 1 and "not started" in said[0]
+
+
+def test_rows_in_one_step_cost_the_engine_nothing_to_wait_for(
+    start: Callable[..., WandbTracker], said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    tracker = start()
+    assert tracker.wait_started(60)
+    monkeypatch.setattr(wandb.Run, "log", lambda *_, **__: time.sleep(0.05))
+    monkeypatch.setattr("detector.loggers.wandb_logger._MOST_WAITING", 20)
+    for step in range(200):
+        tracker.log({"step": step})
+    tracker.close()
+    assert any("does not keep up" in line for line in said)

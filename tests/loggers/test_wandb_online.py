@@ -1,0 +1,196 @@
+"""The real W&B client online, against a stand-in server on the loopback interface."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from detector.config.schema import Config
+from detector.loggers.base import PredictionImage
+from detector.loggers.wandb_logger import WandbTracker
+
+Make = Callable[..., list[dict[str, Any]]]
+BOUND = 50.0  # seconds that prove a wait is bounded: wandb's own ones are 90 s, or for ever
+
+
+@pytest.fixture
+def server(
+    wandb_server_module: ModuleType, wandb_home: Path, monkeypatch: pytest.MonkeyPatch, api_key: str
+) -> Iterator[Any]:
+    """A running stand-in that the client is pointed to, with a key in the environment."""
+    with wandb_server_module.Server() as running:
+        monkeypatch.setenv("WANDB_BASE_URL", running.url)
+        monkeypatch.setenv("WANDB_API_KEY", api_key)
+        yield running
+        import wandb
+
+        wandb.teardown()
+
+
+def _tracker(directory: Path, said: list[str], **others: Any) -> WandbTracker:
+    directory.mkdir(exist_ok=True)
+    config = Config.model_validate({"tracking": {"entity": "me", "project": "gradients"}})
+    facts: dict[str, Any] = {"ablation": "baseline", "dataset": "coco8", "report": said.append}
+    return WandbTracker(directory, config, **(facts | others))
+
+
+def test_a_run_arrives_whole(
+    tmp_path: Path,
+    server: Any,
+    make_history: Make,
+    blocks: list[str],
+    summary: dict[str, Any],
+    make_picture: Callable[..., PredictionImage],
+    api_key: str,
+) -> None:
+    said: list[str] = []
+    history = make_history()
+    checkpoint = tmp_path / "best.pt"
+    checkpoint.write_bytes(b"weights" * 1000)
+    tracker = _tracker(tmp_path / "run", said)
+    for row in history:
+        tracker.log(row)
+    tracker.predictions(149, [make_picture()])
+    tracker.finish(summary, checkpoint)
+    tracker.close()
+
+    run = server.runs[tracker.id]
+    assert run["groupName"] == "baseline"
+    assert run["displayName"] == "baseline-s0"
+    assert run["jobType"] == "train"
+    assert set(run["tags"]) == {"baseline", "coco8"}
+    assert run["exit_code"] == 0
+    assert json.loads(run["config"])["train"]["value"]["lr"] == 0.02
+    rows = server.lines(tracker.id, "wandb-history.jsonl")
+    assert [row["_step"] for row in rows] == [row["step"] for row in history]
+    for sent, got in zip(history, rows, strict=True):
+        assert {f"activation_grad/{block}" for block in blocks} <= got.keys()
+        assert got["train/loss"] == sent["train/loss"]
+    arrived = server.summary(tracker.id)
+    assert arrived["best/train/mAP50-95"] == pytest.approx(0.5)
+    assert arrived["gradient/verdict"] == "vanishing"
+    assert not any(key.startswith(("activation_grad/", "weight_grad/")) for key in arrived)
+    assert "model" in [artifact["artifactTypeName"] for artifact in server.artifacts]
+    assert checkpoint.read_bytes() in server.uploads.values()
+    assert server.unknown == []
+    assert said[0].startswith("W&B: http")
+    for path in (tmp_path / "run").rglob("*"):
+        if path.is_file():
+            assert api_key.encode() not in path.read_bytes(), path
+    assert api_key not in json.dumps([run, rows, arrived], default=str)
+
+
+def test_a_key_in_netrc_is_enough(
+    tmp_path: Path, server: Any, wandb_home: Path, monkeypatch: pytest.MonkeyPatch, api_key: str
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY")
+    host = server.url.removeprefix("http://")
+    (wandb_home / ".netrc").write_text(f"machine {host}\n  login user\n  password {api_key}\n")
+    (wandb_home / ".netrc").chmod(0o600)
+    said: list[str] = []
+    tracker = _tracker(tmp_path / "run", said)
+    tracker.log({"step": 0, "train/loss": 1.0})
+    tracker.close()
+    assert tracker.id in server.runs, said
+
+
+def test_resuming_adds_to_the_same_run(tmp_path: Path, server: Any, make_history: Make) -> None:
+    said: list[str] = []
+    history = make_history()
+    tracker = _tracker(tmp_path / "run", said)
+    for row in history[:20]:
+        tracker.log(row)
+    tracker.close(130)
+    # The checkpoint is older than the last row sent: five rows come again.
+    resumed = _tracker(tmp_path / "run", said, resume_id=tracker.id, history=history[:15])
+    for row in history[15:]:
+        resumed.log(row)
+    resumed.finish({}, None)
+    resumed.close()
+    assert resumed.id == tracker.id
+    assert list(server.runs) == [tracker.id]
+    rows = server.lines(tracker.id, "wandb-history.jsonl")
+    assert [row["step"] for row in rows] == [row["step"] for row in history]
+
+
+@pytest.mark.parametrize("status", [500, 401])
+def test_a_server_that_answers_errors(
+    tmp_path: Path, server: Any, make_history: Make, wandb_file_module: ModuleType, status: int
+) -> None:
+    server.failing = status
+    said: list[str] = []
+    began = time.monotonic()
+    tracker = _tracker(tmp_path / "run", said, init_timeout=2, finish_timeout=5)
+    history = make_history()
+    for row in history:
+        tracker.log(row)
+    assert time.monotonic() - began < 1.0, "log waits for the server"
+    tracker.close()
+    assert time.monotonic() - began < BOUND
+    assert any("Recording offline" in line for line in said)
+    (path,) = (tmp_path / "run").rglob("offline-run-*/*.wandb")
+    assert len(wandb_file_module.RunFile(path).history) == len(history)
+
+
+def test_a_server_that_breaks_in_mid_run(
+    tmp_path: Path, server: Any, make_history: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detector.loggers.wandb_logger._GRACE", 1.0)
+    said: list[str] = []
+    tracker = _tracker(tmp_path / "run", said, finish_timeout=1)
+    assert tracker.wait_started(60)
+    server.failing = 500
+    began = time.monotonic()
+    for row in make_history():
+        tracker.log(row)
+    tracker.finish({"steps": 150}, None)
+    tracker.close()
+    assert time.monotonic() - began < BOUND
+    assert any("wandb sync" in line for line in said), said
+
+
+@pytest.mark.parametrize("listening", [True, False], ids=["silent", "refused"])
+def test_a_server_that_is_not_there(
+    tmp_path: Path, wandb_home: Path, monkeypatch: pytest.MonkeyPatch, api_key: str, listening: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
+        port = silent.getsockname()[1] if listening else 9
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("WANDB_API_KEY", api_key)
+        said: list[str] = []
+        began = time.monotonic()
+        tracker = _tracker(tmp_path / "run", said, init_timeout=2, finish_timeout=2)
+        for step in range(100):
+            tracker.log({"step": step})
+        tracker.close()
+        assert time.monotonic() - began < BOUND
+    assert any("Recording offline" in line for line in said), said
+    assert list((tmp_path / "run").rglob("offline-run-*/*.wandb"))
+
+
+def test_a_malformed_key_is_named_and_not_shown(
+    tmp_path: Path, wandb_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "too-short-secret")
+    said: list[str] = []
+    tracker = _tracker(tmp_path / "run", said)
+    tracker.close()
+    assert "WANDB_API_KEY" in said[0]
+    assert "too-short-secret" not in "".join(said)
+
+
+def test_the_thread_ends_with_the_tracker(tmp_path: Path, server: Any) -> None:
+    tracker = _tracker(tmp_path / "run", [])
+    tracker.close()
+    tracker.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "wandb"]
+    assert "WANDB_SERVICE" not in os.environ

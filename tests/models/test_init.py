@@ -1,0 +1,91 @@
+"""Each initialisation scheme, against the deviation it promises."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from detector.config.schema import ModelConfig
+from detector.models.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Components, Gated, Unit
+from detector.models.detector import build_detector
+from detector.models.init import init_weights
+
+PLAIN = Components(ACTIVATIONS["relu"], NORMS["none"], SHORTCUTS["none"])
+
+
+@pytest.mark.parametrize(
+    ("scheme", "std"),
+    [
+        ("he", math.sqrt(2 / (64 * 9))),
+        ("lecun", math.sqrt(1 / (64 * 9))),
+        ("xavier", math.sqrt(2 / (64 * 9 + 128 * 9))),
+        ("naive", 0.01),
+        ("default", math.sqrt(1 / (3 * 64 * 9))),
+    ],
+)
+def test_the_weights_have_the_promised_deviation(scheme: str, std: float) -> None:
+    torch.manual_seed(0)
+    unit = Unit(64, 128, PLAIN)  # 73,728 weights: the sample deviation is within 1 % of the true one
+    init_weights(unit, scheme)
+    assert float(unit.conv.weight.detach().std()) == pytest.approx(std, rel=0.01)
+    assert float(unit.conv.weight.detach().mean()) == pytest.approx(0.0, abs=4 * std / math.sqrt(73_728))
+    assert unit.conv.bias is not None
+    assert bool(unit.conv.bias.any()) == (scheme == "default")
+
+
+def test_xavier_is_torch_s_own() -> None:
+    torch.manual_seed(0)
+    unit = Unit(16, 24, PLAIN)
+    init_weights(unit, "xavier")
+    torch.manual_seed(0)
+    reference = nn.Conv2d(16, 24, 3)
+    torch.manual_seed(0)
+    Unit(16, 24, PLAIN)  # draws torch's default first, as above
+    nn.init.xavier_normal_(reference.weight)
+    assert torch.allclose(unit.conv.weight, reference.weight)
+
+
+def test_he_keeps_the_second_moment_through_deep_relu() -> None:
+    # He et al. 2015, eq. 10: E[x²] is constant through ReLU layers. Fully connected, to keep it exact.
+    torch.manual_seed(0)
+    x = torch.randn(2000, 256)
+    start = float(x.square().mean())
+    for _ in range(20):
+        unit = Unit(256, 256, PLAIN, kernel=1)
+        init_weights(unit, "he")
+        x = unit(x[..., None, None])[..., 0, 0].detach()
+    # One draw of 20 layers fluctuates by a factor of a few; torch's default init would give (1/6)^20.
+    assert 0.1 < float(x.square().mean()) / start < 10
+
+
+def test_naive_uses_the_given_deviation() -> None:
+    unit = Unit(64, 128, PLAIN)
+    init_weights(unit, "naive", std=0.1)
+    assert float(unit.conv.weight.detach().std()) == pytest.approx(0.1, rel=0.02)
+
+
+def test_a_gate_starts_by_carrying() -> None:
+    gate = Gated(8)
+    init_weights(gate, "he")
+    x, f = torch.ones(1, 8, 2, 2), torch.zeros(1, 8, 2, 2)
+    assert torch.allclose(gate(x, f), torch.full_like(x, 1 - 1 / (1 + math.e)))
+
+
+def test_the_head_starts_nearly_uniform_and_rare() -> None:
+    torch.manual_seed(0)
+    model = build_detector(ModelConfig(), num_classes=80)  # in training mode: norms use the batch
+    with torch.no_grad():
+        out = model(torch.rand(2, 3, 128, 128))
+    # The bias expects 5 objects among the anchors of a 640 px image, over 80 classes.
+    assert float(out["scores"][..., :256].sigmoid().median()) == pytest.approx(5 / 80 / 80**2, rel=1.0)
+    assert float(out["boxes"].std()) < 2
+
+
+def test_seeds_are_honoured() -> None:
+    def weights(seed: int) -> list[torch.Tensor]:
+        torch.manual_seed(seed)
+        return list(build_detector(ModelConfig(), num_classes=3).state_dict().values())
+
+    assert all(torch.equal(a, b) for a, b in zip(weights(1), weights(1), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(weights(1), weights(2), strict=True))

@@ -1,0 +1,206 @@
+"""`train.py` from end to end, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import train as front_door
+from detector.config.schema import ModelConfig
+from detector.models.detector import build_detector
+from tests.support import ROOT, Run, environment
+from tests.loggers import wandb_file
+
+TRUNK = list(build_detector(ModelConfig(), 80).trunk_points())
+QUICK = ("data.image_size=64", "train.steps=12", "train.eval_every=6", "gradients.every=3")
+SUMMARY = {
+    "ablation", "seed", "dataset", "steps", "epochs", "seconds", "train/mAP50-95", "train/mAP50",
+    "val/mAP50-95", "val/mAP50", "train/loss", "gradient/vanishing_index_init", "gradient/vanishing_index",
+    "gradient/weight_index_init", "gradient/verdict_init", "gradient/verdict", "gradient/first_bad_layer",
+    "signal/input_dependence", "parameters", "versions", "commit", "command",
+}  # fmt: skip
+TrainPy = Callable[..., Run]
+
+
+def test_keys_may_stand_anywhere_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train.seed=-1", "--config", str(front_door.BASELINE), "train.batch=0"]
+    assert front_door.main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert "train.seed" in errors
+    assert "train.batch" in errors
+
+
+def without_times(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+
+def test_a_run_leaves_everything_behind(train_py: TrainPy) -> None:
+    run = train_py(*QUICK)
+    for name in (
+        "config.yaml",
+        "history.jsonl",
+        "summary.json",
+        "checkpoints/last.pt",
+        "checkpoints/best.pt",
+        "plots/train_batch.png",
+    ):
+        assert (run.directory / name).stat().st_size > 0, name
+    assert len(list((run.directory / "plots").glob("*.png"))) >= 3
+    assert run.summary.keys() >= SUMMARY
+    assert run.summary["ablation"] == "baseline"
+    assert run.summary["steps"] == 12
+    assert [row["step"] for row in run.history] == [0, 3, 5, 6, 9, 11]
+    for row in run.history:
+        for name in TRUNK:
+            assert row[f"activation_grad/{name}"] > 0
+            assert row[f"weight_grad/{name}"] > 0
+            assert row[f"update_ratio/{name}"] > 0
+    evaluated = [row["step"] for row in run.history if "val/mAP50-95" in row and "train/mAP50-95" in row]
+    assert evaluated == [5, 11]
+    assert run.summary["gradient/vanishing_index_init"] == run.history[0]["gradient/vanishing_index"]
+    assert "train mAP50-95" in run.out
+
+
+def test_a_checkpoint_loads_without_running_code(train_py: TrainPy) -> None:
+    run = train_py(*QUICK)
+    state = torch.load(run.directory / "checkpoints/best.pt", weights_only=True)
+    model = build_detector(ModelConfig(), 80)
+    model.load_state_dict(state["model"])
+    assert len(state["extra"]["names"]) == 80
+
+
+def test_the_same_command_gives_the_same_history(train_py: TrainPy) -> None:
+    settings = (*QUICK, "data.fliplr=0.5", "data.scale=0.3", "data.workers=1")
+    one, two = train_py(*settings, name="one"), train_py(*settings, name="two")
+    assert without_times(one.history) == without_times(two.history)
+    other = train_py(*settings, "train.seed=1", name="other")
+    assert without_times(one.history) != without_times(other.history)
+
+
+@pytest.mark.timeout(900)  # three whole trainings
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["model.shortcutt=none"], "model.shortcut"),
+        (["train.lr=fast"], "train.lr"),
+        (["train.batch=0"], "train.batch"),
+        (["--config", "missing.yaml"], "missing.yaml"),
+        (["data.path=missing.yaml"], "missing.yaml"),
+        (["train.device=cuda:99"], "train.device"),
+        (["--resume", "nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_are_named_in_two_lines(train_py: TrainPy, arguments: list[str], named: str) -> None:
+    run = train_py(*arguments, check=False)
+    assert run.code == 2
+    assert named in run.err
+    assert "Traceback" not in run.err
+    assert len(run.err.strip().splitlines()) <= 2
+    assert not run.directory.exists()
+
+
+def test_a_run_is_never_overwritten(train_py: TrainPy) -> None:
+    first = train_py(*QUICK)
+    before = (first.directory / "history.jsonl").read_bytes()
+    again = train_py(*QUICK, check=False)
+    assert again.code == 2
+    assert "--resume" in again.err
+    assert (first.directory / "history.jsonl").read_bytes() == before
+
+
+def test_divergence_is_exit_3_unless_it_is_the_finding(train_py: TrainPy) -> None:
+    config = ("--config", str(ROOT / "ablations/no_batchnorm_no_clip.yaml"), "data.image_size=128")
+    stopped = train_py(*config, "train.on_nonfinite=stop", name="stopped", check=False)
+    assert stopped.code == 3
+    recorded = train_py(*config, name="recorded")
+    for run in (stopped, recorded):
+        assert run.summary["gradient/verdict"] == "diverged"
+        assert run.summary["gradient/first_bad_layer"] in run.err
+        assert run.summary["steps"] < 20
+
+
+def test_bad_labels_are_named_before_training(train_py: TrainPy, coco8: Path, tmp_path: Path) -> None:
+    import shutil
+
+    mine = tmp_path / "mine"
+    shutil.copytree(coco8 / "coco8", mine)
+    label = mine / "labels/train/000000000009.txt"
+    label.write_text(label.read_text() + "0 0.5 0.5 1.5 0.2\n0 0.5 0.5\n")
+    lines = len(label.read_text().splitlines())
+    data = mine / "data.yaml"
+    data.write_text(
+        yaml.safe_dump({"train": "images/train", "val": "images/val", "names": [str(i) for i in range(80)]})
+    )
+    before = sorted(path for path in mine.rglob("*"))
+    run = train_py(*QUICK, f"data.path={data}", check=False)
+    assert run.code == 2
+    assert f"000000000009.txt:{lines - 1}" in run.err
+    assert f"000000000009.txt:{lines}" in run.err
+    skipped = train_py(*QUICK, f"data.path={data}", "data.on_error=skip")
+    assert f"000000000009.txt:{lines}" in skipped.err
+    assert sorted(path for path in mine.rglob("*")) == before  # nothing was written beside the data
+
+
+def test_where_coco8_cannot_be_had_the_run_says_so_and_trains_on_shapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from detector.data import coco8, shapes, sources
+
+    monkeypatch.setenv("DETECTOR_DATASETS", str(tmp_path / "empty"))
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    unreachable = "https://127.0.0.1:9/coco8.zip"
+    monkeypatch.setattr(sources, "fetch_coco8", lambda folder: coco8.fetch_coco8(folder, url=unreachable))
+    monkeypatch.setattr(
+        sources, "_shapes", lambda name: shapes.render_shapes(tmp_path / name, train=8, val=4)
+    )
+    monkeypatch.chdir(tmp_path)
+    arguments = ["data.image_size=64", "train.steps=3", "--config"]
+    config = str(ROOT / "ablations/no_residual.yaml")
+    assert front_door.main([*arguments, config]) == 0
+    err = capsys.readouterr().err
+    assert "COCO8 IS NOT HERE" in err
+    (directory,) = (tmp_path / "runs").iterdir()
+    assert directory.name.startswith("no_residual-shapes-s0-")
+    summary = json.loads((directory / "summary.json").read_text())
+    assert (summary["dataset"], summary["ablation"]) == ("shapes", "no_residual")
+    saved = yaml.safe_load((directory / "config.yaml").read_text())
+    assert saved["data"]["path"] == "datasets/shapes.yaml"
+    assert saved["model"]["shortcut"] == "none"  # the ablation's delta survives the fallback
+
+    assert front_door.main(["data.fallback=none"]) == 2
+    assert "could not be downloaded" in capsys.readouterr().err
+
+
+def test_the_wandb_file_holds_every_layer_and_every_evaluation(train_py: TrainPy) -> None:
+    run = train_py(*QUICK, wandb="offline")
+    logged = {row["step"]: row for row in wandb_file.read(run.directory).history}
+    assert sorted(logged) == [0, 3, 5, 6, 9, 11]
+    for row in run.history:
+        sent = logged[row["step"]]
+        assert {k: sent[k] for k in row} == pytest.approx(row)
+        assert np.isfinite([sent[f"activation_grad/{name}"] for name in TRUNK]).all()
+    assert all(key in logged[11] for key in ("train/mAP50-95", "val/mAP50-95"))
+
+
+def test_nothing_is_left_in_the_home(train_py: TrainPy, tmp_path: Path, coco8: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    env = {k: v for k, v in environment(coco8).items() if not k.startswith(("XDG_", "YOLO_", "MPL"))}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *QUICK, f"run.dir={tmp_path / 'run'}",
+         "tracking.wandb=offline"],
+        cwd=tmp_path, env=env | {"HOME": str(home)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    left = {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()}
+    assert not any("ltralytics" in name for name in left), left
+    assert sorted(os.listdir(tmp_path)) == ["home", "run"]

@@ -1,0 +1,55 @@
+"""Freed memory stays with the process."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# Takes and frees 64 MB in pieces, as a training step does, and counts the pages it had to ask for.
+PROGRAM = """
+import resource, sys
+from detector.runtime.allocator import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+def step():
+    pieces = [bytearray(4 << 20) for _ in range(16)]
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+# The same once; what is resident before and after giving it back, in pages.
+GIVEN_BACK = """
+from pathlib import Path
+from detector.runtime.allocator import give_freed_memory_back, keep_freed_memory
+resident = lambda: int(Path("/proc/self/statm").read_text().split()[1])
+keep_freed_memory()
+pieces = [bytearray(b"x") * (4 << 20) for _ in range(16)]
+del pieces
+before = resident()
+give_freed_memory_back()
+print(before - resident())
+"""
+
+
+def faults(argument: str) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, argument], capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
+def test_a_step_takes_its_memory_from_the_one_before() -> None:
+    assert faults("kept") < 100
+    assert faults("as it is") > 1000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
+def test_after_the_last_step_it_is_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 10_000  # of 16,384

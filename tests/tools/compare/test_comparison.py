@@ -1,0 +1,249 @@
+"""What is compared with what, what is refused, and that the tables say the same in every format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from detector.cli import main
+from detector.errors import UserError
+from detector.tools.compare import table
+from detector.tools.compare.comparison import Comparison, compare
+from detector.tools.compare.metrics import METRICS
+from detector.tools.compare.runs import load_runs
+
+Make = Callable[..., Path]
+V, MAP = "gradient/vanishing_index_init", "train/mAP50-95"
+
+
+def folder(make_run: Make, *ablations: tuple[str, dict[str, object]], seeds: int = 3) -> Path:
+    path = Path()
+    for number, (name, changes) in enumerate(ablations):
+        for seed in range(seeds):
+            path = make_run(name, seed, v=number + 0.1 * seed, train_map=0.9 - 0.2 * number, **changes)
+    return path.parent
+
+
+def compared(path: Path, **options: object) -> Comparison:
+    return compare(*load_runs([path]), **options)  # type: ignore[arg-type]
+
+
+def test_groups_differences_and_what_was_changed(make_run: Make) -> None:
+    c = compared(folder(make_run, ("stripped", {"model.norm": "none"}), ("baseline", {})))
+    assert [group.label for group in c.groups] == ["baseline", "stripped"]
+    assert c.groups[1].changes == ("model.norm=none",)
+    assert c.baseline.estimates[V].mean == pytest.approx(1.1)
+    d = c.groups[1].differences[V]
+    # Paired, the seeds' own differences cancel: exactly -1 each time.
+    assert (d.n, d.mean, d.sd, d.p) == (3, pytest.approx(-1), pytest.approx(0), 0.25)
+    assert c.baseline.differences == {}
+    assert any("3 pair(s) can give is 0.25" in note for note in c.notes)
+    assert any("memorisation" in note for note in c.notes)
+
+
+def test_holm_counts_the_ablations(make_run: Make) -> None:
+    others = [(f"a{n}", {"train.lr": 0.1 + n}) for n in range(3)]
+    c = compared(folder(make_run, ("baseline", {}), *others, seeds=6))
+    assert [group.differences[V].p for group in c.groups[1:]] == [2 / 64] * 3
+    assert [group.differences[V].p_holm for group in c.groups[1:]] == [6 / 64] * 3
+    assert any("see also" in note for note in c.notes)
+
+
+def test_seeds_are_paired_by_number(make_run: Make) -> None:
+    for seed in (0, 1, 2):
+        make_run("baseline", seed, v=seed)
+    path = make_run("other", 2, v=5.0, **{"model.norm": "none"})
+    d = compared(path.parent).groups[1].differences[V]
+    assert (d.n, d.mean) == (1, 3.0)
+
+
+def test_a_baseline_can_be_chosen(make_run: Make) -> None:
+    path = folder(make_run, ("baseline", {}), ("b", {"model.norm": "none"}))
+    assert compared(path, baseline="b").baseline.label == "b"
+    with pytest.raises(UserError, match="--baseline c: no such ablation among b, baseline"):
+        compared(path, baseline="c")
+
+
+def test_one_name_for_two_configurations_is_two_groups(make_run: Make) -> None:
+    make_run("baseline", 0)
+    path = make_run("baseline", 1, folder="faster", **{"train.lr": 0.5})
+    assert [g.label for g in compared(path.parent).groups] == ["baseline", "baseline [train.lr=0.5]"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "summary", "named"),
+    [
+        ({"data.image_size": 96}, {}, "image size: 64 px (1: baseline-s0) and 96 px (1: other-s0)"),
+        ({"train.steps": 30}, {}, "length: 20 steps (1: baseline-s0) and 30 steps (1: other-s0)"),
+        ({}, {"data_fingerprint": "b" * 64}, "data: coco8 aaaaaaaa (1: baseline-s0) and coco8 bbbbbbbb"),
+    ],
+)
+def test_different_data_sizes_and_lengths_are_refused(
+    make_run: Make,
+    changes: dict[str, object],
+    summary: dict[str, object],
+    named: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make_run()
+    path = str(make_run("other", summary=summary, **changes).parent)
+    assert main(["compare", path]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert named in captured.err
+    assert "--allow-mixed" in captured.err
+    assert len(captured.err.strip().splitlines()) <= 2
+    assert main(["compare", path, "--allow-mixed"]) == 0
+    assert "Not comparable, and compared all the same" in capsys.readouterr().out
+
+
+def test_an_unfinished_run_on_other_data_is_refused_by_name(make_run: Make) -> None:
+    make_run()
+    path = make_run("other", **{"data.path": "datasets/shapes.yaml"})
+    (path / "summary.json").unlink()
+    with pytest.raises(UserError, match="shapes"):
+        compared(path.parent)
+
+
+def test_an_unfinished_run_joins_its_ablation(make_run: Make) -> None:
+    make_run("baseline", 0)
+    path = make_run("baseline", 1)
+    (path / "summary.json").unlink()
+    c = compared(path.parent)
+    assert [len(group.runs) for group in c.groups] == [2]
+    assert (c.baseline.estimates[V].n, c.baseline.estimates[MAP].n) == (2, 1)
+    assert any("could not be verified" in note for note in c.notes)
+    assert any(line.startswith("baseline-s1: unfinished") for line in table.remarks(c))
+
+
+def cube(make_run: Make, factors: int) -> Path:
+    path = Path()
+    for levels in itertools.product((0, 1), repeat=factors):
+        shortcut, norm, act = (*levels, 0)[:3]
+        changes = {
+            "model.shortcut": ("residual", "none")[shortcut],
+            "model.norm": ("batch", "none")[norm],
+            "model.act": ("silu", "sigmoid")[act],
+        }
+        for seed in range(3):
+            v = 1 + 2 * shortcut - 4 * norm + 8 * act + 16 * shortcut * norm + 0.01 * seed
+            name = "baseline" if not any(levels) else f"cell{''.join(map(str, levels))}"
+            path = make_run(name, seed, v=v, **changes)
+    return path.parent
+
+
+def test_a_full_factorial_is_recognised(make_run: Make) -> None:
+    design = compared(cube(make_run, 3)).factorial
+    assert design is not None
+    assert len(design.factors) == 3
+    effects = design.effects[V]
+    # y = … + 16·s·n: s alone moves 2 without n and 18 with it, 10 on average; the interaction is half of 16.
+    assert {design.name(f): round(e.mean, 6) for f, e in effects.items()} == {
+        "shortcut": 10,
+        "batch norm": 4,
+        "SiLU (→ sigmoid)": 8,
+        "shortcut × batch norm": 8,
+        "shortcut × SiLU (→ sigmoid)": 0,
+        "batch norm × SiLU (→ sigmoid)": 0,
+        "shortcut × batch norm × SiLU (→ sigmoid)": 0,
+    }
+    assert all(e.n == 3 for e in effects.values())
+
+
+def test_the_largest_factorial_among_the_runs_is_taken(make_run: Make) -> None:
+    make_run("odd", 0, **{"model.act": "relu"})
+    make_run("plain_sigmoid", 0, **{"model.act": "sigmoid", "model.norm": "none", "model.shortcut": "none"})
+    design = compared(cube(make_run, 2)).factorial
+    assert design is not None
+    assert design.factors == ("model.shortcut", "model.norm")
+    assert design.fixed == {"model.act": "silu"}
+
+
+def test_three_cells_are_no_factorial(make_run: Make) -> None:
+    path = folder(
+        make_run, ("baseline", {}), ("a", {"model.norm": "none"}), ("b", {"model.shortcut": "none"})
+    )
+    assert compared(path).factorial is None
+
+
+def test_a_diverged_run_is_counted_where_it_has_numbers(make_run: Make) -> None:
+    make_run("baseline", 0)
+    broken = {"status": "diverged", "gradient/vanishing_index": "NaN", "train/loss": "NaN"}
+    path = make_run("baseline", 1, summary=broken)
+    c = compared(path.parent)
+    assert (c.baseline.estimates[MAP].n, c.baseline.estimates["train/loss"].n) == (2, 1)
+    assert any("1 run(s) diverged" in note for note in c.notes)
+    assert "1 of 2 runs" in table.markdown(c)
+
+
+def test_csv_holds_every_number_unrounded(make_run: Make) -> None:
+    c = compared(cube(make_run, 2))
+    rows = list(csv.DictReader(io.StringIO(table.csv_text(c))))
+    measured = {(r["name"], r["metric"]): r for r in rows if r["kind"] == "measured"}
+    assert len(measured) == len(c.groups) * len(METRICS)
+    assert float(measured["cell01", V]["mean"]) == c.groups[1].estimates[V].mean
+    difference = next(r for r in rows if r["kind"] == "difference" and r["metric"] == V)
+    assert float(difference["p_sign_flip"]) == 0.25
+    assert sum(r["kind"] == "effect" for r in rows) == 3 * 5
+
+
+def test_hostile_names_stay_text_in_every_format(make_run: Make) -> None:
+    make_run()
+    path = make_run('=1+1|[red]<b>"\\$&%_{~^#\x1b[31m', folder="bad", **{"model.norm": "none"})
+    c = compared(path.parent)
+    name = c.groups[1].label
+    assert name.isprintable()
+    rows = list(csv.reader(io.StringIO(table.csv_text(c))))
+    assert all(row[1].startswith("'=") for row in rows[1:] if row[1] != "baseline")
+    console = Console(file=io.StringIO(), width=300)
+    table.print_console(c, console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "[red]" in printed
+    assert "\x1b[31m" not in printed
+    lines = [line for line in table.markdown(c).splitlines() if line.startswith("|")]
+    cells = {line.replace("\\|", "").count("|") for line in lines[: len(c.groups) + 2]}
+    assert len(cells) == 1
+    assert "<b>" not in table.markdown(c)
+    body = [line for line in table.latex(c).splitlines() if not line.startswith("%")]
+    for line in body:
+        assert not re.search(r"(?<!\\)[%#_]", line), line
+        assert len(re.findall(r"(?<!\\)\$", line)) % 2 == 0, line
+
+
+def test_the_command_writes_what_it_is_asked_for(
+    make_run: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = folder(make_run, ("baseline", {}), ("b", {"model.norm": "none"}))
+    targets = {name: tmp_path / f"out.{name}" for name in ("html", "csv", "latex", "markdown")}
+    arguments = [text for name, path in targets.items() for text in (f"--{name}", str(path))]
+    assert main(["compare", str(runs), *arguments]) == 0
+    assert "What was measured" in capsys.readouterr().out
+    assert all(path.stat().st_size > 200 for path in targets.values())
+    assert main(["compare", str(runs), "--markdown", "-"]) == 0
+    assert capsys.readouterr().out == targets["markdown"].read_text()
+    assert main(["compare", str(runs), "--csv", str(tmp_path / "no" / "where.csv")]) == 2
+    assert "where.csv: cannot be written" in capsys.readouterr().err
+
+
+def test_what_is_left_out_is_printed(make_run: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run()
+    bad = make_run("bad")
+    (bad / "config.yaml").write_text("]")
+    assert main(["compare", str(bad.parent)]) == 0
+    assert "left out: bad-s0: what it was trained on is unknown" in capsys.readouterr().out
+
+
+def test_a_run_of_its_own_is_fine(make_run: Make) -> None:
+    c = compared(make_run())
+    assert len(table.sheets(c)) == 1
+    assert math.isnan(c.baseline.estimates[V].low)
+    assert json.dumps(table.csv_text(c))

@@ -1,0 +1,254 @@
+"""Running cells: with a stand-in for train.py where only files, signals and exit codes matter."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from detector.config.loading import load_config, save
+from detector.errors import UserError
+from detector.runtime.signals import StopRequest
+from detector.tools.suites.display import SuiteDisplay, result_table
+from detector.tools.suites.local import LocalProcesses
+from detector.tools.suites.runner import Job, plan, read_last_row, read_summary, run
+from detector.tools.suites.suite import Cell, expand, load_suite
+from tests.support import ROOT
+
+FAKE = [sys.executable, str(Path(__file__).with_name("fake_train.py"))]
+
+
+class Quiet:
+    """A display that only remembers."""
+
+    def __init__(self, on_update: Callable[[Sequence[Job]], None] = lambda jobs: None) -> None:
+        self.update = on_update
+        self.order: list[str] = []
+
+    def ended(self, job: Job, jobs: Sequence[Job]) -> None:
+        self.order.append(f"{job.cell.name} {job.status}")
+
+
+def cells(tmp_path: Path, *names: str, steps: int = 3, seeds: int = 1) -> list[Cell]:
+    path = tmp_path / "mine.yaml"
+    listed = "".join(f"  {n}: {{train: {{warmup_steps: {i}}}}}\n" for i, n in enumerate(names))
+    path.write_text(
+        f"base: {ROOT / 'configs/coco8.yaml'}\nseeds: {seeds}\n"
+        f"settings: {{train: {{steps: {steps}}}}}\ncells:\n{listed}"
+    )
+    return expand(load_suite(path))
+
+
+def calls(out: Path) -> list[list[str]]:
+    return [line.split() for line in (out / "calls.txt").read_text().splitlines()]
+
+
+def never() -> bool:
+    return False
+
+
+def test_all_cells_run_and_none_again(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    suite = cells(tmp_path, "a", "b", seeds=2)
+    run(plan(suite, out), LocalProcesses(2, program=FAKE), Quiet(), never)
+    assert sorted(call[0] for call in calls(out)) == ["a-s0", "a-s1", "b-s0", "b-s1"]
+    again = plan(suite, out)
+    assert {(job.status, job.was_there) for job in again} == {("finished", True)}
+    run(again, LocalProcesses(2, program=FAKE), Quiet(), never)
+    assert len(calls(out)) == 4
+
+
+def test_the_cores_are_shared_out(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    most = 0
+
+    def count(jobs: Sequence[Job]) -> None:
+        nonlocal most
+        most = max(most, sum(job.status == "running" for job in jobs))
+
+    jobs = plan(cells(tmp_path, "a", "b", "c", "d", "e"), out)
+    run(jobs, LocalProcesses(2, cores=7, program=FAKE), Quiet(count), never)
+    assert most == 2
+    assert {(call[2], call[3]) for call in calls(out)} == {("3", "3")}  # 7 cores, 2 at a time
+
+
+def test_a_failing_cell_is_reported_and_the_rest_go_on(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    display = Quiet()
+    jobs = plan(cells(tmp_path, "fails", "killed", "diverges", "a"), out)
+    run(jobs, LocalProcesses(1, program=FAKE), display, never)
+    assert display.order == ["fails-s0 failed", "killed-s0 failed", "diverges-s0 diverged", "a-s0 finished"]
+    assert jobs[0].problem == "error: the disk is full"
+    assert "SIGKILL" in jobs[1].problem
+    retried = plan([job.cell for job in jobs], out)
+    assert [job.status for job in retried] == ["waiting", "waiting", "diverged", "finished"]
+    assert result_table(jobs).splitlines()[1:] == [
+        "fails     0       -       -          -        -  1 missing",
+        "killed    0       -       -          -        -  1 missing",
+        "diverges  1   +0.50       -      0.900        -  1 diverged",
+        "a         1   +0.50   +0.00      0.900        -",
+    ]
+
+
+def test_a_missing_program_fails_its_cells_only(tmp_path: Path) -> None:
+    jobs = plan(cells(tmp_path, "a", "b"), tmp_path / "out")
+    run(jobs, LocalProcesses(1, program=["/nowhere/python"]), Quiet(), never)
+    assert [job.status for job in jobs] == ["failed", "failed"]
+    assert "/nowhere/python" in jobs[0].problem
+
+
+def test_one_ctrl_c_lets_the_steps_finish_and_the_suite_goes_on_later(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    suite = cells(tmp_path, "a", "b", "c", steps=100)
+    jobs = plan(suite, out)
+    with StopRequest() as stop:
+
+        def interrupt(jobs: Sequence[Job]) -> None:
+            if stop.signal is None and sum(bool(job.row) for job in jobs) == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        run(jobs, LocalProcesses(2, program=FAKE), Quiet(interrupt), stop)
+        assert stop.exit_code == 130
+    assert {job.status for job in jobs} == {"stopped"}
+    assert not (out / "c-s0").exists()
+    jobs = plan(suite, out)
+    assert [job.start for job in jobs] == ["resume", "resume", "new"]
+    run(jobs, LocalProcesses(2, program=FAKE), Quiet(), never)
+    assert {job.status for job in jobs} == {"finished"}
+    for job in jobs:
+        assert (job.directory / "history.jsonl").read_text().count("\n") == 100
+    assert sorted(call[1] for call in calls(out)) == ["new", "new", "new", "resume", "resume"]
+
+
+def test_a_second_ctrl_c_kills(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    jobs = plan(cells(tmp_path, "deaf", steps=10_000), out)
+    times = 0
+    with StopRequest() as stop:
+
+        def interrupt(jobs: Sequence[Job]) -> None:
+            nonlocal times
+            if jobs[0].row and times < 2:
+                times += 1
+                os.kill(os.getpid(), signal.SIGINT)
+
+        with pytest.raises(KeyboardInterrupt):
+            run(jobs, LocalProcesses(1, program=FAKE), Quiet(interrupt), stop)
+    assert jobs[0].status == "stopped"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(calls(out)[0][4]), 0)
+
+
+def test_a_cell_that_another_process_runs_is_left_alone(tmp_path: Path) -> None:
+    """Its lock is the process's own, so that it outlives a suite that was killed."""
+    out = tmp_path / "out"
+    suite = cells(tmp_path, "deaf", steps=10_000)
+    first = LocalProcesses(1, program=FAKE)
+    (job,) = plan(suite, out)
+    first.start(job)
+    try:
+        deadline = time.monotonic() + 60
+        while not (out / "calls.txt").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        (second,) = plan(suite, out)
+        run([second], LocalProcesses(1, program=FAKE), Quiet(), never)
+        assert second.status == "failed"
+        assert "another process" in second.problem
+        assert len(calls(out)) == 1
+    finally:
+        first.kill()
+
+
+def test_another_experiment_is_not_overwritten(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    suite = cells(tmp_path, "a")
+    run(plan(suite, out), LocalProcesses(1, program=FAKE), Quiet(), never)
+    with pytest.raises(UserError, match=r"train\.steps is 3, not 4"):
+        plan(cells(tmp_path, "a", steps=4), out)
+    saved = load_config(out / "a-s0/config.yaml", ["train.threads=7", "tracking.wandb=disabled"]).config
+    save(saved, out / "a-s0/config.yaml")  # neither is another experiment
+    assert plan(suite, out)[0].was_there
+
+
+@pytest.mark.parametrize("name", ["history.jsonl", "holiday.jpg"])
+def test_a_directory_that_is_no_run_is_not_touched(tmp_path: Path, name: str) -> None:
+    directory = tmp_path / "out" / "a-s0"
+    directory.mkdir(parents=True)
+    (directory / name).write_text("mine")
+    with pytest.raises(UserError, match="another --out"):
+        plan(cells(tmp_path, "a"), tmp_path / "out")
+    assert (directory / name).read_text() == "mine"
+
+
+def test_what_is_torn_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    assert read_last_row(tmp_path) == read_summary(tmp_path) == {}
+    (tmp_path / "history.jsonl").write_text('{"step": 1, "epoch": 0}\n{"step": 2, "ep')
+    (tmp_path / "summary.json").write_text('{"status": ')
+    assert read_last_row(tmp_path) == {"step": 1, "epoch": 0}
+    assert read_summary(tmp_path) == {}
+
+
+def test_the_time_left_is_in_proportion_to_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = plan(cells(tmp_path, "a", "b", "c", "d"), tmp_path / "out")
+    clock = [0.0]
+    monkeypatch.setattr("detector.tools.suites.display.time.monotonic", lambda: clock[0])
+    display = SuiteDisplay("mine")
+    assert display.left(jobs) is None
+    clock[0] = 30.0
+    jobs[0].status = "finished"
+    assert display.left(jobs) == pytest.approx(90)
+    jobs[1].status, jobs[1].row = "running", {"step": 1, "epoch": 0}  # 2 of 3 steps
+    clock[0] = 50.0
+    assert display.left(jobs) == pytest.approx(70)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_stopped_suite_ends_as_an_uninterrupted_one(tmp_path: Path, coco8: Path) -> None:
+    """From the command line, with the real train.py: Ctrl-C to the one process that a user sees."""
+    from detector.loggers.jsonl import read_history
+    from tests.support import environment
+    from tests.runs.test_train import without_times
+
+    suite = tmp_path / "tiny.yaml"
+    suite.write_text(
+        f"base: {ROOT / 'configs/coco8.yaml'}\n"
+        "settings:\n  data: {image_size: 64}\n  model: {depths: [1, 1, 1, 1]}\n"
+        "  train: {steps: 60, eval_every: null, threads: 1}\n  tracking: {wandb: disabled, plots: false}\n"
+        "cells:\n  baseline: {}\n  no_residual: {model: {shortcut: none}}\n"
+    )
+
+    def start(out: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "detector", "ablate", str(suite), "--jobs", "2", "--out", out],
+            cwd=tmp_path, env=environment(coco8) | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    whole = start("whole")
+    table, err = whole.communicate(timeout=200)
+    assert whole.returncode == 0, err
+    stopped = start("stopped")
+    deadline = time.monotonic() + 120
+    while not read_last_row(tmp_path / "stopped/baseline-s0"):
+        assert time.monotonic() < deadline and stopped.poll() is None
+        time.sleep(0.02)
+    stopped.send_signal(signal.SIGINT)
+    _, err = stopped.communicate(timeout=100)
+    assert stopped.returncode == 130, err
+    assert "Traceback" not in err
+    assert "goes on where it stopped" in err
+    resumed = start("stopped")
+    table_again, err = resumed.communicate(timeout=200)
+    assert resumed.returncode == 0, err
+    assert table_again.replace("stopped", "whole") == table
+    for name in ("baseline-s0", "no_residual-s0"):
+        histories = [read_history(tmp_path / out / name / "history.jsonl") for out in ("whole", "stopped")]
+        assert without_times(histories[0]) == without_times(histories[1])

@@ -1,0 +1,257 @@
+"""Checkpoints: nothing is lost, nothing in them is run, and a crash never costs the previous one."""
+
+import copy
+import errno
+import os
+import pickle
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from detector.errors import UserError
+from detector.models.loss import DetectionLoss
+from detector.runtime.random_state import random_state, random_state_kept, restore_random_state
+from detector.training import checkpoints as checkpoint
+from detector.training.checkpoints import Checkpoints, load_state, read, state_dict, write
+from detector.training.state import Learner
+
+MakeLearner = Callable[..., tuple[Learner, DetectionLoss]]
+
+
+def trained(make_learner: MakeLearner, **config: object) -> Learner:
+    learner, _ = make_learner(**config)
+    for p in learner.model.parameters():
+        p.grad = torch.ones_like(p)
+    learner.optimizer.step()
+    if learner.ema is not None:
+        learner.ema.update_parameters(learner.model)
+    learner.step, learner.seconds, learner.best = 7, 1.5, (0.1, 0.2)
+    learner.skipped, learner.skipped_in_a_row = 3, 2
+    return learner
+
+
+@pytest.mark.parametrize("config", [{}, {"optimizer": "adamw", "lr": 1e-3, "ema": 0.9}])
+def test_what_is_saved_comes_back(
+    make_learner: MakeLearner, tmp_path: Path, config: dict[str, object]
+) -> None:
+    learner = trained(make_learner, **config)
+    write(state_dict(learner), tmp_path / "last.pt")
+    drawn = random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
+
+    other, _ = make_learner(seed=1, **config)
+    load_state(read(tmp_path / "last.pt"), other)
+    again = random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
+    assert again == drawn
+    assert (other.step, other.seconds, other.best) == (7, 1.5, (0.1, 0.2))
+    assert (other.skipped, other.skipped_in_a_row) == (3, 2)
+    for key, value in learner.model.state_dict().items():
+        assert torch.equal(other.model.state_dict()[key], value), key
+    for ours, theirs in zip(
+        learner.optimizer.state_dict()["state"].values(),
+        other.optimizer.state_dict()["state"].values(),
+        strict=True,
+    ):
+        assert all(torch.equal(torch.as_tensor(ours[k]), torch.as_tensor(theirs[k])) for k in ours)
+    if learner.ema is not None and other.ema is not None:
+        pairs = zip(learner.ema.parameters(), other.ema.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_best_is_the_best_on_val_then_on_train(make_learner: MakeLearner, tmp_path: Path) -> None:
+    learner, _ = make_learner()
+    checkpoints = Checkpoints(tmp_path, {"names": ["a"]})
+
+    def best_step() -> int:
+        return int(read(checkpoints.best)["step"])
+
+    for step, val, train in [
+        (1, 0.0, 0.1),
+        (2, 0.0, 0.3),
+        (3, 0.0, 0.2),
+        (4, 0.1, 0.0),
+        (5, float("nan"), 0.9),
+    ]:
+        learner.step = step
+        checkpoints.save(learner, {"val/mAP50-95": val, "train/mAP50-95": train})
+        assert read(checkpoints.last)["step"] == step
+        assert best_step() == {1: 1, 2: 2, 3: 2, 4: 4, 5: 4}[step]
+    assert read(checkpoints.best)["extra"] == {"names": ["a"]}
+
+
+def test_the_best_is_written_before_the_last(
+    make_learner: MakeLearner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two, a kill leaves a last one that comes to the same best once more."""
+    written: list[tuple[str, tuple[float, ...]]] = []
+    monkeypatch.setattr(
+        checkpoint, "write", lambda state, path: (written.append((path.name, state["best"])), path.touch())
+    )
+    learner, _ = make_learner()
+    checkpoints = Checkpoints(tmp_path, {})
+    checkpoints.save(learner)  # before the first step: nobody's best
+    assert written == [("last.pt", ())]
+    written.clear()
+    learner.step = 1
+    checkpoints.save(learner, {"val/mAP50-95": 0.5, "train/mAP50-95": 0.5})
+    assert written == [("best.pt", (0.5, 0.5)), ("last.pt", (0.5, 0.5))]
+    written.clear()
+    checkpoints.save(learner, {"val/mAP50-95": 0.4, "train/mAP50-95": 0.6})
+    assert written == [("last.pt", (0.5, 0.5))]
+
+
+def test_what_is_drawn_beside_the_run_moves_no_generator() -> None:
+    device = torch.device("cpu")
+
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
+
+    state = random_state(device)
+    expected = draw()
+    restore_random_state(state, device)
+    with pytest.raises(KeyError), random_state_kept(device):
+        assert draw() == expected
+        raise KeyError
+    assert draw() == expected
+
+
+def test_evaluations_in_quick_succession_share_a_file(
+    make_learner: MakeLearner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock of our own: saving takes a second, and so is due again 10 seconds after it."""
+    now, written = 100.0, []
+
+    def slow_write(state: dict[str, object], path: Path) -> None:
+        nonlocal now
+        now += 0.5 if path.name == "best.pt" else 1.0
+        write(state, path)
+        written.append((path.name, state["step"]))
+
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now)
+    monkeypatch.setattr(checkpoint, "write", slow_write)
+    learner, _ = make_learner()
+    weight = next(learner.model.parameters()).detach()
+    checkpoints = Checkpoints(tmp_path, {}, share=0.1)
+
+    def evaluated(step: int, at: float, score: float) -> list[tuple[str, int]]:
+        nonlocal now
+        learner.step, now = step, at
+        weight.fill_(step)
+        written.clear()
+        checkpoints.offer(learner, {"val/mAP50-95": score})
+        return list(written)
+
+    assert evaluated(1, 100, 0.1) == [("best.pt", 1), ("last.pt", 1)]  # took 1.5 s: due at 116.5
+    assert evaluated(2, 110, 0.3) == []
+    assert evaluated(3, 116, 0.2) == []
+    assert evaluated(4, 117, 0.2) == [("best.pt", 2), ("last.pt", 4)]
+    best = read(checkpoints.best)
+    assert best["best"] == read(checkpoints.last)["best"] == learner.best
+    assert float(next(iter(best["model"].values())).flatten()[0]) == 2  # as it was then
+    assert evaluated(5, 118, 0.4) == []
+    checkpoints.save(learner)  # asked to stop
+    assert written == [("best.pt", 5), ("last.pt", 5)]
+    assert evaluated(6, 121, 0.5) == []
+    checkpoints.save_best()  # diverged
+    assert written == [("best.pt", 6)]
+
+
+@pytest.mark.parametrize("failing", ["best.pt", "last.pt"])
+def test_an_end_between_the_two_files_loses_no_best(
+    make_learner: MakeLearner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """What goes on from `last.pt` comes to the same evaluation, and must find it better than the last."""
+    learner, _ = make_learner()
+    checkpoints = Checkpoints(tmp_path, {})
+    learner.step = 1
+    checkpoints.save(learner, {"val/mAP50-95": 0.1})
+
+    def fail(state: object, path: Path) -> None:
+        if path.name == failing:
+            raise OSError(errno.ENOSPC, "full")
+        write(state, path)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("detector.training.checkpoints.write", fail)
+        learner.step = 2
+        with pytest.raises(OSError, match="full"):
+            checkpoints.save(learner, {"val/mAP50-95": 0.2})
+    saved = read(checkpoints.last)
+    assert (saved["step"], tuple(saved["best"])) == (1, (0.1, -1.0))
+    checkpoints.save(learner, {"val/mAP50-95": 0.2})
+    assert read(checkpoints.best)["step"] == 2
+
+
+def test_an_untrained_network_is_nobodys_best(make_learner: MakeLearner, tmp_path: Path) -> None:
+    learner, _ = make_learner()
+    checkpoints = Checkpoints(tmp_path, {})
+    checkpoints.save(learner)
+    assert checkpoints.last.exists() and not checkpoints.best.exists()
+
+
+def test_a_failed_write_leaves_the_previous_one(
+    make_learner: MakeLearner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = trained(make_learner)
+    write(state_dict(learner), tmp_path / "last.pt")
+    before = (tmp_path / "last.pt").read_bytes()
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    learner.step = 8
+    with pytest.raises(OSError, match="No space"):
+        write(state_dict(learner), tmp_path / "last.pt")
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch OWNED",)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps({"format": 1, "x": Evil()})])
+def test_bad_files_are_refused_by_name(
+    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "bad.pt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"bad\.pt"):
+        read(path)
+    assert not (tmp_path / "OWNED").exists()
+
+
+def test_code_in_a_torch_file_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"format": checkpoint.FORMAT, "model": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(UserError, match=r"evil\.pt"):
+        read(tmp_path / "evil.pt")
+    assert not (tmp_path / "OWNED").exists()
+
+
+def test_somebody_else_s_checkpoint_and_a_missing_one(tmp_path: Path) -> None:
+    torch.save({"model": {}}, tmp_path / "other.pt")
+    with pytest.raises(UserError, match="not a checkpoint of this project"):
+        read(tmp_path / "other.pt")
+    with pytest.raises(UserError, match="no checkpoint here"):
+        read(tmp_path / "missing.pt")
+
+
+@pytest.mark.parametrize("kernel", ["foreach", "fused"])
+def test_a_checkpoint_does_not_choose_the_optimiser_s_kernels(make_learner: MakeLearner, kernel: str) -> None:
+    """One from before they were fused, or from another device, goes on with those of today."""
+    learner, _ = make_learner()
+    state = state_dict(learner)
+    saved = copy.deepcopy(state["optimizer"])
+    for group in saved["param_groups"]:
+        group[kernel] = False if kernel == "foreach" else None
+    load_state(state | {"optimizer": saved}, learner)
+    assert all(
+        group["fused"] is True and group["foreach"] is None for group in learner.optimizer.param_groups
+    )
