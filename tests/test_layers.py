@@ -10,8 +10,8 @@ from tests.support import ROOT
 
 PACKAGE = ROOT / "detector"
 FLOORS = [
-    "errors", "runtime", "config", "data", "models", "gradients", "analysis", "rundir", "loggers", "training",
-    "fit", "predictor", "tools", "cli",
+    "errors", "runtime", "config", "rundir", "registry", "data", "models", "gradients", "analysis", "loggers",
+    "training", "fit", "predictor", "tools", "cli",
 ]  # fmt: skip
 
 

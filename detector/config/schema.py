@@ -7,6 +7,7 @@ reads the files and words the errors. Importing this module loads no PyTorch, so
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -21,6 +22,20 @@ Text = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", description="one lin
 Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f/\\]{1,100}$", description="text without slashes")]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda, cuda:N")]
 
+
+class NotTheExperiment(Enum):
+    """Marks a key whose value does not make a run another experiment; every unmarked key does.
+
+    It stands on the field, so that everything that compares runs (suites, the comparison, the stored
+    evidence) has one answer: see `experiment`.
+    """
+
+    RUNTIME = "where and how it is computed, watched and kept: no result changes but for rounding"
+    MEASUREMENT = "what is recorded of it, and how often"
+    COMPARED_OTHERWISE = "the seed by pairing runs, the data by the fingerprint of its content"
+
+
+RUNTIME, MEASUREMENT, COMPARED_OTHERWISE = NotTheExperiment
 
 MOST_WEIGHTS = 1_000_000_000  # of the detector: with gradients and momentum, 12 GB
 
@@ -49,7 +64,7 @@ class DataConfig(Section):
     `YOLO_KEYS` brings in ultralytics' transforms instead, for those three as well.
     """
 
-    path: Text = "datasets/coco8.yaml"  # a data YAML in the YOLO format
+    path: Annotated[Text, COMPARED_OTHERWISE] = "datasets/coco8.yaml"  # a data YAML in the YOLO format
     image_size: Annotated[int, Field(ge=32, le=16384, multiple_of=32)] = 256  # letterboxed square, pixels
     fliplr: Fraction = 0.0  # probability of a horizontal flip
     translate: Fraction = 0.0  # random shift, as a fraction of the image
@@ -64,12 +79,17 @@ class DataConfig(Section):
     hsv_v: Fraction = 0.0  # of brightness, a factor 1 ± hsv_v
     flipud: Fraction = 0.0  # probability of a vertical flip
     close_mosaic: Annotated[int, Field(ge=0)] = 10  # epochs at the end without mosaic and mixup; 0: none
-    on_error: Literal["raise", "skip"] = "raise"  # a bad label line or image: stop, or drop and count it
-    allow_outside: bool = False  # a list file may name images outside the dataset's folder
-    fallback: Literal["shapes", "none"] = "shapes"  # if COCO8 cannot be had
-    cache: bool = True  # keep letterboxed images in RAM when they fit
-    workers: Annotated[int, Field(ge=0, le=1024)] = 0  # loader processes; 0 loads in the training process
-    timeout: Annotated[int, Field(gt=0, le=10**6)] = 300  # seconds to wait for a batch from loader processes
+    # A bad label line or image: stop, or drop and count it.
+    on_error: Annotated[Literal["raise", "skip"], COMPARED_OTHERWISE] = "raise"
+    allow_outside: Annotated[bool, RUNTIME] = (
+        False  # a list file may name images outside the dataset's folder
+    )
+    fallback: Annotated[Literal["shapes", "none"], RUNTIME] = "shapes"  # if COCO8 cannot be had
+    cache: Annotated[bool, RUNTIME] = True  # keep letterboxed images in RAM when they fit
+    # Loader processes; 0 loads in the training process.
+    workers: Annotated[int, Field(ge=0, le=1024), RUNTIME] = 0
+    # Seconds to wait for a batch from loader processes.
+    timeout: Annotated[int, Field(gt=0, le=10**6), RUNTIME] = 300
 
     @property
     def mixes(self) -> bool:
@@ -159,7 +179,8 @@ class ModelConfig(Section):
 class TrainConfig(Section):
     """How the weights are fitted."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # the range that every random generator accepts
+    # The range that every random generator accepts.
+    seed: Annotated[int, Field(ge=0, lt=2**32), COMPARED_OTHERWISE] = 0
     steps: Positive | None = 150  # optimiser steps; set exactly one of steps and epochs
     epochs: Positive | None = None
     batch: Annotated[int, Field(gt=0, le=65536)] = 4  # images a forward pass, of all processes together
@@ -181,15 +202,18 @@ class TrainConfig(Section):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of the averaged weights; null: off
     # fp16 needs CUDA; auto is bf16 where the hardware multiplies in it, else fp32: seen when the run starts
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
-    channels_last: bool = True
-    device: Device = "auto"
-    threads: Annotated[int, Field(gt=0, le=4096)] | None = None  # CPU threads; null: torch's default
-    timeout: Annotated[int, Field(gt=0, le=10**6)] = 300  # of several processes: seconds one waits for others
+    channels_last: Annotated[bool, RUNTIME] = True
+    device: Annotated[Device, RUNTIME] = "auto"
+    # CPU threads; null: torch's default.
+    threads: Annotated[Annotated[int, Field(gt=0, le=4096)] | None, RUNTIME] = None
+    # Of several processes: seconds that one waits for the others.
+    timeout: Annotated[int, Field(gt=0, le=10**6), RUNTIME] = 300
     box_gain: Annotated[float, Field(ge=0)] = 7.5
     cls_gain: Annotated[float, Field(ge=0)] = 0.5
     dfl_gain: Annotated[float, Field(ge=0)] = 1.5
-    eval_every: Positive | None = 50  # steps between evaluations; null: only at the end
-    eval_train: bool = True  # evaluate the training images too: what was memorised
+    # Steps between evaluations; null: only at the end.
+    eval_every: Annotated[Positive | None, MEASUREMENT] = 50
+    eval_train: Annotated[bool, MEASUREMENT] = True  # evaluate the training images too: what was memorised
     # A NaN or Inf: exit 3, record it as the finding (exit 0), or skip that step.
     on_nonfinite: Literal["stop", "record", "skip"] = "stop"
     max_skipped: Positive = 10  # steps skipped in a row; one more is as with stop
@@ -220,27 +244,30 @@ class TrainConfig(Section):
 class GradientsConfig(Section):
     """What is measured, and how often."""
 
-    every: Positive = 5  # steps between recordings; the first and last step are always recorded
-    ledger: bool = True  # every operation's backward factor, at the first and the last step
+    # Steps between recordings; the first and last step are always recorded.
+    every: Annotated[Positive, MEASUREMENT] = 5
+    # Every operation's backward factor, at the first and the last step.
+    ledger: Annotated[bool, MEASUREMENT] = True
 
 
 class TrackingConfig(Section):
     """Where the curves go. `history.jsonl` is always written: it is the truth."""
 
-    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"  # auto: online with a key, else offline
-    project: Text = "detector-gradients"
-    entity: Text | None = None
-    group: Text | None = None  # null: the ablation's name
-    tags: tuple[Text, ...] = ()
-    plots: bool = True
-    images: Annotated[int, Field(ge=0, le=10_000)] = 4  # predictions drawn at an evaluation
+    # auto: online with a key, else offline.
+    wandb: Annotated[Literal["auto", "online", "offline", "disabled"], RUNTIME] = "auto"
+    project: Annotated[Text, RUNTIME] = "detector-gradients"
+    entity: Annotated[Text | None, RUNTIME] = None
+    group: Annotated[Text | None, RUNTIME] = None  # null: the ablation's name
+    tags: Annotated[tuple[Text, ...], RUNTIME] = ()
+    plots: Annotated[bool, RUNTIME] = True
+    images: Annotated[int, Field(ge=0, le=10_000), RUNTIME] = 4  # predictions drawn at an evaluation
 
 
 class RunConfig(Section):
     """Where the run's files go. Never inherited from a base: a child is another run."""
 
-    dir: Text | None = None  # null: runs/<ablation>-s<seed>-<time>
-    name: Name | None = None  # the ablation's name; null: the config file's stem
+    dir: Annotated[Text | None, RUNTIME] = None  # null: runs/<ablation>-s<seed>-<time>
+    name: Annotated[Name | None, RUNTIME] = None  # the ablation's name; null: the config file's stem
 
 
 class Config(Section):
@@ -252,3 +279,31 @@ class Config(Section):
     gradients: GradientsConfig = GradientsConfig()
     tracking: TrackingConfig = TrackingConfig()
     run: RunConfig = RunConfig()
+
+
+def markers() -> dict[str, NotTheExperiment | None]:
+    """Of every key, such as `train.lr`, why it is not the experiment; None where it is."""
+    found: dict[str, NotTheExperiment | None] = {}
+    for section, outer in Config.model_fields.items():
+        for key, field in type(outer.default).model_fields.items():
+            marks = [mark for mark in field.metadata if isinstance(mark, NotTheExperiment)]
+            found[f"{section}.{key}"] = marks[0] if marks else None
+    return found
+
+
+def experiment(config: Config, *but: NotTheExperiment) -> dict[str, Any]:
+    """The keys that make a run the experiment that it is, such as `train.lr`, with their values.
+
+    Args:
+        config: of the run.
+        but: kinds of marked keys that count all the same.
+    """
+    return {
+        f"{section}.{key}": value
+        for section, keys in config
+        for key, value in keys
+        if (mark := MARKERS[f"{section}.{key}"]) is None or mark in but
+    }
+
+
+MARKERS = markers()
