@@ -18,7 +18,7 @@ class UserError(Exception):
     """
 
 
-class BrokenOffError(Exception):
+class InterruptedRunError(Exception):
     """Something outside the run ended it: a full disk, a lost process. It can go on once that is mended.
 
     The message is one or two lines, as a UserError's. train.py exits with code 4.

@@ -22,8 +22,8 @@ from detector.data.geometry import Image, Letterbox, letterbox
 from detector.errors import UserError
 from detector.models.build import load_model
 from detector.models.decode import best_class, decode, select
+from detector.runtime.device import PRECISIONS, choose_device
 from detector.training.metrics import Prediction
-from detector.training.state import PRECISIONS, choose_device
 
 
 class Predictor:

@@ -54,6 +54,12 @@ class LoadedConfig:
     name: str  # the ablation's name: run.name, else the file's stem
     difference: list[str]  # lines such as "model.shortcut: residual -> none", against `base`
     sources: tuple[Path, ...]  # the files, root first
+    overrides: tuple[str, ...] = ()  # from the command line
+
+    @property
+    def path(self) -> Path:
+        """The file that was asked for."""
+        return self.sources[-1]
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), fallback: Path | None = None) -> LoadedConfig:
@@ -85,7 +91,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), fallback: Path | None
         merged["run.name"] = Value(path.stem, display(path))
     config = check(merged)
     name = config.run.name or path.stem
-    return LoadedConfig(config, base, name, difference(base, config), sources)
+    return LoadedConfig(config, base, name, difference(base, config), sources, tuple(overrides))
 
 
 def difference(base: Config, config: Config) -> list[str]:

@@ -24,7 +24,7 @@ from detector.config.schema import DataConfig
 from detector.data.geometry import Floats, Image
 from detector.runtime.ultralytics_import import import_ultralytics
 
-Labelled = tuple[Image, Floats, NDArray[np.int64]]
+LabeledImage = tuple[Image, Floats, NDArray[np.int64]]
 """An image (h, w, 3) uint8 RGB, its boxes (N, 4) as xywh fractions of it, their classes (N,)."""
 
 
@@ -35,7 +35,7 @@ class YoloAugmentation:
     """
 
     def __init__(
-        self, read: Callable[[int], Labelled], images: int, config: DataConfig, epochs: int | None = None
+        self, read: Callable[[int], LabeledImage], images: int, config: DataConfig, epochs: int | None = None
     ) -> None:
         """Augment the images of one split.
 
@@ -52,7 +52,7 @@ class YoloAugmentation:
         import_ultralytics("data.augment")
         self._pipeline: _Pipeline | None = None
 
-    def __call__(self, image: Labelled, epoch: int, rng: np.random.Generator) -> Labelled:
+    def __call__(self, image: LabeledImage, epoch: int, rng: np.random.Generator) -> LabeledImage:
         """Augment an image as it is seen in `epoch`.
 
         This seeds the global generators: wrap one or many calls in `global_generators_kept`.
@@ -119,7 +119,7 @@ class _Images:
 
     cache = "ram"  # else partners are drawn from `buffer`, the images loaded last, which depends on history
 
-    def __init__(self, read: Callable[[int], Labelled], images: int) -> None:
+    def __init__(self, read: Callable[[int], LabeledImage], images: int) -> None:
         self._read, self._images = read, images
         self._instances = import_ultralytics("utils.instance").Instances
 
@@ -144,7 +144,7 @@ class _Pipeline:
         self._mixing = _compose(images, config, config.mosaic, config.mixup)
         self._closed = _compose(images, config, 0.0, 0.0)
 
-    def __call__(self, image: Labelled, mixing: bool) -> Labels:
+    def __call__(self, image: LabeledImage, mixing: bool) -> Labels:
         transforms = self._mixing if mixing else self._closed
         return transforms(self._images.labels(*image))
 

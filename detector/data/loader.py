@@ -2,7 +2,7 @@
 
 Batch number k is the same whatever the number of workers and wherever the run was resumed: the
 order of an epoch is a function of (seed, epoch), and an image's augmentation of (seed, epoch, index).
-Of several processes, each takes its share of that same batch.
+A shard of the loader takes its part of that same batch.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from torch.utils.data import DataLoader
 
 from detector.config.schema import DataConfig
 from detector.data.augment import augment
-from detector.data.augment_ultralytics import Labelled, YoloAugmentation, global_generators_kept
+from detector.data.augment_ultralytics import LabeledImage, YoloAugmentation, global_generators_kept
 from detector.data.dataset import Item
 from detector.data.geometry import Floats, Image, Letterbox, letterbox
 from detector.data.images import read_image
 from detector.errors import UserError
-from detector.runtime.ranks import ALONE, Ranks
-from detector.runtime.workers import patiently, start_worker
+from detector.runtime.workers import iterate_with_timeout, start_worker
 
 # First words of the random seeds, so that no two purposes ever share a stream.
 ORDER, AUGMENT = 1, 2
 
 NO_EPOCH = -1  # in place of an epoch in an evaluation
 Key = tuple[int, int]  # (epoch, index)
+Shard = tuple[int, int]  # which part of every batch, from 0, and of how many
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class _Sample:
+class Sample:
+    """One letterboxed image with its objects."""
+
     image: Image
     boxes: Floats
     classes: NDArray[np.int64]
@@ -83,18 +85,27 @@ class Loader:
     """One split, letterboxed, as training or evaluation batches.
 
     If the configuration asks for it and they fit in a quarter of the free memory, all images are
-    read here and now; worker processes then share that one copy (where processes are forked).
+    read here and now; workers then share that one copy (where they are forked).
 
     Raises:
         UserError: an image cannot be read (here, or in the iterators).
     """
 
-    def __init__(self, items: Sequence[Item], config: DataConfig, ranks: Ranks = ALONE) -> None:
-        """Take the items of one split, the data section of the configuration, and who shares the batches."""
+    def __init__(
+        self, items: Sequence[Item], config: DataConfig, shard: Shard = (0, 1), copies: int = 1
+    ) -> None:
+        """Prepare to load one split.
+
+        Args:
+            items: of the split.
+            config: the data section of the configuration.
+            shard: which part of every batch this loader yields.
+            copies: how many loaders of this split share the machine's memory.
+        """
         if not items:
             raise ValueError("a loader needs at least one item")
-        self.config, self.ranks = config, ranks
-        self._samples = _Samples(items, config, ranks.local_world)
+        self.config, self.shard = config, shard
+        self._samples = LetterboxedImages(items, config, copies)
 
     def __len__(self) -> int:
         """How many images there are."""
@@ -118,31 +129,31 @@ class Loader:
         """Batches number start to stop - 1 of one endless, shuffled, augmented sequence.
 
         Args:
-            batch: images a batch, of all processes together; the last of an epoch holds what is left, and
-                where that is fewer than there are processes, some have a batch of none.
-            seed: of the order and the augmentation.
+            batch: images a batch, of all shards together; the last of an epoch holds what is left, and
+                where that is fewer than there are shards, some have a batch of none.
+            seed: determines the order and the augmentation.
             start: number of the first batch: how many an interrupted run has seen.
             stop: number after the last batch; None never ends.
             pin: in page-locked memory, for a GPU.
-            epochs: of the whole run, which close_mosaic counts back from; None: mosaic goes on for ever.
-            workers: processes, instead of the configuration's.
+            epochs: of the whole run, from whose end close_mosaic counts; None: mosaic is never closed.
+            workers: how many load, in place of `data.workers`.
         """
-        order = _TrainOrder(len(self), batch, seed, start, stop, self.ranks)
-        augmented = _Augmented(self._samples, self.config, seed, epochs)
+        order = EpochSampler(len(self), batch, seed, start, stop, self.shard)
+        augmented = TrainSamples(self._samples, self.config, seed, epochs)
         return self._iterate(augmented, order, self.config.workers if workers is None else workers, pin)
 
     def eval_batches(self, *, batch: int, pin: bool = False) -> Iterator[Batch]:
-        """Every image once, in order, never augmented; of several processes, each has a stretch of them."""
-        own = range(len(self))[self.ranks.share(len(self))]
-        batch = -(-batch // self.ranks.world)  # as many at a time as in training
+        """Every image once, in order, never augmented; a shard has a stretch of them."""
+        own = range(len(self))[part_of(len(self), self.shard)]
+        batch = -(-batch // self.shard[1])  # as many at a time as in training
         order = [[(NO_EPOCH, index) for index in own[first : first + batch]]
                  for first in range(0, len(own), batch)]  # fmt: skip
         # Without augmentation, what is in memory is only copied: starting workers would take longer.
         workers = 0 if self._samples.cached else self.config.workers
-        return self._iterate(_Plain(self._samples), order, workers, pin)
+        return self._iterate(EvalSamples(self._samples), order, workers, pin)
 
     def _iterate(
-        self, dataset: _Plain, order: Iterable[list[Key]], workers: int, pin: bool
+        self, dataset: EvalSamples, order: Iterable[list[Key]], workers: int, pin: bool
     ) -> Iterator[Batch]:
         loader: DataLoader[Any] = DataLoader(
             dataset,  # type: ignore[arg-type]
@@ -153,7 +164,7 @@ class Loader:
             pin_memory=pin,
             generator=torch.Generator(),  # else it draws from the global one, which the model's seed governs
         )
-        for batch in patiently(loader, self.config.timeout):
+        for batch in iterate_with_timeout(loader, self.config.timeout):
             if isinstance(batch, UserError):  # sent as a value, else torch wraps it in a traceback
                 raise batch
             yield batch
@@ -164,8 +175,17 @@ def batches_per_epoch(images: int, batch: int) -> int:
     return -(-images // batch)
 
 
+def part_of(count: int, shard: Shard) -> slice:
+    """A shard's part of `count` things in a row: nothing left out, nothing twice.
+
+    The parts differ by one at most; where there are fewer things than shards, the last have none.
+    """
+    number, of = shard
+    return slice(-(-count * number // of), -(-count * (number + 1) // of))
+
+
 @dataclass(frozen=True)
-class _TrainOrder:
+class EpochSampler:
     """The batch sampler: which (epoch, index) are in batch number start, start + 1, …"""
 
     images: int
@@ -173,7 +193,7 @@ class _TrainOrder:
     seed: int
     start: int
     stop: int | None
-    ranks: Ranks
+    shard: Shard
 
     def __iter__(self) -> Iterator[list[Key]]:
         per_epoch = batches_per_epoch(self.images, self.batch)
@@ -184,19 +204,19 @@ class _TrainOrder:
                 order = np.random.default_rng([ORDER, self.seed, epoch]).permutation(self.images)
             first = number % per_epoch * self.batch
             joined = order[first : first + self.batch]
-            yield [(epoch, int(index)) for index in joined[self.ranks.share(len(joined))]]
+            yield [(epoch, int(index)) for index in joined[part_of(len(joined), self.shard)]]
             number += 1
 
 
-class _Samples:
+class LetterboxedImages:
     """Letterboxed images with their boxes, from memory or from disk."""
 
-    def __init__(self, items: Sequence[Item], config: DataConfig, processes: int) -> None:
+    def __init__(self, items: Sequence[Item], config: DataConfig, copies: int) -> None:
         self.items = items
         self.size = config.image_size
-        self._cache: list[_Sample] | None = None
-        # Every process shows every image sooner or later, so each of this machine's keeps them all.
-        needed = len(items) * self.size**2 * 3 * processes
+        self._cache: list[Sample] | None = None
+        # Every shard shows every image sooner or later, so each keeps them all.
+        needed = len(items) * self.size**2 * 3 * copies
         if config.cache and needed <= psutil.virtual_memory().available / 4:
             with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the GIL
                 self._cache = list(pool.map(self._read, range(len(items))))
@@ -206,57 +226,57 @@ class _Samples:
         """Whether all images are in memory."""
         return self._cache is not None
 
-    def __getitem__(self, index: int) -> _Sample:
+    def __getitem__(self, index: int) -> Sample:
         return self._read(index) if self._cache is None else self._cache[index]
 
-    def unpad(self, sample: _Sample) -> Labelled:
+    def unpad(self, sample: Sample) -> LabeledImage:
         """A sample's image without its padding, and its objects as fractions of that."""
         return sample.letterbox.crop(sample.image), self.items[sample.index].boxes, sample.classes
 
-    def read_unpadded(self, index: int) -> Labelled:
+    def read_unpadded(self, index: int) -> LabeledImage:
         """The same of image number `index`."""
         return self.unpad(self[index])
 
-    def _read(self, index: int) -> _Sample:
+    def _read(self, index: int) -> Sample:
         item = self.items[index]
         image, box = letterbox(read_image(item.image), self.size)
-        return _Sample(image, box.to_square(item.boxes), item.classes, index, box)
+        return Sample(image, box.to_square(item.boxes), item.classes, index, box)
 
 
-class _Plain:
-    """What the DataLoader asks for the (epoch, index) of a batch, here or in a worker process."""
+class EvalSamples:
+    """What the DataLoader asks for the (epoch, index) of a batch, here or in a worker."""
 
-    def __init__(self, samples: _Samples) -> None:
+    def __init__(self, samples: LetterboxedImages) -> None:
         self.samples = samples
 
-    def __getitems__(self, keys: Sequence[Key]) -> Sequence[_Sample | UserError]:
+    def __getitems__(self, keys: Sequence[Key]) -> Sequence[Sample | UserError]:
         try:
             return self.make(keys)
         except UserError as error:
             return [error]
 
-    def make(self, keys: Sequence[Key]) -> list[_Sample]:
+    def make(self, keys: Sequence[Key]) -> list[Sample]:
         """The samples as they are. Raises UserError if an image cannot be read."""
         return [self.samples[index] for _, index in keys]
 
 
-class _Augmented(_Plain):
+class TrainSamples(EvalSamples):
     """The same, augmented: by our own flip, shift and zoom, or by ultralytics' transforms."""
 
-    def __init__(self, samples: _Samples, config: DataConfig, seed: int, epochs: int | None) -> None:
+    def __init__(self, samples: LetterboxedImages, config: DataConfig, seed: int, epochs: int | None) -> None:
         super().__init__(samples)
         self.config, self.seed = config, seed
         self.yolo: YoloAugmentation | None = None
         if config.uses_yolo_augmentation:
             self.yolo = YoloAugmentation(samples.read_unpadded, len(samples.items), config, epochs)
 
-    def make(self, keys: Sequence[Key]) -> list[_Sample]:
+    def make(self, keys: Sequence[Key]) -> list[Sample]:
         """The augmented samples. Raises UserError if an image cannot be read."""
         samples = super().make(keys)
         with nullcontext() if self.yolo is None else global_generators_kept():
             return [self._augment(sample, epoch) for sample, (epoch, _) in zip(samples, keys, strict=True)]
 
-    def _augment(self, sample: _Sample, epoch: int) -> _Sample:
+    def _augment(self, sample: Sample, epoch: int) -> Sample:
         rng = np.random.default_rng([AUGMENT, self.seed, epoch, sample.index])
         if self.yolo is not None:
             image, boxes, classes = self.yolo(self.samples.unpad(sample), epoch, rng)
@@ -271,9 +291,9 @@ class _Augmented(_Plain):
 _NO_CLASSES, _NO_BOXES = np.empty(0, np.int64), np.empty((0, 4), np.float32)
 
 
-def _collate(samples: Sequence[_Sample | UserError], size: int) -> Batch | UserError:
+def _collate(samples: Sequence[Sample | UserError], size: int) -> Batch | UserError:
     """Samples to tensors; the first error, if there is one. There may be no samples at all."""
-    good: list[_Sample] = []
+    good: list[Sample] = []
     for sample in samples:
         if isinstance(sample, UserError):
             return sample

@@ -7,19 +7,17 @@ gradient back through every operation, and its factors multiply to exactly that 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from detector.gradients.entries import Entry, write_ledger
+from detector.gradients.entries import Entry
+from detector.gradients.recorder import Gather, alone
 from detector.models.blocks import Block, Plain, Unit
-from detector.runtime.ranks import ALONE, Ranks
 
 # What an operation is called in a sentence; other modules go by their class name.
 LAYERS = {
@@ -67,11 +65,11 @@ class Ledger:
     nothing is lost.
 
     Nothing is inserted into the graph: a run is bit for bit the same with the ledger and without. Norms are
-    summed in float64, over all micro-batches and all processes.
+    summed in float64, over all micro-batches and all shards of the batch (see `GradientRecorder`).
     """
 
-    def __init__(self, points: Mapping[str, nn.Module], ranks: Ranks = ALONE) -> None:
-        self.points, self.ranks = dict(points), ranks
+    def __init__(self, points: Mapping[str, nn.Module], gather: Gather = alone) -> None:
+        self.points, self.gather = dict(points), gather
         self._handles: list[RemovableHandle] = []
         self._squares: dict[tuple[str, str], list[Tensor]] = {}
 
@@ -97,7 +95,7 @@ class Ledger:
         self.cancel()
         if not squares:
             return []
-        values = self.ranks.sum(torch.stack(list(squares.values()))).sqrt().tolist()
+        values = self.gather(torch.stack(list(squares.values()))).sum(0).sqrt().tolist()
         norms = dict(zip(squares, values, strict=True))
         found: list[Entry] = []
         names = list(self.points)
@@ -191,31 +189,3 @@ def _ratio(given: float, taken: float) -> float:
 def _layer(module: nn.Module) -> str:
     kind = type(module).__name__
     return LAYERS.get(kind, kind)
-
-
-class LedgerFile:
-    """Keeps the ledger of the steps that `itemises` chooses in a file.
-
-    Args:
-        ledger: of the model that is trained.
-        path: the file; see `detector.gradients.entries.write_ledger`.
-        itemises: whether a step is wanted.
-    """
-
-    def __init__(self, ledger: Ledger, path: Path, itemises: Callable[[int], bool]) -> None:
-        self.ledger, self.path, self.itemises = ledger, path, itemises
-
-    @contextmanager
-    def __call__(self, step: int) -> Iterator[None]:
-        """Around a step's forward and backward passes."""
-        if not self.itemises(step):
-            yield
-            return
-        self.ledger.begin()
-        try:
-            yield
-            entries = self.ledger.entries()
-            if self.ledger.ranks.first:
-                write_ledger(self.path, step, entries)
-        finally:
-            self.ledger.cancel()

@@ -15,7 +15,6 @@ from torch.overrides import TorchFunctionMode
 
 from detector.gradients.norms import joint_norm
 from detector.gradients.recorder import tensors
-from detector.runtime.ranks import ALONE, Ranks
 
 LOSS = "loss"  # in place of a layer: what follows after the network
 LAST = 2**62  # after every other turn or time
@@ -23,7 +22,7 @@ _UNINITIALISED = {"empty", "empty_like", "empty_strided", "new_empty", "empty_pe
 
 
 @dataclass(frozen=True)
-class Culprit:
+class NonFiniteOrigin:
     """Where numbers stopped being finite."""
 
     direction: str  # "forward" or "backward"
@@ -42,7 +41,15 @@ class Culprit:
         return f"{self.where}, in {self.operation}" + (f": {self.note}" if self.note else "")
 
 
-def first_culprit(model: nn.Module, losses: Iterable[Tensor], ranks: Ranks = ALONE) -> Culprit | None:
+GatherObject = Callable[[Any], list[Any]]
+
+
+def find_nonfinite_origin(
+    model: nn.Module,
+    losses: Iterable[Tensor],
+    gather: GatherObject = lambda value: [value],
+    sum_: Callable[[Sequence[Tensor]], None] = lambda tensors: None,
+) -> NonFiniteOrigin | None:
     """Run a step's passes again, watching every operation, and name the one that went wrong.
 
     Forward it is the first operation that makes a number which is not finite out of finite ones, in a
@@ -50,13 +57,14 @@ def first_culprit(model: nn.Module, losses: Iterable[Tensor], ranks: Ranks = ALO
     Backward it is the first node of the graph that receives a finite gradient and passes on one that is not,
     to an input or to a weight.
 
-    Several processes run the same operations on different images, and what breaks on one of them reaches the
-    others through norms and sums: the culprit is the one that came first.
+    Where the batch is sharded, all shards go through the same operations, and what breaks in one of them
+    reaches the others through norms and sums: the origin is the one that came first.
 
     Args:
         model: the network, with the weights at which the numbers went wrong. Its gradients are replaced.
         losses: one scalar a micro-batch, each computed only when it is asked for.
-        ranks: the processes whose losses add up; all must call this.
+        gather: lists a value of every shard of the batch; all shards must call this function.
+        sum_: replaces tensors by their sums over the shards.
 
     Returns:
         None if everything is finite this time.
@@ -68,26 +76,26 @@ def first_culprit(model: nn.Module, losses: Iterable[Tensor], ranks: Ranks = ALO
         with forward.watching():
             loss = next(passes, None)
         if loss is None:
-            return _overflow(model, ranks)
-        # Every process goes on to the backward pass, or none does: each waits for the others there.
-        found = _first(ranks, forward.culprit(loss)) or _first(ranks, _backward(model, loss, forward.owners))
+            return _overflow(model, sum_)
+        # Every shard goes on to the backward pass, or none does: each waits for the others there.
+        found = _first(gather, forward.origin(loss)) or _first(gather, _backward(model, loss, forward.owners))
         if found is not None:
             return replace(found, micro_batch=number)
     return None
 
 
 class _Found(NamedTuple):
-    """A culprit, and when: on this process, and as all of them count."""
+    """An origin, and when: in this shard, and as all of them count."""
 
     turn: int  # of its layer: forward as layers are entered, backward as they are gone back through
     time: int  # how many operations, or nodes of the graph, were before it: fewer without an image
-    culprit: Culprit
+    origin: NonFiniteOrigin
 
 
-def _first(ranks: Ranks, found: _Found | None) -> Culprit | None:
-    """The earliest of what the processes found."""
-    found = min((one for one in ranks.everyone(found) if one), key=lambda one: one[:2], default=None)
-    return found and found.culprit
+def _first(gather: GatherObject, found: _Found | None) -> NonFiniteOrigin | None:
+    """The earliest of what the shards found."""
+    found = min((one for one in gather(found) if one), key=lambda one: one[:2], default=None)
+    return found and found.origin
 
 
 @dataclass
@@ -131,11 +139,11 @@ class _Forward(TorchFunctionMode):
             for handle in handles:
                 handle.remove()
 
-    def culprit(self, loss: Tensor) -> _Found | None:
+    def origin(self, loss: Tensor) -> _Found | None:
         """The first operation that broke the loss, or a layer's output."""
         if not self._found and not is_finite(loss):
             suspects = self._calls[0].suspects
-            return suspects[0] if suspects else _Found(LAST, LAST, Culprit("forward", LOSS, "", LOSS))
+            return suspects[0] if suspects else _Found(LAST, LAST, NonFiniteOrigin("forward", LOSS, "", LOSS))
         return min(self._found, key=lambda found: found.time, default=None)
 
     def __torch_function__(
@@ -156,8 +164,8 @@ class _Forward(TorchFunctionMode):
         if finite and name not in _UNINITIALISED and name != "__get__" and not is_finite(output):
             call = self._calls[-1]
             note = "its weights are not finite" if broken_weights else f"values up to {_largest(given)} go in"
-            culprit = Culprit("forward", call.name, call.kind, name, note)
-            call.suspects.append(_Found(call.turn, self._clock, culprit))
+            origin = NonFiniteOrigin("forward", call.name, call.kind, name, note)
+            call.suspects.append(_Found(call.turn, self._clock, origin))
         return output
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -174,8 +182,8 @@ class _Forward(TorchFunctionMode):
             if call.suspects:
                 self._found.append(call.suspects[0])
             elif call.finite and len(self._found) == call.found_before:
-                culprit = Culprit("forward", call.name, call.kind, call.kind)
-                self._found.append(_Found(call.turn, self._clock, culprit))
+                origin = NonFiniteOrigin("forward", call.name, call.kind, call.kind)
+                self._found.append(_Found(call.turn, self._clock, origin))
         # Layers inside this one have left before it and claimed their nodes.
         made = [tensor.grad_fn for tensor in tensors(output) if tensor.grad_fn is not None]
         for node in _graph(made, stop=call.given):
@@ -196,12 +204,12 @@ def _backward(model: nn.Module, loss: Tensor, owners: Mapping[Node, tuple[int, s
             time = next(clock)
             if not found and not is_finite(grads):  # though each part of it was finite
                 note = "finite gradients of several branches add up to one that is not"
-                found.append(_Found(turn, time, Culprit("backward", layer, kind, node.name(), note)))
+                found.append(_Found(turn, time, NonFiniteOrigin("backward", layer, kind, node.name(), note)))
 
         def leaves(given: Sequence[Tensor | None], taken: Sequence[Tensor | None]) -> None:
             if not found and not is_finite(given):
                 note = f"gradients up to {_largest(taken)} come in"
-                found.append(_Found(turn, time, Culprit("backward", layer, kind, node.name(), note)))
+                found.append(_Found(turn, time, NonFiniteOrigin("backward", layer, kind, node.name(), note)))
 
         handles.append(node.register_prehook(arrives))
         handles.append(node.register_hook(leaves))
@@ -220,7 +228,7 @@ def _backward(model: nn.Module, loss: Tensor, owners: Mapping[Node, tuple[int, s
         for layer, kind, grad in _gradients(model):
             if not is_finite(grad):
                 note = "finite gradients of several uses or micro-batches add up to one that is not"
-                return _Found(LAST, LAST, Culprit("backward", layer, kind, "AccumulateGrad", note))
+                return _Found(LAST, LAST, NonFiniteOrigin("backward", layer, kind, "AccumulateGrad", note))
     return found[0] if found else None
 
 
@@ -237,19 +245,19 @@ def _graph(roots: Sequence[Node], stop: Sequence[Node] = ()) -> list[Node]:
     return nodes
 
 
-def _overflow(model: nn.Module, ranks: Ranks) -> Culprit | None:
-    """Finite gradients that are too large together: over the processes, or in their joint norm."""
+def _overflow(model: nn.Module, sum_: Callable[[Sequence[Tensor]], None]) -> NonFiniteOrigin | None:
+    """Finite gradients that are too large together: over the shards, or in their joint norm."""
     gradients = list(_gradients(model))
-    ranks.add_up([grad for *_, grad in gradients])
+    sum_([grad for *_, grad in gradients])
     for layer, kind, grad in gradients:
         if not is_finite(grad):
-            note = "finite gradients of several processes add up to one that is not"
-            return Culprit("backward", layer, kind, "AccumulateGrad", note)
+            note = "finite gradients of several shards add up to one that is not"
+            return NonFiniteOrigin("backward", layer, kind, "AccumulateGrad", note)
     if not gradients or is_finite(torch.nn.utils.get_total_norm([grad for *_, grad in gradients])):
         return None
     layer, kind, grad = max(gradients, key=lambda one: float(joint_norm([one[2]])))
     note = f"finite, but the joint norm is not; this is the largest, {float(joint_norm([grad])):.1e}"
-    return Culprit("backward", layer, kind, "gradient norm", note)
+    return NonFiniteOrigin("backward", layer, kind, "gradient norm", note)
 
 
 def _gradients(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:

@@ -6,7 +6,7 @@ recorded; everything stays on the device until one transfer at the end of the st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,9 +15,14 @@ from torch.utils.hooks import RemovableHandle
 
 from detector.gradients.indices import vanishing_index
 from detector.gradients.norms import Copies, joint_norm, norm
-from detector.runtime.ranks import ALONE, Ranks
 
 Record = dict[str, float]
+Gather = Callable[[Tensor], Tensor]
+
+
+def alone(tensor: Tensor) -> Tensor:
+    """The `gather` of a batch that is in one piece: (…) -> (1, …)."""
+    return tensor[None]
 
 
 class GradientRecorder:
@@ -44,14 +49,18 @@ class GradientRecorder:
 
     A vanished gradient of 1e-30 keeps its norm, though its square is zero in float32: see `norms`.
 
-    Of several processes every one makes these calls, and gets the record of the joined batch. The gradients
-    of the weights must have been added up when `gradients` is called.
+    Where the batch is sharded, each shard has a recorder of its own; all make these calls and get the record
+    of the joined batch. The gradients of the weights must have been summed when `gradients` is called.
+
+    Args:
+        points: the layers by their names, in network order.
+        gather: stacks a tensor of every shard, (…) -> (shards, …).
     """
 
-    def __init__(self, points: Mapping[str, nn.Module], ranks: Ranks = ALONE) -> None:
+    def __init__(self, points: Mapping[str, nn.Module], gather: Gather = alone) -> None:
         if not points:
             raise ValueError("at least one layer must be recorded")
-        self.points, self.ranks = dict(points), ranks
+        self.points, self.gather = dict(points), gather
         self._last = list(self.points)[-1]
         self._handles: list[RemovableHandle] = []
         self._squares: dict[str, list[Tensor]] = {}
@@ -82,7 +91,7 @@ class GradientRecorder:
         reached = [name for name in self.points if name in self._squares]
         if reached:
             squares = torch.stack([torch.stack(self._squares[name]).sum() for name in reached])
-            for name, square in zip(reached, self.ranks.sum(squares), strict=True):
+            for name, square in zip(reached, self.gather(squares).sum(0), strict=True):
                 self._measured[f"activation_grad/{name}"] = square.sqrt() / scale
         layers = {
             name: weights
@@ -114,7 +123,7 @@ class GradientRecorder:
             self._copies.subtract()
             measured |= {f"update/{name}": norm for name, norm in self._copies.norms().items()}
         if self._signal:
-            joint = [joint_dependence(self.ranks.stack(part)) for part in self._signal]
+            joint = [joint_dependence(self.gather(part)) for part in self._signal]
             measured["signal/input_dependence"] = torch.stack(joint).mean()
         self.cancel()
         if not measured:

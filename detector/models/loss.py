@@ -1,4 +1,4 @@
-"""The detection loss: ultralytics' own, driven by any `DetectionModel`, on one process or on several."""
+"""The detection loss: ultralytics' own, driven by any `DetectionModel`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from detector.config.schema import TrainConfig
 from detector.models.base import DetectionModel, Predictions
-from detector.runtime.ranks import ALONE, Ranks
 from detector.runtime.ultralytics_import import import_ultralytics
 
 
@@ -33,12 +32,9 @@ class DetectionLoss:
         model: only its device, strides, classes, `reg_max` and `dual` are read.
         config: the gains.
         epochs: of the whole run; only two heads need it.
-        ranks: whose images make up the batch.
     """
 
-    def __init__(
-        self, model: DetectionModel, config: TrainConfig, epochs: float = 1, ranks: Ranks = ALONE
-    ) -> None:
+    def __init__(self, model: DetectionModel, config: TrainConfig, epochs: float = 1) -> None:
         device = next(model.parameters()).device
         detect = SimpleNamespace(
             stride=torch.tensor(model.strides, dtype=torch.float32, device=device),
@@ -50,11 +46,9 @@ class DetectionLoss:
         loss = losses.E2ELoss if model.dual else losses.v8DetectionLoss
         self.dual = model.dual
         self._loss = loss(SimpleNamespace(parameters=model.parameters, args=gains, model=[detect]))
-        heads = [self._loss.one2many, self._loss.one2one] if model.dual else [self._loss]
-        self._names = heads[-1].loss_names
-        if ranks.world > 1:
-            for head in heads:
-                head.loss = _ShareOfLoss(head, ranks)
+        # The criteria of one head or two, each a function of its own predictions.
+        self.heads = [self._loss.one2many, self._loss.one2one] if model.dual else [self._loss]
+        self._names = self.heads[-1].loss_names
 
     def begin_epoch(self, epoch: int) -> None:
         """Weigh two heads: a function of the epoch (from 0) alone, so that a resumed run does the same."""
@@ -69,46 +63,10 @@ class DetectionLoss:
         Args:
             preds: the model's raw outputs in training: `Predictions`, or `DualPredictions`.
             targets: `batch_idx` (N,), `cls` (N,) and `bboxes` (N, 4), normalised centre x, y, width, height.
-
-        Returns:
-            On several processes, this one's share: the sum over them is the loss of the joined batch.
         """
         full = {name: _float(head) for name, head in preds._asdict().items()} if self.dual else _float(preds)
         losses, parts = self._loss(full, targets)
         return Loss(losses.sum(), torch.stack([parts[name] for name in self._names]))
-
-
-class _ShareOfLoss:
-    """In place of a criterion's method `loss`: one process's share of the joined batch's loss.
-
-    The criterion divides sums over anchors by S, the sum of the target scores that its assigner gives (at
-    least 1), and multiplies by B, the number of images. Alone, a process would use its own S and B. All
-    three parts have the same two factors, so exchanging them makes the shares' sum the joined loss.
-    """
-
-    def __init__(self, criterion: Any, ranks: Ranks) -> None:
-        self._loss, self._names, self._ranks = criterion.loss, criterion.loss_names, ranks
-        self._scores: Tensor | None = None
-        criterion.assigner.register_forward_hook(self._note)
-
-    def _note(self, assigner: Any, inputs: Any, output: tuple[Tensor, ...]) -> None:
-        self._scores = output[2].sum()  # (B, A, classes): the target scores
-
-    def __call__(self, preds: Predictions, targets: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        images = preds["boxes"].shape[0]
-        if images:
-            losses, parts = self._loss(preds, targets)
-            assert self._scores is not None
-            scores = self._scores
-        else:  # still a function of every weight, so that this process has gradients too: zeros
-            nothing = preds["boxes"].sum() + preds["scores"].sum()
-            losses, scores = nothing.expand(3), nothing.detach()
-            parts = dict.fromkeys(self._names, nothing.detach())
-        own = torch.stack([scores.double(), torch.full_like(scores, images, dtype=torch.float64)])
-        all_scores, all_images = self._ranks.sum(own)
-        share = scores.clamp(min=1) / all_scores.clamp(min=1)
-        losses = losses * (share * all_images / max(images, 1))
-        return losses, {name: part * share for name, part in parts.items()}
 
 
 def _float(preds: Predictions) -> Predictions:

@@ -1,4 +1,4 @@
-"""What may befall a run from outside, in words, and what it leaves to go on from."""
+"""Failures from outside a run, explained in a line, and what they leave to resume from."""
 
 from __future__ import annotations
 
@@ -8,69 +8,74 @@ from pathlib import Path
 
 import torch
 
-from detector.config.schema import Config
-from detector.errors import BrokenOffError, UserError
-from detector.training.nonfinite_guard import UNDONE
+from detector.errors import InterruptedRunError, UserError
 
 # In whose words memory runs out: PyTorch's on CPUs, the system's, the loader's and OpenCV's.
 _MEMORY = "DefaultCPUAllocator", "Cannot allocate memory", "out of memory", "Insufficient memory", "bad_alloc"
 
 
 @contextmanager
-def in_plain_words(config: Config) -> Iterator[None]:
+def explain_errors(memory_advice: str) -> Iterator[None]:
     """Around a whole run.
 
+    Args:
+        memory_advice: what to lower when memory runs out.
+
     Raises:
-        UserError, BrokenOffError: one in place of each error that `in_words` knows.
+        UserError, InterruptedRunError: one in place of each error that `as_user_error` knows.
     """
     try:
         yield
     except Exception as error:
-        known = in_words(error, config)
+        known = as_user_error(error, memory_advice)
         if known is None or known is error:
             raise
         raise known from error
 
 
 @contextmanager
-def resumable(config: Config, last: Path, save: Callable[[], None], command: str) -> Iterator[None]:
-    """Around training: whatever breaks it off, leave the newest checkpoint there can be; say how to go on.
+def checkpoint_on_error(
+    save: Callable[[], None], last: Path, resume_command: str, memory_advice: str
+) -> Iterator[None]:
+    """Around training: whatever interrupts it, leave the newest checkpoint possible, and say how to resume.
 
-    Only a step that was undone is saved: after any other error, weights may be half updated, or a row of the
-    history missing. Then the last checkpoint is what there is.
+    Only a step whose state was restored is saved (see `NonFiniteGuard.attempt`): after any other error,
+    weights may be half updated, or a row of the history missing. Then the last checkpoint is what there is.
 
     Args:
-        config: of the run.
-        last: the checkpoint to go on from.
-        save: writes it.
-        command: what goes on from it.
+        save: writes a checkpoint.
+        last: the newest checkpoint.
+        resume_command: what resumes from it.
+        memory_advice: what to lower when memory runs out.
 
     Raises:
-        UserError, BrokenOffError: one in place of each error that `in_words` knows, and how to go on.
+        UserError, InterruptedRunError: one in place of each error that `as_user_error` knows.
     """
     try:
         yield
     except Exception as error:
-        if UNDONE in getattr(error, "__notes__", ()):
+        if getattr(error, "state_restored", False):
             with suppress(OSError):  # the disk may be what is wrong
                 save()
-        known = in_words(error, config)
+        known = as_user_error(error, memory_advice)
         if known is None:
             raise
-        hint = f"\nonce that is mended, go on with: {command}" if last.exists() else ""
-        kind = UserError if isinstance(known, UserError) else BrokenOffError
+        hint = f"\nFix this, then resume with: {resume_command}" if last.exists() else ""
+        kind = UserError if isinstance(known, UserError) else InterruptedRunError
         raise kind(f"{known}{hint}") from error
 
 
-def in_words(error: Exception, config: Config) -> UserError | BrokenOffError | None:
-    """The same for a person; None for an error that is nobody's but the program's."""
-    if isinstance(error, UserError | BrokenOffError):
+def as_user_error(error: Exception, memory_advice: str) -> UserError | InterruptedRunError | None:
+    """The same error as one line to print; None for one that is the program's own fault."""
+    if isinstance(error, UserError | InterruptedRunError):
         return error
     if ran_out_of_memory(error):
-        return UserError(_out_of_memory(error, config))
+        lines = str(error).strip().splitlines()
+        detail = f" ({lines[0].split(' GPU ')[0].strip()[-160:]})" if lines else ""
+        return UserError(f"out of memory{detail}: {memory_advice}")
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
-        return BrokenOffError(f"{where}{error.strerror}")
+        return InterruptedRunError(f"{where}{error.strerror}")
     return None
 
 
@@ -79,19 +84,3 @@ def ran_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return any(words in str(error) for words in _MEMORY)
-
-
-def _out_of_memory(error: Exception, config: Config) -> str:
-    """What to do about it.
-
-    Half a batch twice would need less, but it is another experiment: batch norm would see half as many
-    images. So the batch stays what the user wrote, and the choice is theirs.
-    """
-    lines = str(error).strip().splitlines()
-    detail = f" ({lines[0].split(' GPU ')[0].strip()[-160:]})" if lines else ""
-    batch, size = f"train.batch={config.train.batch}", f"data.image_size={config.data.image_size}"
-    rest = ", data.workers" if config.data.workers else ""
-    return (
-        f"out of memory{detail}: lower {batch}, {size}{rest} or the model's widths in a new run "
-        f"(train.accumulate makes up for a smaller batch), or free memory"
-    )

@@ -1,8 +1,8 @@
-"""Who this process is among those that torchrun started, and what they leave to those started after them.
+"""Which of torchrun's processes this is, and what they leave for the processes started after them.
 
 torchrun's agent starts the processes, ends them all when one of them fails, and starts new ones. It keeps a
 small store of keys and values, which outlives the processes. Here it holds the run's directory, so that new
-processes go on with it, and how the run ended, so that an end that was meant is not undone by a restart.
+processes resume that run, and how the run ended, so that a restart does not undo an intended end.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Launch:
     """How this process was started. By default: alone, by hand."""
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     local_rank: int = 0
-    local_world: int = 1
+    local_world_size: int = 1
     managed: bool = False  # by an agent, which also keeps the store
     address: tuple[str, int] | None = None  # of the store; None: there is none
 
@@ -44,22 +44,22 @@ class Launch:
         env = os.environ
         if not all(name in env for name in ("RANK", "WORLD_SIZE", *ADDRESS)):
             return cls()
-        world = int(env["WORLD_SIZE"])
+        world_size = int(env["WORLD_SIZE"])
         return cls(
             rank=int(env["RANK"]),
-            world=world,
+            world_size=world_size,
             local_rank=int(env.get("LOCAL_RANK", env["RANK"])),
-            local_world=int(env.get("LOCAL_WORLD_SIZE", world)),
+            local_world_size=int(env.get("LOCAL_WORLD_SIZE", world_size)),
             managed=env.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
             address=(env["MASTER_ADDR"], int(env["MASTER_PORT"])),
         )
 
     @property
-    def program(self) -> str:
+    def launcher(self) -> str:
         """How a person starts train.py in the same way."""
-        return "python" if self.world == 1 else "torchrun …"
+        return "python" if self.world_size == 1 else "torchrun …"
 
-    def meet(self, timeout: float) -> Store:
+    def rendezvous(self, timeout: float) -> Store:
         """Wait for the other processes; a store for these very ones.
 
         Those of an earlier attempt left their addresses in the agent's store, and how often a machine was
@@ -80,29 +80,29 @@ class Launch:
             return PrefixStore(f"attempt/{attempt}", store)
         attempt = store.add("attempts", 1)
         deadline = time.monotonic() + timeout
-        while store.add(f"here/{attempt}", 0) < self.world - 1:
-            for rank in range(1, self.world):
+        while store.add(f"here/{attempt}", 0) < self.world_size - 1:
+            for rank in range(1, self.world_size):
                 if store.check([f"hello/{rank}"]):  # perhaps of a process that is gone: it does no harm
                     store.set(f"welcome/{store.get(f'hello/{rank}').decode()}", str(attempt))
             if time.monotonic() > deadline:
-                raise RuntimeError(f"not all {self.world} processes came within {timeout:.0f} s")
+                raise RuntimeError(f"not all {self.world_size} processes came within {timeout:.0f} s")
             time.sleep(0.01)
         return PrefixStore(f"attempt/{attempt}", store)
 
-    def note(self, key: str, value: str) -> None:
-        """Leave a value to the processes that come after these."""
+    def publish(self, key: str, value: str) -> None:
+        """Leave a value for the processes that the agent starts after these."""
         if self.managed:
             self._connect().set(f"note/{key}", value)
 
-    def noted(self, key: str) -> str | None:
-        """What was left."""
+    def lookup(self, key: str) -> str | None:
+        """What earlier processes published under this key, if anything."""
         if not self.managed:
             return None
         store = self._connect()
         return store.get(f"note/{key}").decode() if store.check([f"note/{key}"]) else None
 
-    def say(self, text: str) -> None:
-        """Tell a person why the run ends: whichever process comes first; the others have nothing to add."""
+    def say_once(self, text: str) -> None:
+        """Print why the run ends, once: whichever process comes first."""
         if not self.managed or self._connect().add("said", 1) == 1:
             say(text)
 

@@ -14,20 +14,20 @@ from typing import Any
 import cv2
 from torch.utils.data import DataLoader
 
-from detector.errors import BrokenOffError
+from detector.errors import InterruptedRunError
 
 
-def patiently(loader: DataLoader[Any], patience: float) -> Iterator[Any]:
-    """A loader's batches, none of them waited for longer than `patience` seconds if processes load them.
+def iterate_with_timeout(loader: DataLoader[Any], timeout: float) -> Iterator[Any]:
+    """A loader's batches, none of them waited for longer than `timeout` seconds if processes load them.
 
     Raises:
-        BrokenOffError: a process died, or no batch came in time.
+        InterruptedRunError: a process died, or no batch came in time.
     """
     if not loader.num_workers:
         yield from loader
         return
     batches, processes = _start(loader)
-    watch = _Watch(processes, patience)
+    watch = _Watchdog(processes, timeout)
     try:
         while True:
             with watch:
@@ -76,15 +76,15 @@ def _start(loader: DataLoader[Any]) -> tuple[Iterator[Any], Sequence[BaseProcess
     return batches, tuple(getattr(batches, "_workers", ()))
 
 
-class _Watch:
+class _Watchdog:
     """Entered while a batch is waited for: kills all processes when it takes too long, and says why.
 
     A limit of torch's own does not see everything: a process that is stopped while its tensor is fetched
     from it is waited for without one.
     """
 
-    def __init__(self, processes: Sequence[BaseProcess], patience: float) -> None:
-        self._processes, self._patience = processes, patience
+    def __init__(self, processes: Sequence[BaseProcess], timeout: float) -> None:
+        self._processes, self._timeout = processes, timeout
         self._since: float | None = None
         self._late = False
         self._done = threading.Event()
@@ -96,28 +96,28 @@ class _Watch:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._since = None
         if self._late:
-            limit = f"no batch came from the loader processes within data.timeout={self._patience:g} s"
-            raise BrokenOffError(f"{limit}: is the disk that the images are on still there?") from error
+            limit = f"no batch came from the loader processes within data.timeout={self._timeout:g} s"
+            raise InterruptedRunError(f"{limit}: is the disk that the images are on still there?") from error
         if isinstance(error, Exception) and not isinstance(error, StopIteration):
             dead = [process for process in self._processes if not process.is_alive()]
             if dead:
-                raise BrokenOffError(_obituary(dead[0])) from error
+                raise InterruptedRunError(_describe_exit(dead[0])) from error
 
     def close(self) -> None:
         """Watch no longer."""
         self._done.set()
 
     def _look(self) -> None:
-        while not self._done.wait(min(1.0, self._patience / 4)):
+        while not self._done.wait(min(1.0, self._timeout / 4)):
             since = self._since
-            if since is not None and time.monotonic() - since > self._patience:
+            if since is not None and time.monotonic() - since > self._timeout:
                 self._late = True
                 for process in self._processes:
                     process.kill()
                 return
 
 
-def _obituary(process: BaseProcess) -> str:
+def _describe_exit(process: BaseProcess) -> str:
     """How a process ended."""
     code = process.exitcode or 0
     if code >= 0:

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: everything needed to go on, exactly. Its file is nn/checkpoint_file.py's."""
+"""What a checkpoint holds: everything needed to resume exactly. Its file is runtime/checkpoint_file.py's."""
 
 from __future__ import annotations
 
@@ -11,71 +11,87 @@ from typing import Any
 import torch
 
 from detector.errors import UserError
-from detector.runtime.checkpoint_file import FORMAT, read, write
+from detector.runtime.checkpoint_file import FORMAT, write
 from detector.runtime.files import remove_leftovers
 from detector.runtime.random_state import random_state, restore_random_state
-from detector.runtime.ranks import ALONE, Ranks
-from detector.training.state import Learner
-
-__all__ = ["Checkpoints", "load_state", "read", "state_dict", "write"]
-
+from detector.training.callbacks import Callback, Row
+from detector.training.schedule import Schedule
+from detector.training.state import TrainState
 
 SHARE = 0.02  # of a run's time, for checkpoints
 
 
-class Checkpoints:
+class Checkpointing(Callback):
     """`last.pt` after evaluations, and `best.pt`, the best of them all.
 
     Best means: highest mAP50-95 on val; between equals, on train. Without the second, a detector that
-    never generalises (COCO8 from scratch) would keep its first weights as the best.
+    never generalizes (COCO8 from scratch) would keep its first weights as the best.
 
     Where evaluations follow each other fast, not every one is worth a file: see `offer`.
     """
 
     def __init__(
-        self, directory: Path, extra: Mapping[str, Any], ranks: Ranks = ALONE, share: float = SHARE
+        self,
+        state: TrainState,
+        schedule: Schedule,
+        directory: Path,
+        extra: Mapping[str, Any],
+        *,
+        writes: bool = True,
+        share: float = SHARE,
     ) -> None:
-        """Save to `directory`, made if need be; `extra` is plain data kept with each checkpoint.
+        """Save `state` to `directory`, which is created if need be.
 
-        Of several processes the first saves, for all: they have the same state.
+        Args:
+            state: that is trained.
+            schedule: when the model is evaluated.
+            directory: for the two files.
+            extra: plain data kept with each checkpoint.
+            writes: whether this process is the one that saves: several have the same state.
+            share: how much of the time may be spent on saving after an evaluation.
         """
-        self.directory, self.extra = directory, dict(extra)
+        self.state, self.schedule, self.extra = state, schedule, dict(extra)
         self.last, self.best = directory / "last.pt", directory / "best.pt"
-        self.ranks, self.share = ranks, share
+        self.writes, self.share = writes, share
         self._due = 0.0  # when the next one is, on the clock of time.monotonic
         self._best: dict[str, Any] | None = None  # the best state so far, while it is not on the disk
-        if ranks.first:
+        if writes:
             directory.mkdir(parents=True, exist_ok=True)
             remove_leftovers(directory)
 
-    def offer(self, learner: Learner, row: Mapping[str, float]) -> None:
+    def on_record(self, row: Row) -> None:
+        """After an evaluation, unless training diverged at it."""
+        if self.schedule.should_evaluate(row["step"]) and self.state.step > row["step"]:
+            (self.save if self.state.step == self.schedule.steps else self.offer)(row)
+
+    def offer(self, row: Row) -> None:
         """After an evaluation: save, unless saving would take more than `share` of the time.
 
         Then the state is kept in memory if it is the best, until the next one is saved. A run that is
-        killed in between goes on from an earlier step and does the same again.
+        killed in between resumes from an earlier step and does the same again.
         """
-        if not self.ranks.first:
+        if not self.writes:
             return
         if time.monotonic() >= self._due:
-            self.save(learner, row)
-        elif _is_best(row, learner):
-            self._best = copy.deepcopy(self._state(learner))
+            self.save(row)
+        elif self._is_best(row):
+            self._best = copy.deepcopy(self._state())
 
-    def save(self, learner: Learner, row: Mapping[str, float] | None = None) -> None:
+    def save(self, row: Row | None = None) -> None:
         """Write `last.pt`, and `best.pt` if the best evaluation, which may be `row`'s, is not there yet.
 
-        The best comes first: a run that ends between the two goes on from the older `last.pt`, and comes to
+        The best comes first: a run that ends between the two resumes from the older `last.pt`, and comes to
         this same evaluation again. An untrained network is nobody's best.
 
         Raises:
             OSError: a file cannot be written; the one before is still there.
         """
-        if not self.ranks.first:
+        if not self.writes:
             return
         started = time.monotonic()
-        is_best = row is not None and _is_best(row, learner)
-        state = self._state(learner)
-        if is_best or (learner.step and self._best is None and not self.best.exists()):
+        is_best = row is not None and self._is_best(row)
+        state = self._state()
+        if is_best or (self.state.step and self._best is None and not self.best.exists()):
             self._best = state
         self.save_best()
         write(state, self.last)
@@ -88,16 +104,15 @@ class Checkpoints:
             write(self._best, self.best)
             self._best = None
 
-    def _state(self, learner: Learner) -> dict[str, Any]:
-        return state_dict(learner) | {"extra": self.extra}
+    def _state(self) -> dict[str, Any]:
+        return state_dict(self.state) | {"extra": self.extra}
 
-
-def _is_best(row: Mapping[str, float], learner: Learner) -> bool:
-    """Whether `row` holds a better evaluation than any before; if so the learner remembers it."""
-    if (score := _score(row)) <= learner.best:
-        return False
-    learner.best = score
-    return True
+    def _is_best(self, row: Row) -> bool:
+        """Whether `row` holds a better evaluation than any before; if so the state remembers it."""
+        if (score := _score(row)) <= self.state.best:
+            return False
+        self.state.best = score
+        return True
 
 
 def _score(row: Mapping[str, float]) -> tuple[float, ...]:
@@ -106,31 +121,31 @@ def _score(row: Mapping[str, float]) -> tuple[float, ...]:
     return tuple(score if score == score else -1.0 for score in scores)
 
 
-def state_dict(learner: Learner) -> dict[str, Any]:
-    """Everything needed to go on as if nothing had happened."""
+def state_dict(train_state: TrainState) -> dict[str, Any]:
+    """Everything needed to resume as if nothing had happened."""
     return {
         "format": FORMAT,
-        "model": learner.model.state_dict(),
-        "ema": None if learner.ema is None else learner.ema.state_dict(),
-        "optimizer": learner.optimizer.state_dict(),
-        "scaler": learner.scaler.state_dict(),
-        "rng": random_state(learner.device),
-        "step": learner.step,
-        "skipped": learner.skipped,
-        "skipped_in_a_row": learner.skipped_in_a_row,
-        "seconds": learner.seconds,
-        "best": learner.best,
+        "model": train_state.model.state_dict(),
+        "ema": None if train_state.ema is None else train_state.ema.state_dict(),
+        "optimizer": train_state.optimizer.state_dict(),
+        "scaler": train_state.scaler.state_dict(),
+        "rng": random_state(train_state.device),
+        "step": train_state.step,
+        "skipped": train_state.skipped,
+        "skipped_in_a_row": train_state.skipped_in_a_row,
+        "seconds": train_state.seconds,
+        "best": train_state.best,
     }
 
 
-def load_state(state: Mapping[str, Any], learner: Learner) -> None:
-    """Put a checkpoint's state into a learner built from the same configuration.
+def load_state(saved: Mapping[str, Any], train_state: TrainState) -> None:
+    """Load a checkpoint into a state built from the same configuration.
 
     Raises:
         UserError: it does not fit: it is damaged, or of another configuration.
     """
     try:
-        _load_state(state, learner)
+        _load_state(saved, train_state)
     except (
         RuntimeError,
         KeyError,
@@ -147,17 +162,21 @@ def load_state(state: Mapping[str, Any], learner: Learner) -> None:
         ) from error
 
 
-def _load_state(state: Mapping[str, Any], learner: Learner) -> None:
-    learner.model.load_state_dict(state["model"])
-    if learner.ema is not None:
-        learner.ema.load_state_dict(state["ema"])
-    _load_optimizer(state["optimizer"], learner.optimizer)
-    if state["scaler"]:
-        learner.scaler.load_state_dict(state["scaler"])
-    restore_random_state(state["rng"], learner.device)
-    learner.step, learner.seconds, learner.best = state["step"], state["seconds"], tuple(state["best"])
-    learner.skipped = state.get("skipped", 0)  # absent in early checkpoints
-    learner.skipped_in_a_row = state.get("skipped_in_a_row", 0)
+def _load_state(saved: Mapping[str, Any], train_state: TrainState) -> None:
+    train_state.model.load_state_dict(saved["model"])
+    if train_state.ema is not None:
+        train_state.ema.load_state_dict(saved["ema"])
+    _load_optimizer(saved["optimizer"], train_state.optimizer)
+    if saved["scaler"]:
+        train_state.scaler.load_state_dict(saved["scaler"])
+    restore_random_state(saved["rng"], train_state.device)
+    train_state.step, train_state.seconds, train_state.best = (
+        saved["step"],
+        saved["seconds"],
+        tuple(saved["best"]),
+    )
+    train_state.skipped = saved.get("skipped", 0)  # absent in early checkpoints
+    train_state.skipped_in_a_row = saved.get("skipped_in_a_row", 0)
 
 
 def _load_optimizer(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
@@ -167,16 +186,16 @@ def _load_optimizer(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) 
     optimizer.load_state_dict(dict(state))
     found = [_types(group) for group in optimizer.param_groups]
     if found != wanted:
-        raise ValueError("the optimiser's settings are of other types")
+        raise ValueError("the optimizer's settings are of other types")
     for group, kernels in zip(optimizer.param_groups, own, strict=True):
         group.update(kernels)
         for parameter in group["params"]:
             for key, value in optimizer.state.get(parameter, {}).items():
                 if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
-                    raise ValueError(f"the optimiser's {key!r} has the wrong shape")
+                    raise ValueError(f"the optimizer's {key!r} has the wrong shape")
 
 
-_KERNELS = "foreach", "fused"  # how the optimiser computes, not what: whoever goes on may do it another way
+_KERNELS = "foreach", "fused"  # how the optimizer computes, not what: a resumed run may do it another way
 
 
 def _types(group: Mapping[str, Any]) -> dict[str, type]:

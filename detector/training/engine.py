@@ -1,35 +1,28 @@
-"""The engine: one function that trains and one that evaluates, each to be read in one sitting."""
+"""The engine: training as one loop, to be read in one sitting."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from itertools import chain, islice
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from itertools import islice
+from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detector.config.schema import TrainConfig
-from detector.data.dataset import Item
 from detector.data.loader import Batch
-from detector.gradients.nonfinite import Culprit
-from detector.gradients.recorder import GradientRecorder
-from detector.models.base import Predictions
 from detector.models.loss import Loss
-from detector.training.evaluation import predict_split
-from detector.training.metrics import Prediction, coco_map
-from detector.training.nonfinite_guard import Failure, Rewind, examine
-from detector.training.optimizer import learning_rate
-from detector.training.schedule import Plan
-from detector.training.state import Learner
+from detector.runtime.distributed import SingleProcess
+from detector.training.callbacks import Callback
+from detector.training.optimizer import set_learning_rate
+from detector.training.schedule import Schedule
+from detector.training.state import TrainState
 
-Row = dict[str, float]
+Status = Literal["finished", "stopped", "diverged"]
 
 
-class Criterion(Protocol):
+class LossFunction(Protocol):
     """Scores raw predictions against targets."""
 
     def begin_epoch(self, epoch: int) -> None:
@@ -39,162 +32,94 @@ class Criterion(Protocol):
         """Compute the loss."""
 
 
-@dataclass
-class Outcome:
-    """How training ended."""
+class Guard(Protocol):
+    """Decides what happens to a step that fails, or whose numbers are not finite."""
 
-    status: str  # "finished", "stopped" on request, or "diverged"
-    culprit: Culprit | None = None  # after "diverged": where numbers first were not finite
+    def attempt(self) -> AbstractContextManager[None]:
+        """Around a step's passes: an error in them leaves the state as it was before the step."""
+
+    def accepts(self, micro_batches: list[Batch], loss: Tensor, grad_norm: Tensor) -> bool:
+        """Whether the step may be taken. All processes get the same answer."""
 
 
 def train(
-    learner: Learner,
-    criterion: Criterion,
+    state: TrainState,
+    loss_fn: LossFunction,
     batches: Iterable[Batch],
-    plan: Plan,
+    schedule: Schedule,
     config: TrainConfig,
-    recorder: GradientRecorder,
-    report: Callable[[Row], None],
-    stop: Callable[[], bool],
-    itemise: Callable[[int], AbstractContextManager[None]] = lambda step: nullcontext(),
-    failed: Callable[[Failure], None] = lambda failure: None,
-) -> Outcome:
-    """Train from `learner.step` to `plan.steps`: forward, backward, record, clip, step.
+    callback: Callback,
+    guard: Guard,
+    dist: SingleProcess,
+) -> Status:
+    """Train from `state.step` to `schedule.steps`: forward, backward, record, clip, step.
 
     Args:
-        learner: the model and what trains it; changed in place.
-        criterion: raw predictions and targets -> the loss.
-        batches: `plan.accumulate` a step, beginning with those of step `learner.step`; of several
-            processes, each has its share of every batch.
-        plan: how many steps, and which are recorded.
+        state: the model and what trains it; changed in place.
+        loss_fn: raw predictions and targets -> the loss.
+        batches: `schedule.accumulate` a step, beginning with those of step `state.step`.
+        schedule: how many steps, and which are recorded.
         config: how the weights are fitted.
-        recorder: measures the gradients of the recorded steps.
-        report: takes the row of each recorded step, after the weights were updated: to evaluate, log, save.
-        stop: asked before each step; all processes must get the same answer.
-        itemise: put around a step's passes: the gradient's ledger.
-        failed: takes each step whose numbers were not finite, once it is undone and understood; of several
-            processes, every one of them is given the same.
+        callback: what else happens, and when: see `Callback`.
+        guard: against numbers that are not finite.
+        dist: the processes that train together, each with its shard of every batch.
     """
-    model, optimizer, scaler, ranks = learner.model, learner.optimizer, learner.scaler, learner.ranks
-    source, clock, rewind = iter(batches), Stopwatch(), Rewind(model)
-    while learner.step < plan.steps:
-        if stop():
-            return Outcome("stopped")
-        step = learner.step
-        learner.train_mode()
-        criterion.begin_epoch(plan.epoch(step))
-        rate = learning_rate(step, plan.steps, config)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["lr_factor"]
-        if plan.records(step):
-            recorder.begin()
-        rewind.mark()
+    model, optimizer, scaler, source = state.model, state.optimizer, state.scaler, iter(batches)
+    while state.step < schedule.steps:
+        step, epoch = state.step, schedule.epoch(state.step)
+        callback.on_step_begin(step)
+        if state.should_stop:
+            return "stopped"
+        state.train_mode()
+        loss_fn.begin_epoch(epoch)
+        lr = set_learning_rate(optimizer, step, schedule.steps, config)
 
         # Forward and backward, once a micro-batch; the gradients add up.
-        optimizer.zero_grad(set_to_none=True)
-        with rewind.undoing():
-            micro_batches = ranks.agree(lambda: list(islice(source, plan.accumulate)))
-        with rewind.undoing(), itemise(step):
-            losses = [backward(learner, criterion, batch).parts for batch in micro_batches]
-        parts = ranks.sum(torch.stack(losses).mean(0))
-        ranks.add_up([p.grad for p in model.parameters() if p.grad is not None])
-
-        # Record: the true gradient is the one after accumulation, all processes' sum and unscaling, before
-        # clipping. From here on every process has the same numbers.
+        with guard.attempt():
+            optimizer.zero_grad(set_to_none=True)
+            micro_batches = list(islice(source, schedule.accumulate))
+            losses = [backward(state, loss_fn, batch).parts for batch in micro_batches]
+        loss = dist.all_reduce(torch.stack(losses).mean(0))  # (3,): box, class, DFL
+        dist.all_reduce_([p.grad for p in model.parameters() if p.grad is not None])
         scaler.unscale_(optimizer)
-        if plan.records(step):
-            recorder.gradients(scaler.get_scale())
-        norm = clip_gradients(model, config.clip)
 
-        # Step, unless the numbers are broken. A gradient scaler above 1 expects infinite gradients, and
-        # leaves those steps out by itself; at 1 they are the network's own. What is broken for one process
-        # is so for all, whatever the last digits of a norm may be on another make of GPU.
-        suspect = parts.sum() if scaler.get_scale() > 1 else parts.sum() + norm
-        broken = bool(ranks.largest(not bool(torch.isfinite(suspect))))
-        if not broken:
+        # Record. This is the true gradient: of the whole batch, unscaled, and not yet clipped.
+        callback.on_backward_end(step)
+        grad_norm = clip_gradients(model, config.clip)
+
+        # Step, unless a number is not finite.
+        accepted = guard.accepts(micro_batches, loss, grad_norm)
+        if accepted:
             scaler.step(optimizer)
             scaler.update()
-            learner.join_statistics()
-            if learner.ema is not None:
-                learner.ema.update_parameters(model)
-            learner.step, learner.skipped_in_a_row = step + 1, 0
-        elif config.on_nonfinite == "skip":
-            recorder.cancel()  # the curves show the steps that were taken
-        clock.lap()
+            dist.average_(state.unsynced_norm_stats)
+            state.finish_step()
+        callback.on_step_end(step)
 
-        if broken or plan.records(step):
-            measured = recorder.end({"train/loss": parts.sum(), **named(parts), "train/grad_norm": norm})
-            row = {"step": step, "epoch": plan.epoch(step), "train/lr": rate, **measured}
-            row["time/step_ms"] = clock.mean_ms()
-            if broken:
-                indices = joined_indices(ranks.everyone([batch.indices for batch in micro_batches]))
-                losses_again = scaled_losses(learner, criterion, micro_batches)
-                failure = examine(learner, losses_again, rewind, row, indices)
-                if learner.skip(config):
-                    row["train/skipped"] = learner.skipped
-                failed(failure)
-            report(row)
-            if broken and learner.step == step:
-                return Outcome("diverged", failure.culprit)
-            clock.restart()
-    return Outcome("finished")
+        if schedule.should_record(step) or not accepted:
+            row = {"step": step, "epoch": epoch, "train/lr": lr, **named(loss), "train/grad_norm": grad_norm}
+            callback.on_record(row)
+            if state.step == step:  # neither taken nor skipped
+                return "diverged"
+    return "finished"
 
 
-class Evaluation(NamedTuple):
-    """One split's result."""
-
-    metrics: dict[str, float]  # `mAP50-95` and `mAP50`
-    predictions: list[Prediction]  # one an image, in the split's order, in pixels of the original image
-
-
-def evaluate(learner: Learner, batches: Iterable[Batch], items: Sequence[Item]) -> Evaluation:
-    """Predict a split and score it against its labels by the official COCO evaluation.
-
-    Args:
-        learner: its averaged weights are used where it has them.
-        batches: the split's batches, in order; of several processes, each has its share of the split.
-        items: the split, with labels as fractions of each image.
-
-    Returns:
-        The whole split's result on the first process; nothing elsewhere.
-    """
-    network = learner.evaluated_model.eval()
-
-    def forward(images: Tensor) -> Predictions:
-        with learner.autocast():
-            raw: Predictions = network(learner.images(images))
-        return raw
-
-    ranks = learner.ranks
-    shares = ranks.collect(ranks.agree(lambda: predict_split(forward, learner.model, batches, items)))
-    if not shares:
-        return Evaluation({}, [])
-    truths, predictions = ([one for share in part for one in share] for part in zip(*shares, strict=True))
-    return Evaluation(coco_map(truths, predictions, learner.model.num_classes), predictions)
-
-
-def backward(learner: Learner, criterion: Criterion, batch: Batch) -> Loss:
+def backward(state: TrainState, loss_fn: LossFunction, batch: Batch) -> Loss:
     """One forward and backward pass; gradients are added to what is there."""
-    loss = forward(learner, criterion, batch)
-    learner.scaler.scale(loss.total).backward()
+    loss = forward(state, loss_fn, batch)
+    state.scaler.scale(loss.total).backward()
     return loss
 
 
-def forward(learner: Learner, criterion: Criterion, batch: Batch) -> Loss:
+def forward(state: TrainState, loss_fn: LossFunction, batch: Batch) -> Loss:
     """One forward pass."""
-    batch = batch.to(learner.device)
-    with learner.autocast():
-        preds = learner.model(learner.images(batch.images))
-    return criterion(preds, batch.targets())
+    batch = batch.to(state.device)
+    with state.autocast():
+        preds = state.model(state.preprocess(batch.images))
+    return loss_fn(preds, batch.targets())
 
 
-def scaled_losses(learner: Learner, criterion: Criterion, batches: Sequence[Batch]) -> Iterator[Tensor]:
-    """What a step differentiates, one micro-batch at a time, each computed when it is asked for."""
-    for batch in batches:
-        yield learner.scaler.scale(forward(learner, criterion, batch).total)
-
-
-def clip_gradients(model: torch.nn.Module, limit: float | None) -> Tensor:
+def clip_gradients(model: nn.Module, limit: float | None) -> Tensor:
     """Scale all gradients down so that their joint norm is at most `limit`; return the norm before."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
@@ -204,30 +129,7 @@ def clip_gradients(model: torch.nn.Module, limit: float | None) -> Tensor:
     return norm
 
 
-class Stopwatch:
-    """Times training steps, evaluations and logging left out."""
-
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin a new stretch of steps."""
-        self._since, self._laps = time.perf_counter(), 0
-
-    def lap(self) -> None:
-        """A step is done."""
-        self._laps += 1
-
-    def mean_ms(self) -> float:
-        """The mean lap since the restart, in milliseconds."""
-        return 1000 * (time.perf_counter() - self._since) / self._laps
-
-
-def joined_indices(shares: Sequence[Sequence[tuple[int, ...]]]) -> tuple[tuple[int, ...], ...]:
-    """Of every process, the images of each of its micro-batches -> those of each joined micro-batch."""
-    return tuple(tuple(chain.from_iterable(parts)) for parts in zip(*shares, strict=True))
-
-
-def named(parts: Tensor) -> Mapping[str, Tensor]:
-    """The parts of a loss under their names in the history."""
-    return dict(zip(("train/loss_box", "train/loss_cls", "train/loss_dfl"), parts, strict=True))
+def named(loss: Tensor) -> Mapping[str, Tensor]:
+    """A loss and its three parts under their names in the history."""
+    box, cls, dfl = loss
+    return {"train/loss": loss.sum(), "train/loss_box": box, "train/loss_cls": cls, "train/loss_dfl": dfl}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +15,46 @@ from detector.data.geometry import xywh_to_xyxy
 from detector.data.loader import Batch
 from detector.models.base import DetectionModel, Predictions
 from detector.models.decode import decode, select
-from detector.training.metrics import Prediction, Truth
+from detector.runtime.distributed import SingleProcess
+from detector.training.metrics import Prediction, Truth, coco_map
+from detector.training.state import TrainState
+
+
+class Evaluation(NamedTuple):
+    """One split's result."""
+
+    metrics: dict[str, float]  # `mAP50-95` and `mAP50`
+    predictions: list[Prediction]  # one an image, in the split's order, in pixels of the original image
+
+
+def evaluate(
+    state: TrainState, batches: Iterable[Batch], items: Sequence[Item], dist: SingleProcess
+) -> Evaluation:
+    """Predict a split and score it against its labels by the official COCO evaluation.
+
+    Args:
+        state: its averaged weights are used where it has them.
+        batches: this process's shard of the split, in order.
+        items: the split, with labels as fractions of each image.
+        dist: the processes that evaluate together.
+
+    Returns:
+        The whole split's result on the main process; nothing elsewhere.
+    """
+    network = state.eval_model.eval()
+
+    def forward(images: Tensor) -> Predictions:
+        with state.autocast():
+            raw: Predictions = network(state.preprocess(images))
+        return raw
+
+    with dist.raise_together():
+        shard = predict_split(forward, state.model, batches, items)
+    shards = dist.gather_object(shard)
+    if not shards:
+        return Evaluation({}, [])
+    truths, predictions = (list(chain.from_iterable(parts)) for parts in zip(*shards, strict=True))
+    return Evaluation(coco_map(truths, predictions, state.model.num_classes), predictions)
 
 
 @torch.no_grad()

@@ -1,34 +1,38 @@
-"""A step whose numbers are not finite: undone, looked at once more, and kept to be replayed."""
+"""A step whose numbers are not finite: restored, looked at once more, and kept to be replayed."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from detector.config.schema import TrainConfig
 from detector.data.dataset import Dataset
+from detector.data.loader import Batch
 from detector.errors import UserError
-from detector.gradients.nonfinite import Culprit, first_culprit
+from detector.gradients.nonfinite import NonFiniteOrigin, find_nonfinite_origin
 from detector.runtime.checkpoint_file import FORMAT, read, write
+from detector.runtime.distributed import SingleProcess
 from detector.runtime.files import write_text
 from detector.runtime.random_state import random_state, restore_random_state
-from detector.runtime.ranks import ALONE, Ranks
-from detector.training.state import Learner
+from detector.training.callbacks import Callback, Row
+from detector.training.engine import LossFunction, forward
+from detector.training.state import TrainState
 
-UNDONE = "The step was undone: the learner is as it was before it."
 FOLDER, STATE, REPORT = "failure", "state.pt", "failure.json"
 MEASURED = "train/loss", "train/loss_box", "train/loss_cls", "train/loss_dfl", "train/grad_norm"
 
 
-class Rewind:
-    """What a forward pass changes: the norms' statistics and the random generators. Weights it does not."""
+class StepSnapshot:
+    """What a forward pass changes: the norms' statistics and the random generators, but no weights."""
 
     def __init__(self, model: nn.Module) -> None:
         buffers = [buffer for buffer in model.buffers() if buffer.numel()]
@@ -40,133 +44,161 @@ class Rewind:
         self._random = random_state(self._device)
 
     @torch.no_grad()
-    def mark(self) -> None:
+    def take(self) -> None:
         """Remember this moment."""
         for kept, live in zip(self._kept, self._live, strict=True):
             torch._foreach_copy_(kept, live)
         self._random = random_state(self._device)
 
     @torch.no_grad()
-    def back(self) -> None:
+    def restore(self) -> None:
         """Return to it."""
         for kept, live in zip(self._kept, self._live, strict=True):
             torch._foreach_copy_(live, kept)
         restore_random_state(self._random, self._device)
 
-    @contextmanager
-    def undoing(self) -> Iterator[None]:
-        """Around a step's passes: an error that breaks them off leaves the learner as it was before them.
-
-        The error says so in a note, `UNDONE`: such a learner can be saved.
-        """
-        try:
-            yield
-        except Exception as error:
-            self.back()
-            error.add_note(UNDONE)
-            raise
-
 
 @dataclass(frozen=True)
-class Failure:
-    """A step that was undone, and everything to do its passes again."""
+class NonFiniteStep:
+    """A step that was not taken, and everything needed to run its passes again."""
 
     row: Mapping[str, float]  # what was measured: step, epoch, loss and its parts, gradient norm
-    indices: tuple[
-        tuple[int, ...], ...
-    ]  # of each micro-batch's images in the training split, on all processes
-    culprit: Culprit | None  # None: the same passes were finite the second time
+    indices: tuple[tuple[int, ...], ...]  # of each joined micro-batch's images in the training split
+    origin: NonFiniteOrigin | None  # None: the same passes were finite the second time
     state: Mapping[str, Any]  # what the passes depend on besides the batches, as it was before them
 
 
-def examine(
-    learner: Learner,
-    losses: Iterable[Tensor],
-    rewind: Rewind,
-    row: Mapping[str, float],
-    indices: tuple[tuple[int, ...], ...],
-) -> Failure:
-    """Undo a step that was not taken, run its passes again to find the culprit, and undo those.
-
-    Of several processes, each examines its own share, and all are given the one culprit that came first.
+class NonFiniteGuard(Callback):
+    """Rejects steps whose numbers are not finite, finds out where they went wrong, and skips or ends.
 
     Args:
-        learner: its gradients are left empty.
-        losses: the scaled loss of each micro-batch, computed when it is asked for.
-        rewind: marked before the step.
-        row, indices: see `Failure`.
-    """
-    rewind.back()
-    # Copied, since training may go on.
-    weights = {key: value.detach().cpu().clone() for key, value in learner.model.state_dict().items()}
-    state = {"model": weights, "scaler": learner.scaler.state_dict(), "rng": random_state(learner.device)}
-    try:
-        culprit = first_culprit(learner.model, losses, learner.ranks)
-    finally:
-        learner.optimizer.zero_grad(set_to_none=True)
-        rewind.back()
-    return Failure(row, indices, culprit, state)
-
-
-class FailureFile:
-    """Keeps the newest failure of a run in its directory: `failure/state.pt`, and `failure.json` to read.
-
-    Args:
-        run: the run's directory.
-        dataset: whose training images the batches are.
-        extra: what a checkpoint keeps of the run: architecture, fingerprint of the data, ….
-        where: device and precision.
-        say: takes a line for a person.
-        ranks: of several processes the first writes, for all: they are given the same failure.
+        state: that is trained.
+        loss_fn: with which the passes are run again.
+        config: `on_nonfinite` and `max_skipped` say whether a step is skipped.
+        dist: the processes that train together.
+        report: takes each rejected step, understood; on several processes all get the same.
     """
 
     def __init__(
         self,
-        run: Path,
-        dataset: Dataset,
-        extra: Mapping[str, Any],
-        where: str,
-        say: Callable[[str], None],
-        ranks: Ranks = ALONE,
+        state: TrainState,
+        loss_fn: LossFunction,
+        config: TrainConfig,
+        dist: SingleProcess,
+        report: Callable[[NonFiniteStep], None] = lambda step: None,
     ) -> None:
-        self.run, self.dataset, self.extra, self.where, self.say = run, dataset, dict(extra), where, say
-        self.ranks = ranks
+        self.state, self.loss_fn, self.config, self.dist, self.report = state, loss_fn, config, dist, report
+        self.origin: NonFiniteOrigin | None = None  # of the last step that was rejected
+        self._snapshot = StepSnapshot(state.model)
+        self._rejected: Sequence[Batch] | None = None
 
-    def __call__(self, failure: Failure) -> None:
-        """Say what happened and keep it. A full disk costs the file, not the run."""
-        if not self.ranks.first:
-            return
-        items = self.dataset.splits["train"]
-        images = [[str(items[index].image) for index in batch] for batch in failure.indices]
-        row = failure.row
-        known = {
-            "step": int(row["step"]),
-            "epoch": int(row["epoch"]),
-            # JSON has no NaN.
-            **{key: row[key] if math.isfinite(row[key]) else str(row[key]) for key in MEASURED},
-            "culprit": asdict(failure.culprit) if failure.culprit else None,
-            "images": images,
-            "where": self.where,
-        }
-        cause = failure.culprit or "no layer, when its passes were run again"
-        skipped = f"; skipped, {row['train/skipped']} so far" if "train/skipped" in row else ""
-        self.say(f"not finite at step {known['step']}, first in: {cause}{skipped}")
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Around a step's passes: an error in them leaves the state as it was before the step.
+
+        The error then carries `state_restored = True`: such a state can be saved.
+        """
+        self._snapshot.take()
         try:
-            folder = self.run / FOLDER
-            folder.mkdir(exist_ok=True)
-            state = {"format": FORMAT, "step": known["step"], "extra": self.extra, **failure.state}
-            write(state | {"failure": known, "indices": failure.indices}, folder / STATE)
-            write_text(folder / REPORT, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
-        except OSError as error:
-            self.say(f"the step could not be saved for replay: {error}")
-        else:
-            shown = sorted({Path(name).name for batch in images for name in batch})
-            names = ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")
-            self.say(f"its images: {names}; to repeat the step: detector replay {self.run}")
+            yield
+        except Exception as error:
+            self._snapshot.restore()
+            error.state_restored = True  # type: ignore[attr-defined]
+            raise
+
+    def accepts(self, micro_batches: list[Batch], loss: Tensor, grad_norm: Tensor) -> bool:
+        """Whether loss and gradient norm are finite, on all processes.
+
+        A gradient scaler above 1 expects infinite gradients and skips those steps by itself; at 1 they are
+        the network's own. A step that one process rejects is rejected by all, whatever the last digits of a
+        norm may be on another make of GPU.
+        """
+        suspect = loss.sum() if self.state.scaler.get_scale() > 1 else loss.sum() + grad_norm
+        rejected = bool(self.dist.all_reduce_max(not bool(torch.isfinite(suspect))))
+        self._rejected = micro_batches if rejected else None
+        return not rejected
+
+    def on_record(self, row: Row) -> None:
+        """Examine the step, if it was rejected; skip it, if the configuration allows one more."""
+        if self._rejected is None:
+            return
+        rejected = self.diagnose_step(row, self._rejected)
+        self.origin, self._rejected = rejected.origin, None
+        if self.config.on_nonfinite == "skip" and self.state.skipped_in_a_row < self.config.max_skipped:
+            self.state.skip_step()
+            row["train/skipped"] = self.state.skipped
+        self.report(rejected)
+
+    def diagnose_step(self, row: Row, batches: Sequence[Batch]) -> NonFiniteStep:
+        """Restore the state before the step, run its passes again to find the origin, and restore again."""
+        state, shards = self.state, self.dist.all_gather_object([batch.indices for batch in batches])
+        indices = tuple(tuple(chain.from_iterable(parts)) for parts in zip(*shards, strict=True))
+        self._snapshot.restore()
+        # Copied, since training may continue.
+        weights = {key: value.detach().cpu().clone() for key, value in state.model.state_dict().items()}
+        before = {"model": weights, "scaler": state.scaler.state_dict(), "rng": random_state(state.device)}
+        losses = (state.scaler.scale(forward(state, self.loss_fn, batch).total) for batch in batches)
+        try:
+            origin = find_nonfinite_origin(
+                state.model, losses, self.dist.all_gather_object, self.dist.all_reduce_
+            )
+        finally:
+            state.optimizer.zero_grad(set_to_none=True)
+            self._snapshot.restore()
+        return NonFiniteStep(row, indices, origin, before)
 
 
-def read_failure(run: Path) -> dict[str, Any]:
-    """What `FailureFile` wrote, as plain data.
+def save_nonfinite_step(
+    step: NonFiniteStep,
+    run: Path,
+    dataset: Dataset,
+    extra: Mapping[str, Any],
+    where: str,
+    say: Callable[[str], None],
+) -> None:
+    """Say what happened, and keep the step in `failure/state.pt`, with `failure.json` to read.
+
+    A full disk costs the file, not the run.
+
+    Args:
+        step: that was rejected.
+        run: the run's directory.
+        dataset: whose training images the batches are.
+        extra: what a checkpoint keeps of the run: architecture, fingerprint of the data, ….
+        where: device and precision.
+        say: takes a line to print.
+    """
+    items = dataset.splits["train"]
+    images = [[str(items[index].image) for index in batch] for batch in step.indices]
+    row = step.row
+    known = {
+        "step": int(row["step"]),
+        "epoch": int(row["epoch"]),
+        # JSON has no NaN.
+        **{key: row[key] if math.isfinite(row[key]) else str(row[key]) for key in MEASURED},
+        "culprit": asdict(step.origin) if step.origin else None,
+        "images": images,
+        "where": where,
+    }
+    cause = step.origin or "no layer, when its passes were run again"
+    skipped = f"; skipped, {row['train/skipped']} so far" if "train/skipped" in row else ""
+    say(f"not finite at step {known['step']}, first in: {cause}{skipped}")
+    try:
+        folder = run / FOLDER
+        folder.mkdir(exist_ok=True)
+        state = {"format": FORMAT, "step": known["step"], "extra": extra, **step.state}
+        write(state | {"failure": known, "indices": step.indices}, folder / STATE)
+        write_text(folder / REPORT, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
+    except OSError as error:
+        say(f"the step could not be saved for replay: {error}")
+    else:
+        shown = sorted({Path(name).name for batch in images for name in batch})
+        names = ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")
+        say(f"its images: {names}; to repeat the step: detector replay {run}")
+
+
+def read_nonfinite_step(run: Path) -> dict[str, Any]:
+    """What `save_nonfinite_step` wrote, as plain data.
 
     Raises:
         UserError: the run has none, or it is damaged.

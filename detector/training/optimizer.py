@@ -70,6 +70,14 @@ def without_compiler(kind: type[torch.optim.Optimizer]) -> type[Any]:
 SGD, AdamW = without_compiler(torch.optim.SGD), without_compiler(torch.optim.AdamW)
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, config: TrainConfig) -> float:
+    """Give every group its rate for step `step` of `steps`; return the one before the groups' own factors."""
+    rate = learning_rate(step, steps, config)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_factor"]
+    return rate
+
+
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     """The rate of optimiser step `step` (from 0) of `steps`: a linear warm-up times a decay to `final_lr`.
 

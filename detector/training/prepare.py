@@ -1,30 +1,60 @@
-"""Before a run: its data, its directory, and what it goes on from."""
+"""Before a run: its data, its model, and what it resumes from."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from detector.config.loading import LoadedConfig, save
+import torch
+
+from detector.config.loading import LoadedConfig, load_config
 from detector.config.schema import Config
+from detector.data.augment_ultralytics import mixing_epochs
+from detector.data.coco8 import DatasetUnavailable
+from detector.data.dataset import Dataset
+from detector.data.loader import Batch, Loader
+from detector.data.sources import load_dataset
 from detector.errors import UserError, say
-from detector.runtime.ranks import Ranks
+from detector.models.base import freeze
+from detector.models.build import architecture_of, build_model, facts_of, rebuild
+from detector.runtime.checkpoint_file import read
+from detector.runtime.device import choose_device
+from detector.runtime.distributed import SingleProcess
+from detector.runtime.random_state import seed_everything
+from detector.training.schedule import Schedule, check_batches
+from detector.training.state import TrainState
 
-if TYPE_CHECKING:
-    from detector.data.dataset import Dataset
-    from detector.training.state import Learner
+FALLBACK = Path(__file__).resolve().parents[2] / "configs" / "shapes.yaml"  # where COCO8 is not available
+
+Checkpoint = Mapping[str, Any]
 
 
-def load_data(
-    loaded: LoadedConfig, fall_back: Callable[[], LoadedConfig], ranks: Ranks
-) -> tuple[Dataset, LoadedConfig]:
-    """Read the dataset; where COCO8 cannot be had, say so and go on with the built-in shapes."""
-    from detector.data.coco8 import DatasetUnavailable
-    from detector.data.sources import load_dataset
+def load_data(loaded: LoadedConfig, dist: SingleProcess) -> tuple[Dataset, dict[str, Loader], LoadedConfig]:
+    """Read and check the dataset; where COCO8 is not available, say so and take the built-in shapes.
 
+    Returns:
+        The dataset, a loader of each split, and the configuration that trains on it.
+
+    Raises:
+        UserError: the data is missing or broken.
+    """
+    with dist.main_process_first():
+        dataset, loaded = _read_dataset(loaded, dist.is_main_process)
+    config = loaded.config
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    with dist.raise_together():
+        loaders = {
+            split: Loader(dataset.splits[split], config.data, dist.shard, dist.local_world_size)
+            for split in ("train", "val")
+        }
+    check_batches(config, len(loaders["train"]), dist.world_size)
+    return dataset, loaders, loaded
+
+
+def _read_dataset(loaded: LoadedConfig, announce: bool) -> tuple[Dataset, LoadedConfig]:
     data = loaded.config.data
     try:
         return load_dataset(data.path, data.on_error, allow_outside=data.allow_outside), loaded
@@ -36,61 +66,102 @@ def load_data(
             "*** Training on the built-in `shapes` set instead, under that name and with its own schedule.\n"
             "*** (data.fallback=none turns this into an error.)\n"
         )
-    if ranks.first:
+    if announce:
         say(banner)
-    data = (loaded := fall_back()).config.data
+    loaded = load_config(loaded.path, loaded.overrides, fallback=FALLBACK)
+    data = loaded.config.data
     return load_dataset(data.path, data.on_error, allow_outside=data.allow_outside), loaded
 
 
-def new_directory(config: Config, label: str, ranks: Ranks) -> Path:
-    """Make `run.dir`, or a new folder in runs/, and save the configuration in it.
+def training_batches(
+    loader: Loader, config: Config, schedule: Schedule, state: TrainState
+) -> Iterator[Batch]:
+    """The batches of the steps that are left."""
+    return loader.train_batches(
+        batch=config.train.batch,
+        seed=config.train.seed,
+        start=state.step * schedule.accumulate,
+        stop=schedule.steps * schedule.accumulate,
+        pin=state.device.type == "cuda",
+        epochs=schedule.epochs,
+    )
+
+
+def build_state(
+    config: Config, dataset: Dataset, resume: Path | None, dist: SingleProcess
+) -> tuple[TrainState, Checkpoint | None, str]:
+    """Build the model and what trains it: new, from pretrained weights, or as a run's checkpoint says.
+
+    Returns:
+        The state, not yet that of the checkpoint; the checkpoint of `resume`, if there is one; and what was
+        kept of pretrained weights, to be printed.
 
     Raises:
-        UserError: it holds a run, or files that look like one's; or it cannot be made.
+        UserError: a file is missing or broken, or the device is not there.
     """
-    time_of_day = time.strftime("%Y%m%d-%H%M%S")
-    directory = Path(config.run.dir or f"runs/{label}-s{config.train.seed}-{time_of_day}")
-    if not ranks.first:
-        return directory  # the first process makes it, and says what it is called
-    if os.path.lexists(directory / "history.jsonl"):
-        raise UserError(f"run.dir={directory} holds a run already; --resume {directory} goes on with it")
-    for name in ("config.yaml", "summary.json", "ledger.json", "checkpoints", "plots", "wandb"):
-        if os.path.lexists(directory / name):
-            raise UserError(
-                f"run.dir={directory} holds {name} already, which the run would write; name another"
-            )
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        save(config, directory / "config.yaml")
-    except OSError as error:
-        raise UserError(f"run.dir={directory} cannot be made: {error.strerror}; name another") from error
-    return directory
+    saved = None
+    if resume is not None:
+        with dist.raise_together():
+            saved = read_checkpoint(resume) if dist.is_main_process else None
+        saved = dist.broadcast_object(saved)
+    seed_everything(config.train.seed)
+    if saved is None:
+        with dist.main_process_first():
+            model, weights_note = build_model(config.model, dataset.names)
+    else:  # the checkpoint has the weights, so that files of pretrained ones are not needed again
+        model, weights_note = rebuild(architecture_of(saved), len(dataset.names)), ""
+        freeze(model, config.model.freeze)
+    with dist.raise_together():
+        device = choose_device(dist.device_name(config.train.device))
+    state = TrainState.create(model, config.train, device)
+    sync_norms = config.train.sync_norms and not config.train.freeze_norms
+    state.unsynced_norm_stats = dist.prepare_model(model, sync_norms=sync_norms)
+    if config.train.freeze_norms:
+        state.unsynced_norm_stats = []
+    dist.check_alike(conditions(config, dataset, state))
+    return state, saved, weights_note
 
 
-def read_run(checkpoint: Path, ranks: Ranks) -> dict[str, Any]:
-    """What a run goes on from, read by the first process for all.
+def read_checkpoint(run: Path) -> Checkpoint:
+    """What a run resumes from.
 
     Raises:
         UserError: it is missing, damaged, or not one of a run.
     """
-    from detector.models.build import facts_of
-    from detector.runtime.checkpoint_file import read
-
-    def read_here() -> dict[str, Any]:
-        if not os.path.lexists(checkpoint):
-            run = checkpoint.parent.parent
-            raise UserError(
-                f"{checkpoint}: there is no checkpoint here: the run ended before its first step. Begin it "
-                f"again: train.py --config {run / 'config.yaml'} run.dir=ANOTHER"
-            )
-        saved = read(checkpoint)
-        facts_of(saved, checkpoint, ("names", "data_fingerprint", "wandb_id"))
-        return saved
-
-    return ranks.from_first(ranks.agree(lambda: read_here() if ranks.first else {}))
+    path = run / "checkpoints" / "last.pt"
+    if not os.path.lexists(path):
+        raise UserError(
+            f"{path}: no checkpoint found (the run ended before its first step); start again with: "
+            f"train.py --config {run / 'config.yaml'} run.dir=ANOTHER"
+        )
+    saved = read(path)
+    facts_of(saved, path, ("names", "data_fingerprint", "wandb_id"))
+    return saved
 
 
-def conditions(config: Config, dataset: Dataset, learner: Learner) -> dict[str, object]:
+def conditions(config: Config, dataset: Dataset, state: TrainState) -> dict[str, object]:
     """What must be the same on all processes of a run."""
-    where = f"{learner.device.type} in {learner.precision_name}"
+    where = f"{state.device.type} in {state.precision_name}"
     return {"data": dataset.fingerprint, "device": where} | config.model_dump(mode="json", exclude={"run"})
+
+
+def memory_advice(config: Config) -> str:
+    """What to do when memory runs out.
+
+    Half a batch twice would need less, but it is another experiment: batch norm would see half as many
+    images. So the batch stays what the user wrote, and the choice is theirs.
+    """
+    workers = ", data.workers" if config.data.workers else ""
+    return (
+        f"lower train.batch={config.train.batch}, data.image_size={config.data.image_size}{workers} or the "
+        f"model's widths in a new run (train.accumulate makes up for a smaller batch), or free memory"
+    )
+
+
+def notes(config: Config, dataset: Dataset, schedule: Schedule) -> list[str]:
+    """What a person should know of a run before it starts."""
+    lines = [f"skipped: {line}" for line in dataset.skipped]
+    if config.data.mixes and mixing_epochs(config.data, schedule.epochs) == 0:
+        shorter = f"it has no more than data.close_mosaic={config.data.close_mosaic} epochs"
+        lines.append(f"no mosaic or mixup in this run: {shorter}")
+    return lines

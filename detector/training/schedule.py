@@ -10,7 +10,7 @@ from detector.errors import UserError
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """Steps count from 0; a step is one update of the weights."""
 
     steps: int
@@ -19,6 +19,19 @@ class Plan:
     record_every: int
     evaluate_every: int | None
     ledger: bool = True
+
+    @classmethod
+    def from_config(cls, config: Config, batches_per_epoch: int) -> Schedule:
+        """Resolve `train.epochs` to steps: an epoch is all its batches, the last step may span two epochs."""
+        train, gradients = config.train, config.gradients
+        if train.steps is not None:
+            steps = train.steps
+        else:
+            assert train.epochs is not None  # the configuration demands exactly one of the two
+            steps = math.ceil(train.epochs * batches_per_epoch / train.accumulate)
+        return cls(
+            steps, batches_per_epoch, train.accumulate, gradients.every, train.eval_every, gradients.ledger
+        )
 
     def epoch(self, step: int) -> int:
         """The epoch in which a step begins, from 0."""
@@ -29,25 +42,25 @@ class Plan:
         """How many times the run goes through the training images, a last incomplete time not counted."""
         return self.epoch(self.steps)
 
-    def evaluates(self, step: int) -> bool:
+    def should_evaluate(self, step: int) -> bool:
         """Whether the model is evaluated after this step; always after the last."""
         due = self.evaluate_every is not None and (step + 1) % self.evaluate_every == 0
         return due or step + 1 == self.steps
 
-    def records(self, step: int) -> bool:
+    def should_record(self, step: int) -> bool:
         """Whether this step's gradients are recorded: the first, every N-th, and wherever mAP is measured."""
-        return step % self.record_every == 0 or self.evaluates(step)
+        return step % self.record_every == 0 or self.should_evaluate(step)
 
-    def itemises(self, step: int) -> bool:
+    def ledger_due(self, step: int) -> bool:
         """Whether the gradient is followed through every operation: at the first step and the last."""
         return self.ledger and (step == 0 or step + 1 == self.steps)
 
 
-def check_batches(config: Config, images: int, processes: int = 1) -> None:
+def check_batches(config: Config, images: int, shards: int = 1) -> None:
     """Refuse what batch norm would stop at in the middle of a run.
 
     At 32 px the coarsest features are a single value an image, and a batch of one image has no deviation.
-    Of several processes, each has a share of a batch, and without train.sync_norms nothing else to average.
+    Without train.sync_norms each shard of a batch is averaged by itself.
 
     Raises:
         UserError: it would come to that.
@@ -55,23 +68,9 @@ def check_batches(config: Config, images: int, processes: int = 1) -> None:
     full = min(images, config.train.batch)
     sizes = {full, images % config.train.batch or full}  # the last batch of an epoch holds what is left
     if not config.train.sync_norms:
-        sizes = {share for size in sizes for share in (size // processes, -(-size // processes))}
+        sizes = {share for size in sizes for share in (size // shards, -(-size // shards))}
     if config.model.norm == "batch" and config.data.image_size < 64 and 1 in sizes:
         raise UserError(
             f"data.image_size={config.data.image_size} and train.batch={config.train.batch} leave batch norm "
             f"a single value to average in a batch of one image; take 64 pixels, or another train.batch"
         )
-
-
-def build_plan(config: Config, batches_per_epoch: int) -> Plan:
-    """Resolve `train.epochs` to steps: each epoch is all its batches, the last step may span two epochs."""
-    train = config.train
-    if train.steps is not None:
-        steps = train.steps
-    else:
-        assert train.epochs is not None  # the configuration demands exactly one of the two
-        steps = math.ceil(train.epochs * batches_per_epoch / train.accumulate)
-    gradients = config.gradients
-    return Plan(
-        steps, batches_per_epoch, train.accumulate, gradients.every, train.eval_every, gradients.ledger
-    )

@@ -8,50 +8,61 @@ import torch
 
 from detector.analysis.diagnosis import diagnose
 from detector.data.dataset import Dataset
-from detector.training.engine import Outcome
+from detector.gradients.nonfinite import NonFiniteOrigin
+from detector.runtime.device import device_name
+from detector.training.engine import Status
 from detector.training.provenance import provenance
-from detector.training.schedule import Plan
-from detector.training.state import Learner
+from detector.training.schedule import Schedule
+from detector.training.state import TrainState
 
 METRICS = "train/mAP50-95", "train/mAP50", "val/mAP50-95", "val/mAP50", "train/loss"
 
 
-def summarise(
+def summarize(
     name: str,
     seed: int,
     dataset: Dataset,
-    outcome: Outcome,
-    learner: Learner,
-    plan: Plan,
+    status: Status,
+    origin: NonFiniteOrigin | None,
+    state: TrainState,
+    schedule: Schedule,
     rows: Sequence[Mapping[str, float]],
+    processes: int = 1,
 ) -> dict[str, object]:
-    """Sum up a run from its history, oldest row first. A metric that was never measured is null."""
+    """Summarize a run from its history, oldest row first. A metric that was never measured is null.
+
+    Args:
+        name: of the ablation.
+        seed: of the run.
+        dataset: that it was trained on.
+        status: how training ended.
+        origin: after "diverged", where numbers first were not finite.
+        state: at the end.
+        schedule: of the run.
+        rows: its history.
+        processes: how many trained together.
+    """
     return {
         "ablation": name,
         "seed": seed,
         "dataset": dataset.name,
-        "status": outcome.status,
-        "steps": learner.step,
-        "epochs": learner.step * plan.accumulate / plan.batches_per_epoch,
-        "seconds": learner.seconds,
+        "status": status,
+        "steps": state.step,
+        "epochs": state.step * schedule.accumulate / schedule.batches_per_epoch,
+        "seconds": state.seconds,
         **{key: next((row[key] for row in reversed(rows) if counts(row, key)), None) for key in METRICS},
-        **diagnose(rows, plan.steps, diverged=outcome.status == "diverged"),
-        "gradient/first_bad_layer": outcome.culprit and outcome.culprit.where,
-        "gradient/first_bad_operation": outcome.culprit and outcome.culprit.operation,
-        "steps_skipped": learner.skipped,
-        "processes": learner.ranks.world,
-        "parameters": sum(p.numel() for p in learner.model.parameters()),
+        **diagnose(rows, schedule.steps, diverged=status == "diverged"),
+        "gradient/first_bad_layer": origin and origin.where,
+        "gradient/first_bad_operation": origin and origin.operation,
+        "steps_skipped": state.skipped,
+        "processes": processes,
+        "parameters": sum(p.numel() for p in state.model.parameters()),
         "data_fingerprint": dataset.fingerprint,
-        "precision": learner.precision_name,
+        "precision": state.precision_name,
         "threads": torch.get_num_threads(),  # sums come out differently on another number of them
         "cpu": torch.backends.cpu.get_cpu_capability(),  # so they do with other instructions
-        **provenance(device_name(learner.device)),
+        **provenance(device_name(state.device)),
     }
-
-
-def device_name(device: torch.device) -> str:
-    """`cpu`, or `cuda:0 (NVIDIA H100 80GB HBM3)`."""
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
 def counts(row: Mapping[str, float], key: str) -> bool:

@@ -19,7 +19,7 @@ from detector.config.loading import load_config
 from detector.config.schema import YOLO_KEYS, DataConfig
 from detector.data.augment import augment
 from detector.data.augment_ultralytics import (
-    Labelled,
+    LabeledImage,
     YoloAugmentation,
     global_generators_kept,
     mixing_epochs,
@@ -91,7 +91,7 @@ def same(one: Batch, two: Batch) -> bool:
     return one.indices == two.indices and all(torch.equal(getattr(one, t), getattr(two, t)) for t in tensors)
 
 
-def flat(number: int, boxes: int = 1) -> Labelled:
+def flat(number: int, boxes: int = 1) -> LabeledImage:
     """A 48 x 96 picture of one colour, which no other number has, and a box in its middle."""
     image = np.full((48, 96, 3), 30 * number, np.uint8)
     return image, np.full((boxes, 4), 0.5, np.float32), np.full(boxes, number)
@@ -280,7 +280,7 @@ def test_a_flip_alone_shows_the_letterboxed_image(items: list[Item]) -> None:
 
 
 def test_without_hsv_the_colours_stay(items: list[Item]) -> None:
-    def red(number: int) -> Labelled:
+    def red(number: int) -> LabeledImage:
         image, boxes, classes = flat(number)
         image[:] = (200, 40, 10)
         return image, boxes, classes
@@ -329,7 +329,7 @@ CORNERS = np.array([[20, 10, 60, 40], [5, 5, 50, 50], [64, 30, 120, 90],
 SHAPES = [(64, 128), (128, 96), (128, 128), (128, 64), (100, 128), (50, 128)]  # height, width
 
 
-def painted(number: int) -> Labelled:
+def painted(number: int) -> LabeledImage:
     """A rectangle of its own colour on black, and its box."""
     (height, width), (left, top, right, bottom) = SHAPES[number], CORNERS[number]
     image = np.zeros((height, width, 3), np.uint8)
@@ -353,7 +353,7 @@ def test_pixels_and_boxes_move_together(
     """Each rectangle that is left covers its box, unless a slanted one was cut at the image's edge."""
     shown: list[int] = []
 
-    def read(number: int) -> Labelled:
+    def read(number: int) -> LabeledImage:
         shown.append(number)
         return painted(number)
 
@@ -380,7 +380,7 @@ def test_pixels_and_boxes_move_together(
 
 
 def test_images_without_objects() -> None:
-    def background(number: int) -> Labelled:
+    def background(number: int) -> LabeledImage:
         return flat(number, boxes=0)
 
     make = YoloAugmentation(background, 4, config(**STRONG))

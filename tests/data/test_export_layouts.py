@@ -9,8 +9,8 @@ import pytest
 
 from detector.data.dataset import read_dataset
 from detector.errors import UserError
-from tests.tools.convert.builders import save_picture
 from tests.support import ROOT
+from tests.tools.convert.builders import save_picture
 
 LABEL = "1 0.5 0.5 0.25 0.5\n"
 NAMES = "names: [cat, dog]\n"

@@ -216,7 +216,7 @@ def signal_workers_at_step(step: int, number: int) -> None:
 
 def hanging_worker(index: int, epoch: int) -> None:
     """Wait for ever in a loader process, when it comes to an image."""
-    from detector.data.loader import _Samples
+    from detector.data.loader import LetterboxedImages
 
     calls = 0
     parent = os.getpid()
@@ -228,7 +228,7 @@ def hanging_worker(index: int, epoch: int) -> None:
             if calls > epoch:
                 time.sleep(10_000)
 
-    wrap(_Samples, "__getitem__", before)
+    wrap(LetterboxedImages, "__getitem__", before)
 
 
 def signal_at_step(step: int, *numbers: int) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.loggers.wandb_server import Server
 from tests.reliability.faulty_runs import (
     Runs,
     Starter,
@@ -24,7 +25,6 @@ from tests.reliability.faulty_runs import (
     unmount_below,
 )  # fmt: skip
 from tests.support import Run
-from tests.loggers.wandb_server import Server
 
 pytestmark = [
     pytest.mark.slow,

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.reliability.killing import COMMON, STEPS, TINY, finish, gone, kill, start, until
-from tests.support import Run, environment
 from tests.loggers.conftest import KEY
 from tests.loggers.wandb_file import RunFile
 from tests.loggers.wandb_server import Server
+from tests.reliability.killing import COMMON, STEPS, TINY, finish, gone, kill, start, until
+from tests.support import Run, environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 EVERY_STEP = list(range(STEPS))

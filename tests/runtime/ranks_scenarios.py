@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from detector.runtime.ranks import Ranks
 from torch import nn
 
 from detector.config.schema import ModelConfig, TrainConfig
@@ -27,7 +28,6 @@ from detector.models.build import build_model
 from detector.models.loss import DetectionLoss
 from detector.runtime.distributed import check_alike, join
 from detector.runtime.launch import Launch
-from detector.runtime.ranks import Ranks
 from detector.runtime.signals import StopRequest
 from detector.runtime.sync_norm import synchronise
 from detector.training.engine import evaluate, train

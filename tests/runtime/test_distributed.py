@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from detector.runtime.ranks import ALONE, Ranks
 
 from detector.errors import UserError
 from detector.runtime.launch import Launch
-from detector.runtime.ranks import ALONE, Ranks
 from detector.training.state import device_of
-from tests.support import ROOT, environment
 from tests.runtime import ranks_scenarios
+from tests.support import ROOT, environment
 
 
 @pytest.fixture(scope="module")

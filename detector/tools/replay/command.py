@@ -12,9 +12,9 @@ from detector.errors import UserError
 if TYPE_CHECKING:
     from detector.config.schema import Config
     from detector.data.loader import Batch
-    from detector.gradients.nonfinite import Culprit
-    from detector.training.engine import Criterion
-    from detector.training.state import Learner
+    from detector.gradients.nonfinite import NonFiniteOrigin
+    from detector.training.engine import LossFunction
+    from detector.training.state import TrainState
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -54,24 +54,29 @@ def run_replay(options: argparse.Namespace) -> int:
         UserError: nothing was saved, or the data are not here or not the same.
     """
     from detector.config.loading import load_config
-    from detector.training.engine import scaled_losses
-    from detector.training.nonfinite_guard import Rewind, examine, read_failure
+    from detector.runtime.distributed import SingleProcess
+    from detector.training.nonfinite_guard import NonFiniteGuard, read_nonfinite_step
 
-    saved = read_failure(options.directory)
+    saved = read_nonfinite_step(options.directory)
     config = load_config(options.directory / "config.yaml", options.overrides).config
-    learner, criterion, batches = rebuild_step(saved, config)
+    state, loss_fn, batches = rebuild_step(saved, config)
     known = saved["failure"]
-    print(f"step {known['step']} (epoch {known['epoch']}) of {options.directory}, on {learner.where}", end="")
-    print("" if known["where"] == learner.where else f"; it happened on {known['where']}")
+    print(
+        f"step {known['step']} (epoch {known['epoch']}) of {options.directory}, on {state.device_summary}",
+        end="",
+    )
+    print("" if known["where"] == state.device_summary else f"; it happened on {known['where']}")
 
-    rewind = Rewind(learner.model)
-    measured, layers = measure(learner, criterion, batches)
-    culprit = examine(learner, scaled_losses(learner, criterion, batches), rewind, {}, ()).culprit
-    print_step(known, measured, layers, culprit)
-    return EXIT_FINITE if culprit is None else EXIT_REPRODUCED
+    guard = NonFiniteGuard(state, loss_fn, config.train, SingleProcess())
+    measured, layers = measure(state, loss_fn, batches)
+    origin = guard.diagnose_step({}, batches).origin
+    print_step(known, measured, layers, origin)
+    return EXIT_FINITE if origin is None else EXIT_REPRODUCED
 
 
-def rebuild_step(saved: Mapping[str, Any], config: Config) -> tuple[Learner, Criterion, Sequence[Batch]]:
+def rebuild_step(
+    saved: Mapping[str, Any], config: Config
+) -> tuple[TrainState, LossFunction, Sequence[Batch]]:
     """The model, its loss and the step's micro-batches, as they were before the step.
 
     Raises:
@@ -84,9 +89,10 @@ def rebuild_step(saved: Mapping[str, Any], config: Config) -> tuple[Learner, Cri
     from detector.models.base import freeze
     from detector.models.build import rebuild
     from detector.models.loss import DetectionLoss
-    from detector.runtime.random_state import restore_random_state
-    from detector.training.schedule import build_plan
-    from detector.training.state import build_learner, seed_everything
+    from detector.runtime.device import choose_device
+    from detector.runtime.random_state import restore_random_state, seed_everything
+    from detector.training.schedule import Schedule
+    from detector.training.state import TrainState
 
     dataset = load_dataset(config.data.path, config.data.on_error, allow_outside=config.data.allow_outside)
     if saved["extra"]["data_fingerprint"] != dataset.fingerprint:
@@ -95,21 +101,21 @@ def rebuild_step(saved: Mapping[str, Any], config: Config) -> tuple[Learner, Cri
         torch.set_num_threads(config.train.threads)
     few = config.data.model_copy(update={"cache": False, "workers": 0})  # only this step's images are read
     loader = Loader(dataset.splits["train"], few)
-    plan = build_plan(config, loader.batches_per_epoch(config.train.batch))
+    schedule = Schedule.from_config(config, loader.batches_per_epoch(config.train.batch))
     step = int(saved["failure"]["step"])
 
     seed_everything(config.train.seed)
     model = rebuild(saved["extra"]["architecture"], len(dataset.names))
     freeze(model, config.model.freeze)
-    learner = build_learner(model, config.train)
-    criterion = DetectionLoss(model, config.train, plan.epochs)
+    state = TrainState.create(model, config.train, choose_device(config.train.device))
+    loss_fn = DetectionLoss(model, config.train, schedule.epochs)
     batches = list(
         loader.train_batches(
             batch=config.train.batch,
             seed=config.train.seed,
-            start=step * plan.accumulate,
-            stop=(step + 1) * plan.accumulate,
-            epochs=plan.epochs,
+            start=step * schedule.accumulate,
+            stop=(step + 1) * schedule.accumulate,
+            epochs=schedule.epochs,
         )
     )
     if [tuple(batch.indices) for batch in batches] != [tuple(indices) for indices in saved["indices"]]:
@@ -117,17 +123,17 @@ def rebuild_step(saved: Mapping[str, Any], config: Config) -> tuple[Learner, Cri
             "with these settings the step has other images; leave seed, batch and data as they were"
         )
     model.load_state_dict(saved["model"])
-    if saved["scaler"] and learner.scaler.is_enabled():
-        learner.scaler.load_state_dict(saved["scaler"])
-    learner.step = step
-    learner.train_mode()
-    criterion.begin_epoch(plan.epoch(step))
-    restore_random_state(saved["rng"], learner.device)
-    return learner, criterion, batches
+    if saved["scaler"] and state.scaler.is_enabled():
+        state.scaler.load_state_dict(saved["scaler"])
+    state.step = step
+    state.train_mode()
+    loss_fn.begin_epoch(schedule.epoch(step))
+    restore_random_state(saved["rng"], state.device)
+    return state, loss_fn, batches
 
 
 def measure(
-    learner: Learner, criterion: Criterion, batches: Sequence[Batch]
+    state: TrainState, loss_fn: LossFunction, batches: Sequence[Batch]
 ) -> tuple[dict[str, float], dict[str, Layer]]:
     """The step's forward and backward passes.
 
@@ -141,7 +147,7 @@ def measure(
     from detector.gradients.recorder import GradientRecorder, tensors
     from detector.training.engine import backward, clip_gradients, named
 
-    points = learner.model.trunk_points()
+    points = state.model.trunk_points()
     outputs: dict[str, float] = {}
 
     def watch(name: str) -> Any:
@@ -152,22 +158,22 @@ def measure(
         return hook
 
     recorder = GradientRecorder(points)
-    learner.optimizer.zero_grad(set_to_none=True)
+    state.optimizer.zero_grad(set_to_none=True)
     recorder.begin()
     handles = [module.register_forward_hook(watch(name)) for name, module in points.items()]
-    parts = torch.stack([backward(learner, criterion, batch).parts for batch in batches]).mean(0)
+    parts = torch.stack([backward(state, loss_fn, batch).parts for batch in batches]).mean(0)
     for handle in handles:
         handle.remove()
-    learner.scaler.unscale_(learner.optimizer)
-    recorder.gradients(learner.scaler.get_scale())
-    norm = clip_gradients(learner.model, None)
-    row = recorder.end({"train/loss": parts.sum(), **named(parts), "train/grad_norm": norm})
+    state.scaler.unscale_(state.optimizer)
+    recorder.gradients(state.scaler.get_scale())
+    norm = clip_gradients(state.model, None)
+    row = recorder.end({**named(parts), "train/grad_norm": norm})
     layers = {
         name: Layer(outputs.get(name), row.get(f"activation_grad/{name}"), row.get(f"weight_grad/{name}"))
         for name in points
     }
     inside = {id(p) for module in points.values() for p in module.parameters()}
-    rest = [p.grad for p in learner.model.parameters() if id(p) not in inside and p.grad is not None]
+    rest = [p.grad for p in state.model.parameters() if id(p) not in inside and p.grad is not None]
     layers["neck and head"] = Layer(None, None, float(joint_norm(rest)) if rest else None)
     return {key: value for key, value in row.items() if key.startswith("train/")}, layers
 
@@ -176,19 +182,19 @@ def print_step(
     known: Mapping[str, Any],
     measured: Mapping[str, float],
     layers: Mapping[str, Layer],
-    culprit: Culprit | None,
+    origin: NonFiniteOrigin | None,
 ) -> None:
     """Say what happened then, and what happens now."""
-    from detector.gradients.nonfinite import Culprit
+    from detector.gradients.nonfinite import NonFiniteOrigin
 
-    then = Culprit(**known["culprit"]) if known["culprit"] else None
+    then = NonFiniteOrigin(**known["culprit"]) if known["culprit"] else None
     print(f"then       {then or 'no layer was found'}")
-    same = culprit is not None and then is not None and str(culprit) == str(then)
-    print(f"now        {'the same' if same else culprit or 'everything is finite'}")
+    same = origin is not None and then is not None and str(origin) == str(then)
+    print(f"now        {'the same' if same else origin or 'everything is finite'}")
     print("           " + "".join(f"{key.removeprefix('train/'):>12}" for key in measured))
     print("then       " + "".join(f"{float(known[key]):12.5g}" for key in measured))
     print("now        " + "".join(f"{value:12.5g}" for value in measured.values()))
-    shown = culprit or then
+    shown = origin or then
     for number, images in enumerate(known["images"]):
         bad = (
             " <- here"

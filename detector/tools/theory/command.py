@@ -15,7 +15,7 @@ from detector.data.sources import load_dataset
 from detector.models.loss import DetectionLoss
 from detector.tools.theory.measure import HEADER, Check, check_plain, check_residual, check_trunk
 from detector.training.engine import backward
-from detector.training.state import build_learner
+from detector.training.state import TrainState
 
 IMAGE_SIZE, IMAGES = 192, 4
 
@@ -88,7 +88,7 @@ def one_pass(batch: Batch) -> Callable[[nn.Module], object]:
     config = TrainConfig(device="cpu")
 
     def run(model: nn.Module) -> object:
-        learner = build_learner(model, config)  # type: ignore[arg-type]
-        return backward(learner, DetectionLoss(learner.model, config), batch)
+        state = TrainState.create(model, config, torch.device("cpu"))  # type: ignore[arg-type]
+        return backward(state, DetectionLoss(state.model, config), batch)
 
     return run

@@ -26,6 +26,7 @@ from detector.models.base import DetectionModel, Predictions
 from detector.models.build import Loaded, load_model
 from detector.models.fold import fold_norms
 from detector.runtime.allocator import keep_freed_memory
+from detector.runtime.device import PRECISIONS, autocast, choose_device, choose_precision, preprocess
 from detector.tools.val.evaluation import Report, report
 from detector.tools.val.files import WORST, Setting, document, print_report, write_files
 from detector.tools.val.plots import write_evaluation_plots
@@ -33,7 +34,6 @@ from detector.training.evaluation import predict_split
 from detector.training.examples import prediction_image
 from detector.training.metrics import Prediction
 from detector.training.provenance import provenance
-from detector.training.state import PRECISIONS, autocast, choose_device, choose_precision, to_network
 
 
 def val(options: argparse.Namespace) -> None:
@@ -170,7 +170,7 @@ def network_forward(
 
     def forward(images: Tensor) -> Predictions:
         with autocast(device, PRECISIONS[precision]):
-            raw: Predictions = model(to_network(images, device, channels_last=True))
+            raw: Predictions = model(preprocess(images, device, channels_last=True))
         return raw
 
     return forward

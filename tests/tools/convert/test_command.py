@@ -11,8 +11,8 @@ import pytest
 
 from detector.cli import main
 from detector.data.dataset import read_dataset
-from tests.tools.convert.builders import save_voc
 from tests.support import ROOT
+from tests.tools.convert.builders import save_voc
 
 
 @pytest.fixture

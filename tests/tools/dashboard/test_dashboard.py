@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from detector.cli import main
-from tests.support import ROOT, environment
 from tests.loggers.conftest import KEY
 from tests.loggers.wandb_server import Server
+from tests.support import ROOT, environment
 
 pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is not installed: the extra `dashboard`")
 CONFIG = str(ROOT / "configs/coco8.yaml")

@@ -214,8 +214,8 @@ def test_the_time_left_is_in_proportion_to_the_work(tmp_path: Path, monkeypatch:
 def test_a_stopped_suite_ends_as_an_uninterrupted_one(tmp_path: Path, coco8: Path) -> None:
     """From the command line, with the real train.py: Ctrl-C to the one process that a user sees."""
     from detector.loggers.jsonl import read_history
-    from tests.support import environment
     from tests.runs.test_train import without_times
+    from tests.support import environment
 
     suite = tmp_path / "tiny.yaml"
     suite.write_text(

@@ -15,9 +15,9 @@ import train as front_door
 from detector.config.loading import load_config
 from detector.tools.suites.runner import differences
 from detector.tools.suites.suite import expand, load_suite
-from tests.support import ROOT, environment
 from tests.loggers.conftest import KEY
 from tests.loggers.wandb_server import Server, Sweep
+from tests.support import ROOT, environment
 
 SWEEP = ROOT / "ablations" / "sweep.yaml"
 

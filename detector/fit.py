@@ -1,0 +1,98 @@
+"""One run, assembled: data, model, state, callbacks → train → summary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from detector.config.loading import LoadedConfig
+from detector.gradients.ledger import Ledger
+from detector.gradients.recorder import GradientRecorder
+from detector.models.loss import DetectionLoss
+from detector.runtime.allocator import give_freed_memory_back, keep_freed_memory
+from detector.runtime.distributed import SingleProcess, init_process_group
+from detector.runtime.failures import checkpoint_on_error, explain_errors
+from detector.runtime.launch import Launch
+from detector.runtime.signals import StopRequest
+from detector.training import callbacks as cb
+from detector.training.checkpoints import Checkpointing
+from detector.training.engine import train
+from detector.training.nonfinite_guard import NonFiniteGuard
+from detector.training.prepare import build_state, load_data, memory_advice, training_batches
+from detector.training.run import FinishedRun, open_run
+from detector.training.schedule import Schedule
+
+
+def fit(
+    loaded: LoadedConfig, *, resume: Path | None = None, callbacks: Sequence[cb.Callback] = ()
+) -> FinishedRun:
+    """Train one model as configured, and leave its run directory behind.
+
+    Args:
+        loaded: what `load_config` returns.
+        resume: the directory of a run to resume; `loaded` is then its own config.yaml.
+        callbacks: of your own, called after the project's, but before a row is logged.
+
+    Raises:
+        UserError: something that the user can fix: a file, a key, too little memory.
+        InterruptedRunError: something outside ended the run; it can be resumed.
+    """
+    launch, advice = Launch.from_environment(), memory_advice(loaded.config)
+    with init_process_group(launch, loaded.config.train.timeout) as dist, explain_errors(advice):
+        return fit_process(loaded, resume, callbacks, launch, dist)
+
+
+def fit_process(
+    loaded: LoadedConfig,
+    resume: Path | None,
+    callbacks: Sequence[cb.Callback],
+    launch: Launch,
+    dist: SingleProcess,
+) -> FinishedRun:
+    """See `fit`. This is one of the processes `dist`, and usually the only one."""
+    keep_freed_memory()
+    if restarted := dist.broadcast_object(launch.lookup("directory")):
+        resume = Path(restarted)  # torchrun started new processes after one was lost
+
+    # Data.
+    dataset, loaders, loaded = load_data(loaded, dist)
+    config = loaded.config
+    schedule = Schedule.from_config(config, loaders["train"].batches_per_epoch(config.train.batch))
+
+    # Model, optimizer and loss: new, or as the checkpoint says.
+    state, saved, weights_note = build_state(config, dataset, resume, dist)
+    loss_fn = DetectionLoss(state.model, config.train, schedule.epochs)
+    dist.prepare_loss(loss_fn.heads)
+
+    # The run's directory and loggers, and everything that happens besides fitting.
+    run = open_run(loaded, dataset, schedule, state, saved, resume, dist)
+    layers, stop = state.model.trunk_points(), StopRequest(dist.all_reduce_max)
+    guard = NonFiniteGuard(state, loss_fn, config.train, dist, run.save_nonfinite_step)
+    checkpoints = Checkpointing(
+        state, schedule, run.directory / "checkpoints", run.metadata, writes=run.is_main
+    )
+    callback = cb.CallbackList([
+        cb.StopOnRequest(state, stop),
+        cb.RecordGradients(state, schedule, GradientRecorder(layers, dist.all_gather), config.train),
+        cb.RecordLedger(schedule, Ledger(layers, dist.all_gather), run.write_ledger),
+        guard,
+        cb.Evaluate(state, schedule, dataset, loaders, config, run.logger, dist),
+        *callbacks,
+        cb.Log(state, run.logger),
+        checkpoints,
+    ])  # fmt: skip
+
+    command = f"{launch.launcher} train.py --resume {run.directory}"
+    with checkpoint_on_error(checkpoints.save, checkpoints.last, command, memory_advice(config)), run:
+        if saved is None:
+            checkpoints.save()  # whatever happens from here on, there is something to resume from
+            launch.publish("directory", str(run.directory.resolve()))
+        run.announce(state, schedule, loaders, weights_note)
+        run.show_first_batch(state, schedule, loaders["train"], dist)
+        callback.on_train_begin(state)
+        batches = dist.prepare_batches(training_batches(loaders["train"], config, schedule, state))
+        with stop:
+            status = train(state, loss_fn, batches, schedule, config.train, callback, guard, dist)
+        callback.on_train_end()
+        give_freed_memory_back()
+        return run.finish(status, state, schedule, guard.origin, checkpoints, command, stop.exit_code)

@@ -1,0 +1,216 @@
+"""What a run does besides fitting, each at its moment of a step: record, evaluate, log, stop.
+
+A run's callbacks are called in the order of the list in `detector.fit`. Checkpoints are written by
+`training.checkpoints`, and `training.nonfinite_guard` handles steps whose numbers are not finite.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from detector.config.schema import Config, TrainConfig
+from detector.data.dataset import Dataset
+from detector.data.loader import Loader
+from detector.gradients.entries import Entry
+from detector.gradients.ledger import Ledger
+from detector.gradients.recorder import GradientRecorder
+from detector.loggers.base import Tracker
+from detector.loggers.throttle import Pace
+from detector.runtime.distributed import SingleProcess
+from detector.training.evaluation import evaluate
+from detector.training.examples import prediction_images
+from detector.training.schedule import Schedule
+from detector.training.state import TrainState
+
+Row = dict[str, Any]
+"""A recorded step: key -> number. See `detector.rundir` for the keys."""
+
+SECONDS_BETWEEN_PICTURES = 10  # of predictions: drawing them for W&B takes as long as some training steps
+
+
+class Callback:
+    """Called by the engine; every method here does nothing. Derive from it and override what you need."""
+
+    def on_train_begin(self, state: TrainState) -> None:
+        """Training is about to begin, or to resume, with this state."""
+
+    def on_step_begin(self, step: int) -> None:
+        """Before the passes of a step. Setting `state.should_stop` ends training here."""
+
+    def on_backward_end(self, step: int) -> None:
+        """The gradients are complete: of the whole batch, unscaled, and not yet clipped."""
+
+    def on_step_end(self, step: int) -> None:
+        """The weights are updated."""
+
+    def on_record(self, row: Row) -> None:
+        """A recorded step is over, or one that was rejected: read its numbers, or add some."""
+
+    def on_train_end(self) -> None:
+        """Training has ended, in whatever way."""
+
+
+class CallbackList(Callback):
+    """Several callbacks as one, called in order."""
+
+    def __init__(self, callbacks: Iterable[Callback]) -> None:
+        self.callbacks = list(callbacks)
+
+    def on_train_begin(self, state: TrainState) -> None:
+        """See `Callback`."""
+        for callback in self.callbacks:
+            callback.on_train_begin(state)
+
+    def on_step_begin(self, step: int) -> None:
+        """See `Callback`."""
+        for callback in self.callbacks:
+            callback.on_step_begin(step)
+
+    def on_backward_end(self, step: int) -> None:
+        """See `Callback`."""
+        for callback in self.callbacks:
+            callback.on_backward_end(step)
+
+    def on_step_end(self, step: int) -> None:
+        """See `Callback`."""
+        for callback in self.callbacks:
+            callback.on_step_end(step)
+
+    def on_record(self, row: Row) -> None:
+        """See `Callback`."""
+        for callback in self.callbacks:
+            callback.on_record(row)
+
+    def on_train_end(self) -> None:
+        """See `Callback`."""
+        for callback in self.callbacks:
+            callback.on_train_end()
+
+
+class StopOnRequest(Callback):
+    """Ends training after the step in progress when `request` says so, such as after a Ctrl-C."""
+
+    def __init__(self, state: TrainState, request: Callable[[], bool]) -> None:
+        self.state, self.request = state, request
+
+    def on_step_begin(self, step: int) -> None:
+        """Ask."""
+        self.state.should_stop = self.request()
+
+
+class RecordGradients(Callback):
+    """Measures every layer's gradient on the recorded steps. The first to see a row: see `on_record`."""
+
+    def __init__(
+        self, state: TrainState, schedule: Schedule, recorder: GradientRecorder, config: TrainConfig
+    ) -> None:
+        self.state, self.schedule, self.recorder = state, schedule, recorder
+        self.keep_rejected = config.on_nonfinite != "skip"  # else the curves show the steps that were taken
+        self._since, self._steps = time.perf_counter(), 0
+
+    def on_step_begin(self, step: int) -> None:
+        """Put the hooks on."""
+        if self._steps == 0:  # the stopwatch times training steps alone, not evaluations and logging
+            self._since = time.perf_counter()
+        if self.schedule.should_record(step):
+            self.recorder.begin()
+
+    def on_backward_end(self, step: int) -> None:
+        """Measure."""
+        self.recorder.gradients(self.state.scaler.get_scale())
+
+    def on_step_end(self, step: int) -> None:
+        """Count the step."""
+        self._steps += 1
+        if self.state.step == step and not self.keep_rejected:
+            self.recorder.cancel()
+
+    def on_record(self, row: Row) -> None:
+        """Turn the row's tensors into numbers, together with the record: one transfer from the device."""
+        row |= self.recorder.end({key: row[key] for key in row if key not in ("step", "epoch", "train/lr")})
+        row["time/step_ms"] = 1000 * (time.perf_counter() - self._since) / self._steps
+        self._steps = 0
+
+    def on_train_end(self) -> None:
+        """Take the hooks off."""
+        self.recorder.cancel()
+
+
+class RecordLedger(Callback):
+    """Follows the gradient through every operation at the first step and the last."""
+
+    def __init__(
+        self, schedule: Schedule, ledger: Ledger, write: Callable[[int, Sequence[Entry]], None]
+    ) -> None:
+        """`write` takes the step and its entries."""
+        self.schedule, self.ledger, self.write = schedule, ledger, write
+
+    def on_step_begin(self, step: int) -> None:
+        """Put the hooks on."""
+        if self.schedule.ledger_due(step):
+            self.ledger.begin()
+
+    def on_backward_end(self, step: int) -> None:
+        """Take the hooks off and write."""
+        if self.ledger.active:
+            self.write(step, self.ledger.entries())
+
+    def on_train_end(self) -> None:
+        """Take the hooks off."""
+        self.ledger.cancel()
+
+
+class Evaluate(Callback):
+    """Measures mAP on the evaluation's steps, and on the step at which training diverged."""
+
+    def __init__(
+        self,
+        state: TrainState,
+        schedule: Schedule,
+        dataset: Dataset,
+        loaders: Mapping[str, Loader],
+        config: Config,
+        logger: Tracker,
+        dist: SingleProcess,
+    ) -> None:
+        self.state, self.schedule, self.dataset, self.loaders = state, schedule, dataset, loaders
+        self.config, self.logger, self.dist = config, logger, dist
+        self.pictures = Pace(SECONDS_BETWEEN_PICTURES)
+
+    def on_record(self, row: Row) -> None:
+        """Add `val/mAP50-95` and the others; log pictures of the predictions."""
+        step, diverged = row["step"], self.state.step == row["step"]
+        if not (self.schedule.should_evaluate(step) or diverged):
+            return
+        last = diverged or self.state.step == self.schedule.steps
+        draw = self.dist.is_main_process and self.pictures.due(anyway=last)
+        for split in ("train", "val") if self.config.train.eval_train else ("val",):
+            batches = self.loaders[split].eval_batches(batch=self.config.train.batch)
+            result = evaluate(self.state, batches, self.dataset.splits[split], self.dist)
+            row |= {f"{split}/{name}": value for name, value in result.metrics.items()}
+            if draw:
+                limit = self.config.tracking.images
+                images = prediction_images(self.dataset, split, result.predictions, limit)
+                self.logger.predictions(step, images)
+
+
+class Log(Callback):
+    """Hands every row to the loggers, and keeps the time."""
+
+    def __init__(self, state: TrainState, logger: Tracker) -> None:
+        self.state, self.logger = state, logger
+        self._earlier, self._started = state.seconds, time.perf_counter()
+
+    def on_record(self, row: Row) -> None:
+        """Log."""
+        self.logger.log(row)
+        self._keep_time()
+
+    def on_train_end(self) -> None:
+        """Take the last steps into account."""
+        self._keep_time()
+
+    def _keep_time(self) -> None:
+        self.state.seconds = self._earlier + time.perf_counter() - self._started

@@ -1,0 +1,225 @@
+"""One run as a whole: its directory, what watches it, its first words and its last."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from detector.analysis.evidence import read_effects
+from detector.analysis.explain import explain
+from detector.config.loading import LoadedConfig, save
+from detector.config.schema import Config
+from detector.data.dataset import Dataset
+from detector.data.loader import Loader
+from detector.errors import UserError
+from detector.gradients.entries import Entry, read_ledger, write_ledger
+from detector.gradients.nonfinite import NonFiniteOrigin
+from detector.loggers.base import Tracker
+from detector.loggers.build import build_loggers
+from detector.loggers.jsonl import read_history
+from detector.models.size import measure
+from detector.runtime.distributed import SingleProcess
+from detector.runtime.process import EXIT_DIVERGED, EXIT_INTERRUPTED_BY_SYSTEM
+from detector.runtime.random_state import preserve_random_state
+from detector.training import nonfinite_guard
+from detector.training.checkpoints import Checkpointing, load_state
+from detector.training.engine import Status
+from detector.training.examples import batch_images
+from detector.training.prepare import Checkpoint, notes
+from detector.training.schedule import Schedule
+from detector.training.state import TrainState
+from detector.training.summary import summarize
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What `fit` leaves behind."""
+
+    directory: Path
+    status: Status
+    exit_code: int  # 0; 3 if training diverged unexpectedly; 128 + the signal that stopped it
+    summary: Mapping[str, Any]  # as in summary.json; empty on all processes but the main one
+
+
+@dataclass
+class Run:
+    """A run's directory and its loggers. As a context it closes the loggers, whatever happens."""
+
+    directory: Path
+    loaded: LoadedConfig
+    dataset: Dataset
+    logger: Tracker
+    metadata: Mapping[str, Any]  # kept with each checkpoint
+    is_main: bool  # whether this process is the one that writes
+    where: str  # device, precision, processes
+    label: str  # of the ablation, and of the data if that is another than usual
+    world_size: int
+    exit_code: int = EXIT_INTERRUPTED_BY_SYSTEM  # unless the end is reached
+
+    def __enter__(self) -> Run:
+        """Nothing is to be done before."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the loggers."""
+        self.logger.close(self.exit_code)
+
+    @property
+    def ledger(self) -> Path:
+        """The file of the gradient's ledger."""
+        return self.directory / "ledger.json"
+
+    def write_ledger(self, step: int, entries: Sequence[Entry]) -> None:
+        """Write one step's entries."""
+        if self.is_main:
+            write_ledger(self.ledger, step, entries)
+
+    def save_nonfinite_step(self, step: nonfinite_guard.NonFiniteStep) -> None:
+        """Report a step that was rejected, and keep it to be replayed."""
+        if self.is_main:
+            nonfinite_guard.save_nonfinite_step(
+                step, self.directory, self.dataset, self.metadata, self.where, self.logger.message
+            )
+
+    def announce(
+        self, state: TrainState, schedule: Schedule, loaders: Mapping[str, Loader], weights_note: str
+    ) -> None:
+        """Say what is about to be trained."""
+        config, say = self.loaded.config, self.logger.message
+        counts = ", ".join(f"{len(loader)} {split}" for split, loader in loaders.items())
+        say(f"{self.label} on {self.dataset.name} ({counts} images), seed {config.train.seed}, {self.where}")
+        say(f"{measure(state.model, config.data.image_size)}; {schedule.steps} steps, to {self.directory}")
+        changes = "; ".join(self.loaded.difference)
+        say(f"differs from the base in: {changes}" if changes else "no changes from the base configuration")
+        for line in filter(None, (weights_note, *notes(config, self.dataset, schedule))):
+            say(line)
+
+    def show_first_batch(
+        self, state: TrainState, schedule: Schedule, loader: Loader, dist: SingleProcess
+    ) -> None:
+        """Draw the first training batch as the network will see it."""
+        config = self.loaded.config
+        if not config.tracking.plots or state.step > 0:
+            return
+        with preserve_random_state(state.device), dist.raise_together():
+            first = loader.train_batches(
+                batch=config.train.batch, seed=config.train.seed, stop=1, epochs=schedule.epochs, workers=0
+            )
+            images = batch_images(next(first), self.dataset)
+        self.logger.first_batch([image for part in dist.gather_object(images) for image in part])
+
+    def finish(
+        self,
+        status: Status,
+        state: TrainState,
+        schedule: Schedule,
+        origin: NonFiniteOrigin | None,
+        checkpoints: Checkpointing,
+        resume_command: str,
+        stop_code: int,
+    ) -> FinishedRun:
+        """Leave the last checkpoint and the summary behind, and say how the run ended."""
+        config, exit_code = self.loaded.config, 0
+        if status == "stopped":
+            exit_code = stop_code
+            checkpoints.save()
+            self.logger.message(f"interrupted; resume with: {resume_command}")
+        elif status == "diverged":
+            exit_code = 0 if config.train.on_nonfinite == "record" else EXIT_DIVERGED
+            checkpoints.save_best()
+            if state.skipped_in_a_row:
+                limit = f"train.max_skipped={config.train.max_skipped}"
+                self.logger.message(f"stopped: {limit} steps skipped in a row")
+        summary: dict[str, Any] = {}
+        if self.is_main:
+            rows = read_history(self.directory / "history.jsonl")
+            summary = summarize(
+                self.loaded.name,
+                config.train.seed,
+                self.dataset,
+                status,
+                origin,
+                state,
+                schedule,
+                rows,
+                self.world_size,
+            )
+            summary |= explain(summary, rows, read_ledger(self.ledger), config, read_effects())
+            self.logger.finish(summary, checkpoints.best if checkpoints.best.exists() else None)
+        self.exit_code = exit_code
+        return FinishedRun(self.directory, status, exit_code, summary)
+
+
+def open_run(
+    loaded: LoadedConfig,
+    dataset: Dataset,
+    schedule: Schedule,
+    state: TrainState,
+    saved: Checkpoint | None,
+    resume: Path | None,
+    dist: SingleProcess,
+) -> Run:
+    """Make a new run's directory, or bring `state` to where an interrupted run's checkpoint was.
+
+    Raises:
+        UserError: the directory holds another run, or the data is not what the run was trained on.
+    """
+    config = loaded.config
+    label = loaded.name if dataset.name in ("coco8", loaded.name) else f"{loaded.name}-{dataset.name}"
+    with dist.raise_together():
+        new = new_directory(config, label) if resume is None and dist.is_main_process else None
+    directory = resume or dist.broadcast_object(new)
+    assert directory is not None
+    interrupted = None
+    if saved is not None:
+        if saved["extra"]["data_fingerprint"] != dataset.fingerprint:
+            raise UserError(f"{config.data.path}: the data changed since {directory} was trained on it")
+        load_state(saved, state)
+        interrupted = state.step, str(saved["extra"]["wandb_id"])
+    logger, wandb_id = Tracker(), ""
+    with preserve_random_state(state.device), dist.raise_together():
+        if dist.is_main_process:
+            logger, wandb_id = build_loggers(
+                directory, config, label, dataset.name, schedule.steps, interrupted
+            )
+    metadata = {
+        "config": config.model_dump(mode="json"),
+        "names": list(dataset.names),
+        "architecture": state.model.architecture(),
+        "data_fingerprint": dataset.fingerprint,
+        "wandb_id": wandb_id,
+    }
+    many = f", {dist.world_size} processes" if dist.world_size > 1 else ""
+    where = f"{state.device_summary}{many}"
+    return Run(
+        directory, loaded, dataset, logger, metadata, dist.is_main_process, where, label, dist.world_size
+    )
+
+
+def new_directory(config: Config, label: str) -> Path:
+    """Make `run.dir`, or a new folder in runs/, and save the configuration in it.
+
+    Raises:
+        UserError: it holds a run, or files that look like one's; or it cannot be made.
+    """
+    directory = Path(config.run.dir or f"runs/{label}-s{config.train.seed}-{time.strftime('%Y%m%d-%H%M%S')}")
+    if os.path.lexists(directory / "history.jsonl"):
+        raise UserError(f"run.dir={directory} holds a run already; --resume {directory} continues it")
+    for name in ("config.yaml", "summary.json", "ledger.json", "checkpoints", "plots", "wandb"):
+        if os.path.lexists(directory / name):
+            raise UserError(
+                f"run.dir={directory} already holds {name}, which the run would write; name another"
+            )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        save(config, directory / "config.yaml")
+    except OSError as error:
+        raise UserError(f"run.dir={directory} cannot be made: {error.strerror}; name another") from error
+    return directory
