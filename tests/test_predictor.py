@@ -15,9 +15,9 @@ from detector.data.loader import Loader
 from detector.data.sources import load_dataset
 from detector.errors import UserError
 from detector.predictor import Predictor
-from detector.training.engine import evaluate
-from detector.training.state import build_learner
+from detector.training.evaluation import evaluate
 from tests.checkpoints import NAMES, confident, picture, save
+from tests.training.harness import ALONE, create_state
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def test_it_finds_what_the_evaluation_finds(tmp_path: Path, coco8: Path) -> None
     path = save(model, tmp_path / "best.pt", names=("thing",), image_size=128)
     items = load_dataset("datasets/coco8.yaml").splits["val"]
     loader = Loader(items, DataConfig(image_size=128))
-    learner = build_learner(model, TrainConfig(device="cpu"))
-    evaluated = evaluate(learner, loader.eval_batches(batch=4), items).predictions
+    state = create_state(model, TrainConfig(device="cpu"))
+    evaluated = evaluate(state, loader.eval_batches(batch=4), items, ALONE).predictions
     predictor = Predictor(path, confidence=0.001, device="cpu")
     assert predictor.names == ("thing",)
     assert predictor.image_size == 128

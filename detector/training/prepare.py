@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from detector.config.loading import LoadedConfig, load_config
-from detector.config.schema import Config
+from detector.config.schema import Config, TrainConfig
 from detector.data.augment_ultralytics import mixing_epochs
 from detector.data.coco8 import DatasetUnavailable
 from detector.data.dataset import Dataset
 from detector.data.loader import Batch, Loader
 from detector.data.sources import load_dataset
 from detector.errors import UserError, say
-from detector.models.base import freeze
+from detector.models.base import DetectionModel, freeze
 from detector.models.build import architecture_of, build_model, facts_of, rebuild
 from detector.runtime.checkpoint_file import read
 from detector.runtime.device import choose_device
@@ -113,13 +113,20 @@ def build_state(
         freeze(model, config.model.freeze)
     with dist.raise_together():
         device = choose_device(dist.device_name(config.train.device))
-    state = TrainState.create(model, config.train, device)
-    sync_norms = config.train.sync_norms and not config.train.freeze_norms
-    state.unsynced_norm_stats = dist.prepare_model(model, sync_norms=sync_norms)
-    if config.train.freeze_norms:
-        state.unsynced_norm_stats = []
+    state = distribute(model, config.train, device, dist)
     dist.check_alike(conditions(config, dataset, state))
     return state, saved, weights_note
+
+
+def distribute(
+    model: DetectionModel, config: TrainConfig, device: torch.device, dist: SingleProcess
+) -> TrainState:
+    """Place a model on each process's device, the same on all of them, and give it an optimizer."""
+    frozen = config.freeze_norms
+    unsynced = dist.prepare_model(model.to(device), sync_norms=config.sync_norms and not frozen)
+    state = TrainState.create(model, config, device)
+    state.unsynced_norm_stats = [] if frozen else unsynced
+    return state
 
 
 def read_checkpoint(run: Path) -> Checkpoint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from torch import Tensor, nn
 
 from detector.config.schema import ModelConfig
 from detector.gradients.entries import Entry, read_ledger, summarise_ledger, write_ledger
-from detector.gradients.ledger import Ledger, LedgerFile
+from detector.gradients.ledger import Ledger
 from detector.gradients.recorder import GradientRecorder
 from detector.models.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Block, Components, Unit
 from detector.models.detector import Detector, build_detector
+from detector.training.callbacks import RecordLedger
+from detector.training.schedule import Schedule
 
 SMALL = {"depths": (1, 3, 2, 1), "widths": (8, 8, 16, 16, 24), "neck_width": 8, "reg_max": 4}
 
@@ -188,10 +191,12 @@ def test_numbers_that_are_not_finite_do_not_stop_it(tmp_path: Path) -> None:
 def test_the_file_keeps_the_chosen_steps_and_replaces_what_is_repeated(tmp_path: Path) -> None:
     model = model_of()
     path = tmp_path / "ledger.json"
-    keep = LedgerFile(Ledger(model.trunk_points()), path, lambda step: step in (0, 9))
+    schedule = Schedule(10, 1, 1, 1, None)
+    keep = RecordLedger(schedule, Ledger(model.trunk_points()), partial(write_ledger, path))
     for step in (0, 5, 9, 9):  # a resumed run repeats a step
-        with keep(step):
-            loss_of(model, torch.rand(2, 3, 64, 64)).backward()
+        keep.on_step_begin(step)
+        loss_of(model, torch.rand(2, 3, 64, 64)).backward()
+        keep.on_backward_end(step)
     steps = read_ledger(path)
     assert list(steps) == [0, 9]
     assert len(steps[0]) == len(steps[9])

@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from detector.config.schema import ModelConfig, TrainConfig
-from detector.gradients.nonfinite import Culprit, first_culprit
+from detector.gradients.nonfinite import NonFiniteOrigin, find_nonfinite_origin
 from detector.models.base import DetectionModel
 from detector.models.blocks import Gated
 from detector.models.detector import build_detector
 from detector.models.loss import DetectionLoss
 from detector.models.weights import read_description
 from detector.models.yolo import YoloModel
-from detector.runtime.ranks import Ranks
 
 
 class Poison(torch.autograd.Function):
@@ -48,10 +47,10 @@ def network(position: int, injected: nn.Module | None) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def find(model: nn.Module, batches: int = 1) -> Culprit | None:
+def find(model: nn.Module, batches: int = 1) -> NonFiniteOrigin | None:
     torch.manual_seed(1)
     x = torch.randn(2, 4, 8, 8)
-    return first_culprit(model, (model(x).square().mean() for _ in range(batches)))
+    return find_nonfinite_origin(model, (model(x).square().mean() for _ in range(batches)))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -96,14 +95,14 @@ def test_real_detectors_under_their_real_loss(
     model = make().train()
     injected = model.get_submodule(layer)
     injected.register_forward_hook(lambda m, i, output: Poison.apply(output, value, direction == "backward"))
-    criterion = DetectionLoss(model, TrainConfig())
+    loss_fn = DetectionLoss(model, TrainConfig())
     images = torch.rand(2, 3, 64, 64)
     targets = {
         "batch_idx": torch.tensor([0.0, 1.0]),
         "cls": torch.tensor([0.0, 1.0]),
         "bboxes": torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.4, 0.5, 0.3, 0.6]]),
     }
-    found = first_culprit(model, (criterion(model(images), targets).total for _ in range(1)))
+    found = find_nonfinite_origin(model, (loss_fn(model(images), targets).total for _ in range(1)))
     assert found is not None
     assert found.where == f"{direction} {layer} ({type(injected).__name__})"
     assert found.operation == {"forward": "add", "backward": "PoisonBackward"}[direction]
@@ -114,7 +113,9 @@ def test_weights_that_are_not_finite_are_named(seed: int, batches: int) -> None:
     model = network(0, None)
     with torch.no_grad():
         model[6].weight[0, 0, 0, 0] = float("nan")
-    assert find(model, batches) == Culprit("forward", "6", "Conv2d", "conv2d", "its weights are not finite")
+    assert find(model, batches) == NonFiniteOrigin(
+        "forward", "6", "Conv2d", "conv2d", "its weights are not finite"
+    )
 
 
 def test_an_overflow_says_how_large_its_inputs_were() -> None:
@@ -201,7 +202,7 @@ def test_finite_branches_that_add_up_to_infinity() -> None:
     model = nn.Sequential(weight, Both())
     with torch.no_grad():
         weight.weight.fill_(1e-3)
-    found = first_culprit(model, (model(torch.ones(1, 1)).sum() for _ in range(1)))
+    found = find_nonfinite_origin(model, (model(torch.ones(1, 1)).sum() for _ in range(1)))
     assert found is not None
     assert (found.direction, found.layer) == ("backward", "0")
     assert "add up" in found.note
@@ -210,7 +211,7 @@ def test_finite_branches_that_add_up_to_infinity() -> None:
 def test_the_micro_batch_is_counted() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     inputs = [torch.ones(1, 2), torch.ones(1, 2), torch.full((1, 2), 1e38)]
-    found = first_culprit(model, ((model(x) * 1e10).sum() for x in inputs))
+    found = find_nonfinite_origin(model, ((model(x) * 1e10).sum() for x in inputs))
     assert found is not None
     assert found.micro_batch == 2
 
@@ -219,7 +220,7 @@ def test_micro_batches_whose_sum_is_too_large() -> None:
     model = nn.Sequential(nn.Linear(1, 1, bias=False))
     with torch.no_grad():
         model[0].weight.fill_(0)
-    found = first_culprit(model, (model(torch.full((1, 1), 3e38)).sum() for _ in range(2)))
+    found = find_nonfinite_origin(model, (model(torch.full((1, 1), 3e38)).sum() for _ in range(2)))
     assert found is not None
     assert (found.where, found.operation, found.micro_batch) == ("backward 0 (Linear)", "AccumulateGrad", 1)
 
@@ -229,38 +230,36 @@ def test_a_norm_that_overflows_although_every_gradient_is_finite() -> None:
     with torch.no_grad():
         model[0].weight.fill_(1)
         model[1].weight.fill_(1e20)
-    found = first_culprit(model, (model(torch.ones(1, 1)).sum() for _ in range(1)))
+    found = find_nonfinite_origin(model, (model(torch.ones(1, 1)).sum() for _ in range(1)))
     assert found is not None
     assert (found.where, found.operation) == ("backward 0 (Linear)", "gradient norm")
 
 
-class Doubled(Ranks):
-    """Two processes with the same images."""
-
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
-        for tensor in tensors:
-            tensor += tensor.clone()
+def doubled(tensors: Sequence[Tensor]) -> None:
+    """Two shards with the same images."""
+    for tensor in tensors:
+        tensor += tensor.clone()
 
 
-def test_processes_whose_finite_gradients_add_up_to_infinity() -> None:
+def test_shards_whose_finite_gradients_add_up_to_infinity() -> None:
     model = nn.Sequential(nn.Linear(1, 1, bias=False))
     losses = [model(torch.full((1, 1), 2e38)).sum()]  # float32 ends at 3.4e38
-    found = first_culprit(model, losses, Doubled())
+    found = find_nonfinite_origin(model, losses, sum_=doubled)
     assert found is not None
     assert (found.where, found.operation) == ("backward 0 (Linear)", "AccumulateGrad")
-    assert "several processes" in str(found)
+    assert "several shards" in str(found)
 
 
-def test_a_culprit_in_words() -> None:
-    culprit = Culprit("forward", "loss", "", "mul")
-    assert str(culprit) == "forward loss, in mul"
-    assert str(replace(culprit, kind="Conv2d", note="why")) == "forward loss (Conv2d), in mul: why"
+def test_an_origin_in_words() -> None:
+    origin = NonFiniteOrigin("forward", "loss", "", "mul")
+    assert str(origin) == "forward loss, in mul"
+    assert str(replace(origin, kind="Conv2d", note="why")) == "forward loss (Conv2d), in mul: why"
 
 
 def test_a_loss_that_is_not_finite_is_not_blamed_on_a_layer() -> None:
     model = network(0, None)
     x = torch.randn(2, 4, 8, 8)
-    found = first_culprit(model, (model(x).mean() * float("inf") for _ in range(1)))
+    found = find_nonfinite_origin(model, (model(x).mean() * float("inf") for _ in range(1)))
     assert found is not None
     assert (found.where, found.operation) == ("forward loss", "mul")
 
@@ -268,7 +267,7 @@ def test_a_loss_that_is_not_finite_is_not_blamed_on_a_layer() -> None:
 def test_a_gradient_of_the_loss_that_is_not_finite_is_not_blamed_on_a_layer() -> None:
     model = network(0, None)
     x = torch.randn(2, 4, 8, 8)
-    found = first_culprit(
+    found = find_nonfinite_origin(
         model, ((model(x) * 0).sum().sqrt() for _ in range(1))
     )  # 0, with the gradient 0 · Inf
     assert found is not None

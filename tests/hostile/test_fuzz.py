@@ -39,7 +39,7 @@ from detector.runtime.image_header import Header, read_header
 from detector.tools.compare.runs import LeftOut, Run, load_runs
 from detector.tools.suites.runner import read_last_row, read_summary
 from detector.training.checkpoints import load_state, state_dict
-from detector.training.state import build_learner
+from tests.training.harness import create_state
 
 EMPTY = Path(__file__).parents[2] / "configs" / "coco8.yaml"
 NAMES = ("cat", "dog")
@@ -212,17 +212,17 @@ def test_pictures(data: bytes) -> None:
 
 def _checkpoint() -> dict[str, Any]:
     torch.manual_seed(0)
-    learner = build_learner(
+    state = create_state(
         build_detector(TINY, len(NAMES)), Config().train.model_copy(update={"device": "cpu"})
     )
-    for parameter in learner.model.parameters():
+    for parameter in state.model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    learner.optimizer.step()
+    state.optimizer.step()
     extra = {
         "config": Config(model=TINY).model_dump(mode="json"), "names": list(NAMES),
-        "architecture": learner.model.architecture(), "data_fingerprint": "0" * 64, "wandb_id": "abc",
+        "architecture": state.model.architecture(), "data_fingerprint": "0" * 64, "wandb_id": "abc",
     }  # fmt: skip
-    return state_dict(learner) | {"extra": extra}
+    return state_dict(state) | {"extra": extra}
 
 
 STATE = _checkpoint()
@@ -246,7 +246,7 @@ def try_checkpoint(path: Path) -> None:
     try:
         state = read(path)
         config = Config().train.model_copy(update={"device": "cpu"})
-        load_state(state, build_learner(build_detector(TINY, len(NAMES)), config))
+        load_state(state, create_state(build_detector(TINY, len(NAMES)), config))
     except UserError as error:
         printable(error)
 

@@ -27,7 +27,7 @@ def small() -> Detector:
 
 
 def test_the_loss_and_its_gradient_are_ultralytics_own() -> None:
-    """Their criterion on their kind of wrapper gives bit-identical numbers."""
+    """Their loss_fn on their kind of wrapper gives bit-identical numbers."""
 
     class Wrapper(nn.Module):
         def __init__(self, detect: nn.Module) -> None:
@@ -41,8 +41,8 @@ def test_the_loss_and_its_gradient_are_ultralytics_own() -> None:
     loss.total.backward()
 
     theirs.stride, theirs.nc = torch.tensor([8.0, 16.0, 32.0]), 3
-    criterion = import_ultralytics("utils.loss").v8DetectionLoss(Wrapper(theirs))
-    expected, items = criterion(theirs(x), TARGETS)
+    loss_fn = import_ultralytics("utils.loss").v8DetectionLoss(Wrapper(theirs))
+    expected, items = loss_fn(theirs(x), TARGETS)
     expected.sum().backward()
 
     assert torch.equal(loss.total, expected.sum())

@@ -16,7 +16,7 @@ from detector.models.decode import decode
 from detector.models.loss import DetectionLoss
 from detector.models.yolo import YoloModel
 from detector.runtime.ultralytics_import import import_ultralytics
-from detector.training.state import build_learner
+from tests.training.harness import create_state
 
 NAMES = ("RBC", "WBC", "Platelets")
 TARGETS = {
@@ -49,9 +49,9 @@ def published(folder: Path, name: str, classes: tuple[str, ...]) -> tuple[Path, 
 )
 def test_the_loss_and_its_gradient_are_those_of_ultralytics(name: str) -> None:
     ours, theirs = built(name), built(name)
-    criterion = DetectionLoss(ours, TrainConfig(), epochs=10)
-    criterion.begin_epoch(0)
-    loss = criterion(ours(IMAGES), TARGETS)
+    loss_fn = DetectionLoss(ours, TrainConfig(), epochs=10)
+    loss_fn.begin_epoch(0)
+    loss = loss_fn(ours(IMAGES), TARGETS)
     loss.total.backward()
 
     theirs.net.args = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5, epochs=10)  # type: ignore[assignment]
@@ -66,15 +66,15 @@ def test_the_loss_and_its_gradient_are_those_of_ultralytics(name: str) -> None:
 
 def test_the_weights_of_two_heads_are_those_of_ultralytics_at_every_epoch() -> None:
     model = built("yolo26n.yaml")
-    criterion, reference = DetectionLoss(model, TrainConfig(), epochs=5), None
+    loss_fn, reference = DetectionLoss(model, TrainConfig(), epochs=5), None
     namespace = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5, epochs=5)
     model.net.args = namespace  # type: ignore[assignment]
     reference = import_ultralytics("utils.loss").E2ELoss(model.net)
     for epoch in range(5):
-        criterion.begin_epoch(epoch)
-        criterion.begin_epoch(epoch)  # a resumed run, or one with many steps an epoch, asks more than once
-        assert criterion._loss.o2m == pytest.approx(reference.o2m)
-        assert criterion._loss.o2o == pytest.approx(reference.o2o)
+        loss_fn.begin_epoch(epoch)
+        loss_fn.begin_epoch(epoch)  # a resumed run, or one with many steps an epoch, asks more than once
+        assert loss_fn._loss.o2m == pytest.approx(reference.o2m)
+        assert loss_fn._loss.o2o == pytest.approx(reference.o2o)
         reference.update()  # as their trainer does at the end of each epoch
 
 
@@ -166,10 +166,10 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
 
 def test_every_layer_of_the_backbone_is_recorded() -> None:
     model = built("yolo26n.yaml")
-    learner = build_learner(model, TrainConfig(device="cpu"))
+    state = create_state(model, TrainConfig(device="cpu"))
     recorder = GradientRecorder(model.trunk_points())
     recorder.begin()
-    learner.train_mode()
+    state.train_mode()
     output = model(IMAGES)
     DetectionLoss(model, TrainConfig(), epochs=1)(output, TARGETS).total.backward()
     recorder.gradients()

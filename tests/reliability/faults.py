@@ -34,10 +34,10 @@ def wrap(owner: object, name: str, before: Callable[..., None]) -> None:
 
 
 def at_step(step: int, action: Callable[[Any], None]) -> None:
-    """Do something when a step begins, before its batch is loaded; it is given the learner."""
-    from detector.training.state import Learner
+    """Do something when a step begins, before its batch is loaded; it is given the state."""
+    from detector.training.state import TrainState
 
-    wrap(Learner, "train_mode", lambda learner: action(learner) if learner.step == step else None)
+    wrap(TrainState, "train_mode", lambda state: action(state) if state.step == step else None)
 
 
 # The disk.
@@ -56,7 +56,7 @@ def fill(folder: str, leave: int = 0) -> None:
 
 
 def full_at_step(step: int, folder: str, leave: int) -> None:
-    at_step(step, lambda learner: fill(folder, leave))
+    at_step(step, lambda state: fill(folder, leave))
 
 
 def full_at(what: str, folder: str, leave: int, number: int = 1) -> None:
@@ -123,22 +123,22 @@ def largest_file(size: int) -> None:
 
 
 def largest_file_at_step(step: int, size: int) -> None:
-    at_step(step, lambda learner: largest_file(size))
+    at_step(step, lambda state: largest_file(size))
 
 
 def command_at_step(step: int, *command: str) -> None:
     """Run a program of the system."""
-    at_step(step, lambda learner: subprocess.run(command, check=True) and None)
+    at_step(step, lambda state: subprocess.run(command, check=True) and None)
 
 
 def remove_at_step(step: int, path: str) -> None:
     """Delete a file or a folder."""
-    at_step(step, lambda learner: shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path))
+    at_step(step, lambda state: shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path))
 
 
 def garbage_at_step(step: int, path: str) -> None:
     """Replace a file by one that is no picture."""
-    at_step(step, lambda learner: Path(path).write_bytes(b"\xff\xd8 not a picture" * 100) and None)
+    at_step(step, lambda state: Path(path).write_bytes(b"\xff\xd8 not a picture" * 100) and None)
 
 
 def disk_for_wandb(size: str) -> None:
@@ -176,8 +176,8 @@ def no_memory(kind: str, step: int, evaluating: bool = False) -> None:
     def fail(*_: object) -> None:
         raise KINDS[kind]()
 
-    def arm(learner: Any) -> None:
-        last = [m for m in learner.model.modules() if isinstance(m, torch.nn.Conv2d)][-1]
+    def arm(state: Any) -> None:
+        last = [m for m in state.model.modules() if isinstance(m, torch.nn.Conv2d)][-1]
 
         def hook(module: torch.nn.Module, inputs: object) -> None:
             if torch.is_grad_enabled() != evaluating:
@@ -191,7 +191,7 @@ def no_memory(kind: str, step: int, evaluating: bool = False) -> None:
 def little_memory_at_step(step: int, more: int) -> None:
     """Allow `more` bytes of address space than there are in use."""
 
-    def limit(learner: Any) -> None:
+    def limit(state: Any) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(
             resource.RLIMIT_AS, (pages * resource.getpagesize() + more, resource.RLIM_INFINITY)
@@ -207,7 +207,7 @@ def signal_workers_at_step(step: int, number: int) -> None:
     """Send all of the loader's processes a signal."""
     import multiprocessing
 
-    def send(learner: Any) -> None:
+    def send(state: Any) -> None:
         for child in multiprocessing.active_children():
             os.kill(child.pid or 0, number)
 
@@ -233,7 +233,7 @@ def hanging_worker(index: int, epoch: int) -> None:
 
 def signal_at_step(step: int, *numbers: int) -> None:
     """Receive signals."""
-    at_step(step, lambda learner: [os.kill(os.getpid(), number) for number in numbers] and None)
+    at_step(step, lambda state: [os.kill(os.getpid(), number) for number in numbers] and None)
 
 
 def ignored(number: int) -> None:
@@ -250,7 +250,7 @@ def closed_streams() -> None:
 
 def noise_at_step(step: int) -> None:
     """Write to stderr below Python, as C libraries do."""
-    at_step(step, lambda learner: os.write(2, b"a warning of some library\n") and None)
+    at_step(step, lambda state: os.write(2, b"a warning of some library\n") and None)
 
 
 def streams_to(stdout: int | str, stderr: int | str) -> None:
@@ -268,7 +268,7 @@ def streams_to(stdout: int | str, stderr: int | str) -> None:
 def clock_jumps(step: int, seconds: float) -> None:
     """Let the wall clock jump. Nothing may hang on it: durations are measured by the monotonic one."""
 
-    def jump(learner: Any) -> None:
+    def jump(state: Any) -> None:
         real, real_ns = time.time, time.time_ns
         time.time = lambda: real() + seconds
         time.time_ns = lambda: real_ns() + int(seconds * 1e9)
@@ -304,7 +304,7 @@ def impatient_wandb(init: float, finish: float) -> None:
 def wandb_at_step(step: int, what: str) -> None:
     """Once W&B has started, kill its service process, or let its `finish` hang."""
 
-    def act(learner: Any) -> None:
+    def act(state: Any) -> None:
         import gc
 
         import wandb
@@ -325,7 +325,7 @@ def wandb_at_step(step: int, what: str) -> None:
 def wait_for_file_at_step(step: int, path: str) -> None:
     """Wait, for a minute at most, until the test has done its part."""
 
-    def wait(learner: Any) -> None:
+    def wait(state: Any) -> None:
         Path(f"{path}.reached").touch()
         deadline = time.monotonic() + 60
         while not Path(path).exists():

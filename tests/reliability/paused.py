@@ -76,9 +76,9 @@ def after_naming(pause: Pause, suffix: str) -> None:
 
 
 def evaluation(pause: Pause) -> None:
-    from detector.training import engine
+    from detector.training import evaluation
 
-    predict = engine.predict_split
+    predict = evaluation.predict_split
 
     def patched(forward: Any, model: Any, batches: Iterable[Any], items: Any) -> Any:
         def watched() -> Iterator[Any]:
@@ -89,7 +89,7 @@ def evaluation(pause: Pause) -> None:
 
         return predict(forward, model, watched(), items)
 
-    engine.predict_split = patched
+    evaluation.predict_split = patched
 
 
 def row(pause: Pause, written: str) -> None:
@@ -116,7 +116,7 @@ PLACES = {
     "checkpoint-just-named": lambda pause: after_naming(pause, ".pt"),
     "half-a-row": lambda pause: row(pause, "half"),
     "row-without-checkpoint": lambda pause: row(pause, "whole"),
-    "history-being-cut": lambda pause: before_naming(pause, "history.jsonl"),  # only where a run goes on
+    "history-being-cut": lambda pause: before_naming(pause, "history.jsonl"),  # only where a run is resumed
     "result-without-name": lambda pause: before_naming(pause, "summary.json"),
 }
 
@@ -125,9 +125,9 @@ def main() -> int:
     place, count, flag, *arguments = sys.argv[1:]
     sys.path.insert(0, str(ROOT))
     import train as front_door
-    from detector.training.checkpoints import Checkpoints
+    from detector.training.checkpoints import Checkpointing
 
-    Checkpoints.offer = Checkpoints.save  # type: ignore[method-assign]  # as in a run of ordinary length
+    Checkpointing.offer = Checkpointing.save  # type: ignore[method-assign]  # as in a run of ordinary length
     PLACES[place](Pause(int(count), Path(flag)))
     return front_door.main(arguments)
 

@@ -19,11 +19,11 @@ from detector.data.sources import load_dataset
 from detector.gradients.recorder import GradientRecorder
 from detector.models.detector import build_detector
 from detector.models.loss import DetectionLoss
-from detector.training.engine import train
-from detector.training.nonfinite_guard import FailureFile
-from detector.training.schedule import Plan
-from detector.training.state import build_learner, seed_everything
+from detector.runtime.random_state import seed_everything
+from detector.training.nonfinite_guard import save_nonfinite_step
+from detector.training.schedule import Schedule
 from tests.gradients.test_nonfinite import Poison
+from tests.training.harness import create_state, train_steps
 
 LAYERS = "trunk.stem.act", "trunk.p2_1.a.conv", "trunk.p3_7.b.norm", "neck.top_down.0.conv", "head.box.1.2"
 BAD_STEP = 1
@@ -48,11 +48,11 @@ def test_the_right_layer_is_named(
 ) -> None:
     config, dataset, batches = data
     seed_everything(0)
-    learner = build_learner(build_detector(config.model, len(dataset.names)), config.train)
-    injected = learner.model.get_submodule(layer)
+    state = create_state(build_detector(config.model, len(dataset.names)), config.train)
+    injected = state.model.get_submodule(layer)
 
     def poison(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-        if learner.step != BAD_STEP or not learner.model.training:
+        if state.step != BAD_STEP or not state.model.training:
             return output
         poisoned: Tensor = Poison.apply(output, value, direction == "backward")
         return poisoned
@@ -60,22 +60,24 @@ def test_the_right_layer_is_named(
     injected.register_forward_hook(poison)
     said: list[str] = []
     facts = {"config": config.model_dump(mode="json"), "names": list(dataset.names)}
-    outcome = train(
-        learner,
-        DetectionLoss(learner.model, config.train),
+    outcome = train_steps(
+        state,
+        DetectionLoss(state.model, config.train),
         batches,
-        Plan(steps=4, batches_per_epoch=1, accumulate=1, record_every=1, evaluate_every=None),
+        Schedule(steps=4, batches_per_epoch=1, accumulate=1, record_every=1, evaluate_every=None),
         config.train,
-        GradientRecorder(learner.model.trunk_points()),
+        GradientRecorder(state.model.trunk_points()),
         lambda row: None,
         lambda: False,
-        failed=FailureFile(tmp_path, dataset, facts, learner.where, said.append, learner.ranks),
+        failed=lambda step: save_nonfinite_step(
+            step, tmp_path, dataset, facts, state.device_summary, said.append
+        ),
     )
     assert outcome.status == "diverged"
-    assert learner.step == BAD_STEP
+    assert state.step == BAD_STEP
     named = f"{direction} {layer} ({type(injected).__name__})"
-    assert outcome.culprit is not None
-    assert outcome.culprit.where == named
+    assert outcome.origin is not None
+    assert outcome.origin.where == named
     assert named in said[0]
     kept = json.loads((tmp_path / "failure/failure.json").read_text())
     assert kept["step"] == BAD_STEP

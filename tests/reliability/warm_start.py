@@ -26,7 +26,7 @@ PRELOADED = (
     "detector.models.build", "detector.models.size", "detector.models.loss", "detector.training.summary",
     "detector.loggers.build", "detector.loggers.images", "detector.loggers.plots",
     "detector.training.engine", "detector.training.nonfinite_guard", "detector.training.checkpoints",
-    "detector.runtime.distributed", "detector.training.prepare", "rich.progress", "rich.table",
+    "detector.runtime.distributed", "detector.fit", "rich.progress", "rich.table",
 )  # fmt: skip
 
 
@@ -41,8 +41,8 @@ def become(request: dict[str, Any]) -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    checkpoint = importlib.import_module("detector.training.checkpoints").Checkpoints
-    checkpoint.offer = checkpoint.save  # at each evaluation, as in a run of ordinary length
+    checkpointing = importlib.import_module("detector.training.checkpoints").Checkpointing
+    checkpointing.offer = checkpointing.save  # at each evaluation, as in a run of ordinary length
     for name, arguments in request["faults"]:
         getattr(importlib.import_module("tests.reliability.faults"), name)(*arguments)
     sys.argv = [str(ROOT / "train.py"), *request["arguments"]]

@@ -20,7 +20,8 @@ from detector.gradients.recorder import GradientRecorder
 from detector.models.detector import build_detector
 from detector.models.loss import DetectionLoss
 from detector.training.engine import backward
-from detector.training.state import build_learner, seed_everything
+from detector.runtime.random_state import seed_everything
+from tests.training.harness import create_state
 from tests.support import ROOT, Run
 
 SEEDS = (0, 1, 2)
@@ -36,10 +37,10 @@ def at_init(ablation: str, seed: int, *changes: str) -> dict[str, float]:
     batch = next(iter(Loader(dataset.splits["train"], config.data).train_batches(batch=4, seed=seed)))
     seed_everything(seed)
     model = build_detector(config.model, len(dataset.names))
-    learner = build_learner(model, config.train)
+    state = create_state(model, config.train)
     recorder = GradientRecorder(model.trunk_points())
     recorder.begin()
-    backward(learner, DetectionLoss(model, config.train), batch)
+    backward(state, DetectionLoss(model, config.train), batch)
     recorder.gradients()
     return recorder.end()
 

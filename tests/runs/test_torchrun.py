@@ -188,7 +188,7 @@ def test_a_stop_is_clean_and_the_run_can_go_on(tmp_path: Path, coco8: Path) -> N
     agent.send_signal(signal.SIGTERM)
     run = end(agent, tmp_path / "run")
     assert run.summary["status"] == "stopped"
-    assert "go on with: torchrun … train.py --resume" in run.out + run.err
+    assert "resume with: torchrun … train.py --resume" in run.out + run.err
     assert "DataLoader worker" not in run.err
     saved = torch.load(run.directory / "checkpoints/last.pt", weights_only=True)
     assert 0 < run.summary["steps"] == saved["step"] < 5000

@@ -13,27 +13,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from detector.runtime.ranks import Ranks
 from torch import nn
 
 from detector.config.schema import ModelConfig, TrainConfig
 from detector.data.dataset import Dataset, Item
 from detector.data.geometry import Letterbox
-from detector.data.loader import Batch
+from detector.data.loader import Batch, part_of
 from detector.errors import UserError
 from detector.gradients.ledger import Ledger
-from detector.gradients.nonfinite import first_culprit
+from detector.gradients.nonfinite import find_nonfinite_origin
 from detector.gradients.recorder import GradientRecorder
 from detector.models.build import build_model
 from detector.models.loss import DetectionLoss
-from detector.runtime.distributed import check_alike, join
+from detector.runtime.distributed import SingleProcess, init_process_group
 from detector.runtime.launch import Launch
+from detector.runtime.random_state import seed_everything
 from detector.runtime.signals import StopRequest
-from detector.runtime.sync_norm import synchronise
-from detector.training.engine import evaluate, train
-from detector.training.nonfinite_guard import Failure, FailureFile
-from detector.training.schedule import Plan
-from detector.training.state import Learner, build_learner, seed_everything
+from detector.training.evaluation import evaluate
+from detector.training.nonfinite_guard import NonFiniteStep, save_nonfinite_step
+from detector.training.schedule import Schedule
+from detector.training.state import TrainState
+from tests.training.harness import create_state, train_steps
 
 SIZE = 64
 SMALL = {"depths": (1, 1, 1, 1), "widths": (8,) * 5, "neck_width": 8}
@@ -58,8 +58,8 @@ def joined_batch(seed: int, images: int) -> Batch:
     )
 
 
-def share_of(batch: Batch, ranks: Ranks) -> Batch:
-    own = ranks.share(len(batch.indices))
+def shard_of(batch: Batch, shard: tuple[int, int]) -> Batch:
+    own = part_of(len(batch.indices), shard)
     of_own = (batch.batch_idx >= own.start) & (batch.batch_idx < own.stop)
     return replace(
         batch,
@@ -72,69 +72,75 @@ def share_of(batch: Batch, ranks: Ranks) -> Batch:
     )
 
 
-def make(ranks: Ranks, model: dict[str, Any], **settings: Any) -> tuple[Learner, TrainConfig]:
+def make(ranks: SingleProcess, model: dict[str, Any], **settings: Any) -> tuple[TrainState, TrainConfig]:
     config = TrainConfig(lr=0.02, warmup_steps=0, clip=1.0, device="cpu", **settings)
     seed_everything(ranks.rank)  # not the same weights: the first process's are what counts
-    return build_learner(build_model(ModelConfig(**model), NAMES).model, config, ranks), config
+    return create_state(build_model(ModelConfig(**model), NAMES).model, config, ranks), config
+
+
+def sharded_loss(ranks: SingleProcess, state: TrainState, config: TrainConfig, epochs: int) -> DetectionLoss:
+    loss_fn = DetectionLoss(state.model, config, epochs)
+    ranks.prepare_loss(loss_fn.heads)
+    return loss_fn
 
 
 def fit(
-    ranks: Ranks,
+    ranks: SingleProcess,
     model: dict[str, Any],
     stop: Callable[[], bool] = lambda: False,
     sizes: tuple[int, ...] = UNEVEN,
     **settings: Any,
 ) -> dict[str, Any]:
     """Two micro-batches a step, every step recorded."""
-    learner, config = make(ranks, model, **settings)
+    state, config = make(ranks, model, **settings)
     rows: list[dict[str, float]] = []
-    points = learner.model.trunk_points()
-    batches = [share_of(joined_batch(seed, images), ranks) for seed, images in enumerate(sizes)]
-    outcome = train(
-        learner,
-        DetectionLoss(learner.model, config, 4, ranks),
+    points = state.model.trunk_points()
+    batches = [shard_of(joined_batch(seed, images), ranks.shard) for seed, images in enumerate(sizes)]
+    outcome = train_steps(
+        state,
+        sharded_loss(ranks, state, config, 4),
         batches,
-        Plan(len(sizes) // 2, 2, 2, 1, None),
+        Schedule(len(sizes) // 2, 2, 2, 1, None),
         config,
-        GradientRecorder(points, ranks),
+        GradientRecorder(points, ranks.all_gather),
         lambda row: rows.append({k: v for k, v in row.items() if k != "time/step_ms"}),
         stop,
+        dist=ranks,
     )
     return {
         "rows": rows,
-        "outcome": (outcome.status, outcome.culprit and outcome.culprit.where, learner.step),
-        "weights": [p.detach() for p in learner.model.parameters()],
-        "statistics": [b.detach() for b in learner.model.buffers()],
+        "outcome": (outcome.status, outcome.origin and outcome.origin.where, state.step),
+        "weights": [p.detach() for p in state.model.parameters()],
+        "statistics": [b.detach() for b in state.model.buffers()],
     }
 
 
-def ledger(ranks: Ranks) -> list[tuple[str, float]]:
-    learner, config = make(ranks, SMALL | {"norm": "none"})
-    book = Ledger(learner.model.trunk_points(), ranks)
+def ledger(ranks: SingleProcess) -> list[tuple[str, float]]:
+    state, config = make(ranks, SMALL | {"norm": "none"})
+    book = Ledger(state.model.trunk_points(), ranks.all_gather)
     book.begin()
-    batch = share_of(joined_batch(0, 3), ranks)
-    preds = learner.model(learner.images(batch.images))
-    DetectionLoss(learner.model, config, 1, ranks)(preds, batch.targets()).total.backward()
+    batch = shard_of(joined_batch(0, 3), ranks.shard)
+    preds = state.model(state.preprocess(batch.images))
+    sharded_loss(ranks, state, config, 1)(preds, batch.targets()).total.backward()
     return [(f"{entry.block}.{entry.operation}", entry.factor) for entry in book.entries()]
 
 
-def norm(ranks: Ranks) -> dict[str, torch.Tensor]:
+def norm(ranks: SingleProcess) -> dict[str, torch.Tensor]:
     """One batch norm, forward and backward, its values far from zero."""
     model = nn.Sequential(nn.BatchNorm2d(3))
     nn.init.uniform_(model[0].weight, generator=torch.Generator().manual_seed(1))
-    if ranks.world > 1:
-        synchronise(model, ranks, torch.device("cpu"))
+    ranks.prepare_model(model, sync_norms=True)
     generator = torch.Generator().manual_seed(0)
     outputs = []
     for images in (5, 1):
-        own = ranks.share(images)
+        own = part_of(images, ranks.shard)
         x = (torch.randn(images, 3, 4, 4, generator=generator) + 20)[own].requires_grad_()
         y = model(x)
         (y * torch.randn(images, 3, 4, 4, generator=generator)[own]).sum().backward()
         assert x.grad is not None
-        outputs += [torch.cat(ranks.everyone(part)) for part in (y.detach(), x.grad)]
+        outputs += [torch.cat(ranks.all_gather_object(part)) for part in (y.detach(), x.grad)]
     grads = [p.grad for p in model.parameters() if p.grad is not None]
-    ranks.add_up(grads)
+    ranks.all_reduce_(grads)
     return {
         "outputs": outputs,
         "grads": grads,
@@ -143,9 +149,9 @@ def norm(ranks: Ranks) -> dict[str, torch.Tensor]:
     }
 
 
-def evaluation(ranks: Ranks) -> Any:
+def evaluation(ranks: SingleProcess) -> Any:
     """The average is evaluated; its copy of the model must work as well."""
-    learner, _ = make(ranks, SMALL, ema=0.5)
+    state, _ = make(ranks, SMALL, ema=0.5)
     whole = joined_batch(7, 5)
     items = [
         Item(
@@ -154,72 +160,68 @@ def evaluation(ranks: Ranks) -> Any:
         for i in range(5)
         for own in [whole.batch_idx == i]
     ]
-    own = ranks.share(5)
-    alone = [share_of(whole, _Only(i, 5)) for i in range(5)[own]]
-    result = evaluate(learner, alone, items)
+    own = part_of(5, ranks.shard)
+    alone = [shard_of(whole, (i, 5)) for i in range(5)[own]]
+    result = evaluate(state, alone, items, ranks)
     return result.metrics, [tuple(torch.from_numpy(part) for part in p) for p in result.predictions]
 
 
-class _Only(Ranks):
-    def __init__(self, rank: int, world: int) -> None:
-        self.rank, self.world = rank, world
-
-
-def error(ranks: Ranks) -> list[str]:
+def error(ranks: SingleProcess) -> list[str]:
     """A mistake that only the last process sees."""
 
     def batches() -> Iterator[Batch]:
-        yield share_of(joined_batch(0, 4), ranks)
-        if ranks.rank == ranks.world - 1:
+        yield shard_of(joined_batch(0, 4), ranks.shard)
+        if ranks.rank == ranks.world_size - 1:
             raise UserError("image 3 cannot be read")
-        yield share_of(joined_batch(1, 4), ranks)
+        yield shard_of(joined_batch(1, 4), ranks.shard)
 
-    learner, config = make(ranks, SMALL)
-    criterion = DetectionLoss(learner.model, config, 1, ranks)
-    recorder = GradientRecorder(learner.model.trunk_points(), ranks)
+    state, config = make(ranks, SMALL)
+    loss_fn = sharded_loss(ranks, state, config, 1)
+    recorder = GradientRecorder(state.model.trunk_points(), ranks.all_gather)
     said = []
     try:
-        train(
-            learner,
-            criterion,
+        train_steps(
+            state,
+            loss_fn,
             batches(),
-            Plan(2, 2, 1, 1, None),
+            Schedule(2, 2, 1, 1, None),
             config,
             recorder,
             lambda row: None,
             lambda: False,
+            dist=ranks,
         )
     except UserError as raised:
         said.append(str(raised))
     try:
-        check_alike(ranks, {"data": "ab" if ranks.rank == 0 else "cd"})
+        ranks.check_alike({"data": "ab" if ranks.rank == 0 else "cd"})
     except UserError as raised:
         said.append(str(raised))
-    return [f"{step}: {texts}" for step, texts in ranks.everyone((learner.step, said))]
+    return [f"{step}: {texts}" for step, texts in ranks.all_gather_object((state.step, said))]
 
 
-def stop(ranks: Ranks) -> list[Any]:
+def stop(ranks: SingleProcess) -> list[Any]:
     """The signal reaches one process only, in the middle of the first step."""
-    with StopRequest(ranks.largest) as request:
+    with StopRequest(ranks.all_reduce_max) as request:
         asked = 0
 
         def asks() -> bool:
             nonlocal asked
             asked += 1
-            if asked == 2 and ranks.rank == ranks.world - 1:
+            if asked == 2 and ranks.rank == ranks.world_size - 1:
                 request._handle(15, None)
             return request()
 
         outcome = fit(ranks, SMALL, stop=asks)["outcome"]
-    return ranks.everyone((outcome, request.exit_code))
+    return ranks.all_gather_object((outcome, request.exit_code))
 
 
 class Breaking(nn.Module):
     """The identity until `armed`; then infinite, or with infinite gradients, on the last process alone."""
 
-    def __init__(self, ranks: Ranks, direction: str) -> None:
+    def __init__(self, ranks: SingleProcess, direction: str) -> None:
         super().__init__()
-        self.last, self.direction, self.armed = ranks.rank == ranks.world - 1, direction, False
+        self.last, self.direction, self.armed = ranks.rank == ranks.world_size - 1, direction, False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not (self.armed and self.last):
@@ -237,68 +239,73 @@ class InfiniteGradient(torch.autograd.Function):
         return grad + torch.inf
 
 
-def broken(ranks: Ranks, direction: str, folder: Path) -> dict[str, Any]:
+def broken(ranks: SingleProcess, direction: str, folder: Path) -> dict[str, Any]:
     """Step 1 of 3, in its second micro-batch, is left out; batch norms spread the infinities to all."""
-    learner, config = make(ranks, SMALL, on_nonfinite="skip")
+    state, config = make(ranks, SMALL, on_nonfinite="skip")
     layer = Breaking(ranks, direction)
-    learner.model.trunk.p4_0.a.act = layer
+    state.model.trunk.p4_0.a.act = layer
     joined = [joined_batch(seed, images) for seed, images in enumerate((4, 3, 3, 2, 3, 4))]
 
     def arm(module: nn.Module, args: tuple[torch.Tensor]) -> None:
-        own = share_of(joined[3], ranks).images
-        layer.armed = args[0].shape[0] == len(own) and torch.equal(args[0], learner.images(own))
+        own = shard_of(joined[3], ranks.shard).images
+        layer.armed = args[0].shape[0] == len(own) and torch.equal(args[0], state.preprocess(own))
 
-    handle = learner.model.register_forward_pre_hook(arm)
+    handle = state.model.register_forward_pre_hook(arm)
     rows: list[dict[str, float]] = []
-    failures: list[Failure] = []
+    failures: list[NonFiniteStep] = []
     names = tuple(
         Item(Path(f"{i}.png"), np.empty(0, np.int64), np.empty((0, 4), np.float32)) for i in range(4)
     )
-    keep = FailureFile(
-        folder, Dataset("mine", NAMES, {"train": names}, (), "f"), {}, learner.where, lambda _: None, ranks
-    )
+    dataset = Dataset("mine", NAMES, {"train": names}, (), "f")
 
-    def failed(failure: Failure) -> None:
+    def failed(failure: NonFiniteStep) -> None:
         failures.append(failure)
-        keep(failure)
+        if ranks.is_main_process:
+            save_nonfinite_step(failure, folder, dataset, {}, state.device_summary, lambda _: None)
 
-    outcome = train(
-        learner,
-        DetectionLoss(learner.model, config, 1, ranks),
-        [share_of(batch, ranks) for batch in joined],
-        Plan(3, 3, 2, 1, None),
+    outcome = train_steps(
+        state,
+        sharded_loss(ranks, state, config, 1),
+        [shard_of(batch, ranks.shard) for batch in joined],
+        Schedule(3, 3, 2, 1, None),
         config,
-        GradientRecorder(learner.model.trunk_points(), ranks),
+        GradientRecorder(state.model.trunk_points(), ranks.all_gather),
         lambda row: rows.append({k: v for k, v in row.items() if k != "time/step_ms"}),
         lambda: False,
         failed=failed,
+        dist=ranks,
     )
     handle.remove()
     (failure,) = failures
-    assert failure.culprit is not None
-    said = (failure.culprit.where, failure.culprit.micro_batch, failure.indices)
-    end = (outcome.status, learner.step, learner.skipped, [row.get("train/skipped") for row in rows])
+    assert failure.origin is not None
+    said = (failure.origin.where, failure.origin.micro_batch, failure.indices)
+    end = (outcome.status, state.step, state.skipped, [row.get("train/skipped") for row in rows])
     return {
-        "everyone": ranks.everyone((end, said)),
-        "weights": [p.detach() for p in learner.model.parameters()],
-        "statistics": [b.detach() for b in learner.model.buffers()],
+        "everyone": ranks.all_gather_object((end, said)),
+        "weights": [p.detach() for p in state.model.parameters()],
+        "statistics": [b.detach() for b in state.model.buffers()],
     }
 
 
-def overflow(ranks: Ranks) -> list[str]:
+def overflow(ranks: SingleProcess) -> list[str]:
     """Gradients that are finite on each process, and not in their sum."""
     model = nn.Linear(1, 1, bias=False)
-    found = first_culprit(model, (model(torch.full((1, 1), 3e38)).sum() for _ in range(1)), ranks)
-    return ranks.everyone(str(found))
+    found = find_nonfinite_origin(
+        model,
+        (model(torch.full((1, 1), 3e38)).sum() for _ in range(1)),
+        ranks.all_gather_object,
+        ranks.all_reduce_,
+    )
+    return ranks.all_gather_object(str(found))
 
 
-def everything(ranks: Ranks, folder: Path) -> dict[str, Any]:
+def everything(ranks: SingleProcess, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     v8 = {"pretrained": "yolov8n.yaml"}
     return {
         "plain": fit(ranks, SMALL | {"norm": "none"}),
         "batch norm": fit(ranks, SMALL),
-        "own statistics": ranks.everyone(fit(ranks, SMALL, sync_norms=False)["statistics"]),
+        "own statistics": ranks.all_gather_object(fit(ranks, SMALL, sync_norms=False)["statistics"]),
         "yolov8": fit(ranks, v8, sizes=(3, 1), freeze_norms=True),
         "yolo26": fit(ranks, {"pretrained": "yolo26n.yaml"}, sizes=(3, 1), freeze_norms=True),
         "ledger": ledger(ranks),
@@ -306,14 +313,14 @@ def everything(ranks: Ranks, folder: Path) -> dict[str, Any]:
         "evaluation": evaluation(ranks),
         "error": error(ranks),
         "stop": stop(ranks),
-        "broken forward": broken(ranks, "forward", folder / f"forward{ranks.world}"),
-        "broken backward": broken(ranks, "backward", folder / f"backward{ranks.world}"),
+        "broken forward": broken(ranks, "forward", folder / f"forward{ranks.world_size}"),
+        "broken backward": broken(ranks, "backward", folder / f"backward{ranks.world_size}"),
         "overflow": overflow(ranks),
     }
 
 
 if __name__ == "__main__":
-    with join(Launch.from_environment(), timeout=120) as processes:
+    with init_process_group(Launch.from_environment(), timeout=120) as processes:
         found = everything(processes, Path(sys.argv[1]).parent)
-        if processes.first:
+        if processes.is_main_process:
             torch.save(found, sys.argv[1])

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from detector.runtime.ranks import ALONE, Ranks
 
+from detector.data.loader import part_of
 from detector.errors import UserError
+from detector.runtime.distributed import SingleProcess
 from detector.runtime.launch import Launch
-from detector.training.state import device_of
 from tests.runtime import ranks_scenarios
 from tests.support import ROOT, environment
 
@@ -44,7 +44,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     threads = torch.get_num_threads()
     try:
-        return ranks_scenarios.everything(ALONE, tmp_path_factory.mktemp("one"))
+        return ranks_scenarios.everything(SingleProcess(), tmp_path_factory.mktemp("one"))
     finally:
         torch.set_num_threads(threads)
 
@@ -84,7 +84,7 @@ def test_batch_norms_see_all_images(one: dict[str, Any], two: dict[str, Any]) ->
     assert_close(two["batch norm"]["statistics"], one["batch norm"]["statistics"], 1e-5)
 
 
-def test_one_synchronised_norm_is_torch_s(one: dict[str, Any], two: dict[str, Any]) -> None:
+def test_one_synchronized_norm_is_torch_s(one: dict[str, Any], two: dict[str, Any]) -> None:
     for part in ("outputs", "grads", "state"):
         assert_close(two["norm"][part], one["norm"][part], 1e-5 if part == "outputs" else 1e-6)
     assert torch.equal(two["norm"]["state"][4], torch.tensor(2))  # batches seen
@@ -115,7 +115,7 @@ def test_evaluation_is_gathered_whole_and_in_order(one: dict[str, Any], two: dic
 
 
 def test_an_error_of_one_is_raised_on_all_at_the_same_step(two: dict[str, Any]) -> None:
-    said = "1: ['image 3 cannot be read', 'process 1 differs from process 0 in data: cd, not ab']"
+    said = "1: ['image 3 cannot be read', 'rank 1 differs from rank 0 in data: cd, not ab']"
     assert two["error"] == [said, said]
 
 
@@ -130,31 +130,31 @@ def test_a_broken_step_is_left_out_by_all_and_named_where_it_began(
     """In the second micro-batch, of two images; what broke it began on the last process alone."""
     ours, theirs = two[f"broken {direction}"], one[f"broken {direction}"]
     end = ("finished", 3, 1, [None, 1, None])
-    culprit = (f"{direction} trunk.p4_0.a.act (Breaking)", 1, ((0, 1, 2), (0, 1)))
-    assert theirs["everyone"] == [(end, culprit)]
-    assert ours["everyone"] == [(end, culprit)] * 2
+    origin = (f"{direction} trunk.p4_0.a.act (Breaking)", 1, ((0, 1, 2), (0, 1)))
+    assert theirs["everyone"] == [(end, origin)]
+    assert ours["everyone"] == [(end, origin)] * 2
     assert all(torch.isfinite(value).all() for value in (*ours["weights"], *ours["statistics"]))
     assert_close(ours["weights"], theirs["weights"], 1e-4)
     assert_close(ours["statistics"], theirs["statistics"], 1e-4)
 
 
 def test_a_sum_over_the_processes_may_be_what_overflows(two: dict[str, Any]) -> None:
-    said = "backward model (Linear), in AccumulateGrad: finite gradients of several processes add up to"
+    said = "backward model (Linear), in AccumulateGrad: finite gradients of several shards add up to"
     assert [text.startswith(said) for text in two["overflow"]] == [True, True]
 
 
-class Fake(Ranks):
-    def __init__(self, rank: int, world: int) -> None:
+class Fake(SingleProcess):
+    def __init__(self, rank: int, world_size: int) -> None:
         self.rank = self.local_rank = rank
-        self.world = self.local_world = world
+        self.world_size = self.local_world_size = world_size
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 8])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 8, 64])
-def test_shares_cover_everything_once(world: int, count: int) -> None:
-    shares = [range(count)[Fake(rank, world).share(count)] for rank in range(world)]
-    assert [index for share in shares for index in share] == list(range(count))
-    sizes = [len(share) for share in shares]
+def test_shards_cover_everything_once(world_size: int, count: int) -> None:
+    shards = [range(count)[part_of(count, Fake(rank, world_size).shard)] for rank in range(world_size)]
+    assert [index for shard in shards for index in shard] == list(range(count))
+    sizes = [len(shard) for shard in shards]
     assert max(sizes) - min(sizes) <= 1
     assert sizes[0] == max(sizes)  # the first process, which is watched, has something to show
 
@@ -162,16 +162,16 @@ def test_shares_cover_everything_once(world: int, count: int) -> None:
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [device_of("auto", Fake(rank, 2)) for rank in range(2)] == ["cuda:0", "cuda:1"]
-    assert device_of("cuda", Fake(1, 2)) == "cuda:1"
-    assert device_of("cpu", Fake(1, 2)) == "cpu"
-    assert device_of("cuda:1", ALONE) == "cuda:1"
+    assert [Fake(rank, 2).device_name("auto") for rank in range(2)] == ["cuda:0", "cuda:1"]
+    assert Fake(1, 2).device_name("cuda") == "cuda:1"
+    assert Fake(1, 2).device_name("cpu") == "cpu"
+    assert SingleProcess().device_name("cuda:1") == "cuda:1"
     with pytest.raises(UserError, match="cannot share a GPU"):
-        device_of("cuda:1", Fake(0, 2))
+        Fake(0, 2).device_name("cuda:1")
     with pytest.raises(UserError, match="--nproc-per-node 2"):
-        device_of("auto", Fake(0, 3))
+        Fake(0, 3).device_name("auto")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert device_of("auto", Fake(1, 2)) == "auto"
+    assert Fake(1, 2).device_name("auto") == "auto"
 
 
 def test_a_process_started_by_hand_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,5 +180,5 @@ def test_a_process_started_by_hand_is_alone(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("RANK", "3")  # left over from something else
     launch = Launch.from_environment()
     assert launch == Launch()
-    assert launch.noted("end") is None
+    assert launch.lookup("end") is None
     assert os.environ["RANK"] == "3"

@@ -11,19 +11,21 @@ from detector.data.geometry import Letterbox
 from detector.data.loader import Batch
 from detector.models.detector import build_detector
 from detector.models.loss import DetectionLoss
-from detector.training.state import Learner, build_learner, seed_everything
+from detector.runtime.random_state import seed_everything
+from detector.training.state import TrainState
+from tests.training.harness import create_state
 
 SIZE = 64
 
 
 @pytest.fixture
-def make_learner() -> Callable[..., tuple[Learner, DetectionLoss]]:
-    def make(seed: int = 0, norm: str = "batch", **train: object) -> tuple[Learner, DetectionLoss]:
+def make_state() -> Callable[..., tuple[TrainState, DetectionLoss]]:
+    def make(seed: int = 0, norm: str = "batch", **train: object) -> tuple[TrainState, DetectionLoss]:
         config = TrainConfig(**train)
         seed_everything(seed)
         model_config = ModelConfig(depths=(1, 1, 1, 1), widths=(8,) * 5, neck_width=8, norm=norm)
         model = build_detector(model_config, num_classes=2)
-        return build_learner(model, config), DetectionLoss(model, config)
+        return create_state(model, config), DetectionLoss(model, config)
 
     return make
 

@@ -14,56 +14,57 @@ import torch
 
 from detector.errors import UserError
 from detector.models.loss import DetectionLoss
-from detector.runtime.random_state import random_state, random_state_kept, restore_random_state
+from detector.runtime.checkpoint_file import read, write
+from detector.runtime.random_state import preserve_random_state, random_state, restore_random_state
 from detector.training import checkpoints as checkpoint
-from detector.training.checkpoints import Checkpoints, load_state, read, state_dict, write
-from detector.training.state import Learner
+from detector.training.checkpoints import Checkpointing, load_state, state_dict
+from detector.training.schedule import Schedule
+from detector.training.state import TrainState
 
-MakeLearner = Callable[..., tuple[Learner, DetectionLoss]]
+ONCE = Schedule(10, 1, 1, 1, None)
+MakeState = Callable[..., tuple[TrainState, DetectionLoss]]
 
 
-def trained(make_learner: MakeLearner, **config: object) -> Learner:
-    learner, _ = make_learner(**config)
-    for p in learner.model.parameters():
+def trained(make_state: MakeState, **config: object) -> TrainState:
+    state, _ = make_state(**config)
+    for p in state.model.parameters():
         p.grad = torch.ones_like(p)
-    learner.optimizer.step()
-    if learner.ema is not None:
-        learner.ema.update_parameters(learner.model)
-    learner.step, learner.seconds, learner.best = 7, 1.5, (0.1, 0.2)
-    learner.skipped, learner.skipped_in_a_row = 3, 2
-    return learner
+    state.optimizer.step()
+    if state.ema is not None:
+        state.ema.update_parameters(state.model)
+    state.step, state.seconds, state.best = 7, 1.5, (0.1, 0.2)
+    state.skipped, state.skipped_in_a_row = 3, 2
+    return state
 
 
 @pytest.mark.parametrize("config", [{}, {"optimizer": "adamw", "lr": 1e-3, "ema": 0.9}])
-def test_what_is_saved_comes_back(
-    make_learner: MakeLearner, tmp_path: Path, config: dict[str, object]
-) -> None:
-    learner = trained(make_learner, **config)
-    write(state_dict(learner), tmp_path / "last.pt")
+def test_what_is_saved_comes_back(make_state: MakeState, tmp_path: Path, config: dict[str, object]) -> None:
+    state = trained(make_state, **config)
+    write(state_dict(state), tmp_path / "last.pt")
     drawn = random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
 
-    other, _ = make_learner(seed=1, **config)
+    other, _ = make_state(seed=1, **config)
     load_state(read(tmp_path / "last.pt"), other)
     again = random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
     assert again == drawn
     assert (other.step, other.seconds, other.best) == (7, 1.5, (0.1, 0.2))
     assert (other.skipped, other.skipped_in_a_row) == (3, 2)
-    for key, value in learner.model.state_dict().items():
+    for key, value in state.model.state_dict().items():
         assert torch.equal(other.model.state_dict()[key], value), key
     for ours, theirs in zip(
-        learner.optimizer.state_dict()["state"].values(),
+        state.optimizer.state_dict()["state"].values(),
         other.optimizer.state_dict()["state"].values(),
         strict=True,
     ):
         assert all(torch.equal(torch.as_tensor(ours[k]), torch.as_tensor(theirs[k])) for k in ours)
-    if learner.ema is not None and other.ema is not None:
-        pairs = zip(learner.ema.parameters(), other.ema.parameters(), strict=True)
+    if state.ema is not None and other.ema is not None:
+        pairs = zip(state.ema.parameters(), other.ema.parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_the_best_is_the_best_on_val_then_on_train(make_learner: MakeLearner, tmp_path: Path) -> None:
-    learner, _ = make_learner()
-    checkpoints = Checkpoints(tmp_path, {"names": ["a"]})
+def test_the_best_is_the_best_on_val_then_on_train(make_state: MakeState, tmp_path: Path) -> None:
+    state, _ = make_state()
+    checkpoints = Checkpointing(state, ONCE, tmp_path, {"names": ["a"]})
 
     def best_step() -> int:
         return int(read(checkpoints.best)["step"])
@@ -75,31 +76,31 @@ def test_the_best_is_the_best_on_val_then_on_train(make_learner: MakeLearner, tm
         (4, 0.1, 0.0),
         (5, float("nan"), 0.9),
     ]:
-        learner.step = step
-        checkpoints.save(learner, {"val/mAP50-95": val, "train/mAP50-95": train})
+        state.step = step
+        checkpoints.save({"val/mAP50-95": val, "train/mAP50-95": train})
         assert read(checkpoints.last)["step"] == step
         assert best_step() == {1: 1, 2: 2, 3: 2, 4: 4, 5: 4}[step]
     assert read(checkpoints.best)["extra"] == {"names": ["a"]}
 
 
 def test_the_best_is_written_before_the_last(
-    make_learner: MakeLearner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_state: MakeState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the two, a kill leaves a last one that comes to the same best once more."""
     written: list[tuple[str, tuple[float, ...]]] = []
     monkeypatch.setattr(
         checkpoint, "write", lambda state, path: (written.append((path.name, state["best"])), path.touch())
     )
-    learner, _ = make_learner()
-    checkpoints = Checkpoints(tmp_path, {})
-    checkpoints.save(learner)  # before the first step: nobody's best
+    state, _ = make_state()
+    checkpoints = Checkpointing(state, ONCE, tmp_path, {})
+    checkpoints.save()  # before the first step: nobody's best
     assert written == [("last.pt", ())]
     written.clear()
-    learner.step = 1
-    checkpoints.save(learner, {"val/mAP50-95": 0.5, "train/mAP50-95": 0.5})
+    state.step = 1
+    checkpoints.save({"val/mAP50-95": 0.5, "train/mAP50-95": 0.5})
     assert written == [("best.pt", (0.5, 0.5)), ("last.pt", (0.5, 0.5))]
     written.clear()
-    checkpoints.save(learner, {"val/mAP50-95": 0.4, "train/mAP50-95": 0.6})
+    checkpoints.save({"val/mAP50-95": 0.4, "train/mAP50-95": 0.6})
     assert written == [("last.pt", (0.5, 0.5))]
 
 
@@ -112,14 +113,14 @@ def test_what_is_drawn_beside_the_run_moves_no_generator() -> None:
     state = random_state(device)
     expected = draw()
     restore_random_state(state, device)
-    with pytest.raises(KeyError), random_state_kept(device):
+    with pytest.raises(KeyError), preserve_random_state(device):
         assert draw() == expected
         raise KeyError
     assert draw() == expected
 
 
 def test_evaluations_in_quick_succession_share_a_file(
-    make_learner: MakeLearner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_state: MakeState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clock of our own: saving takes a second, and so is due again 10 seconds after it."""
     now, written = 100.0, []
@@ -132,16 +133,16 @@ def test_evaluations_in_quick_succession_share_a_file(
 
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now)
     monkeypatch.setattr(checkpoint, "write", slow_write)
-    learner, _ = make_learner()
-    weight = next(learner.model.parameters()).detach()
-    checkpoints = Checkpoints(tmp_path, {}, share=0.1)
+    state, _ = make_state()
+    weight = next(state.model.parameters()).detach()
+    checkpoints = Checkpointing(state, ONCE, tmp_path, {}, share=0.1)
 
     def evaluated(step: int, at: float, score: float) -> list[tuple[str, int]]:
         nonlocal now
-        learner.step, now = step, at
+        state.step, now = step, at
         weight.fill_(step)
         written.clear()
-        checkpoints.offer(learner, {"val/mAP50-95": score})
+        checkpoints.offer({"val/mAP50-95": score})
         return list(written)
 
     assert evaluated(1, 100, 0.1) == [("best.pt", 1), ("last.pt", 1)]  # took 1.5 s: due at 116.5
@@ -149,10 +150,10 @@ def test_evaluations_in_quick_succession_share_a_file(
     assert evaluated(3, 116, 0.2) == []
     assert evaluated(4, 117, 0.2) == [("best.pt", 2), ("last.pt", 4)]
     best = read(checkpoints.best)
-    assert best["best"] == read(checkpoints.last)["best"] == learner.best
+    assert best["best"] == read(checkpoints.last)["best"] == state.best
     assert float(next(iter(best["model"].values())).flatten()[0]) == 2  # as it was then
     assert evaluated(5, 118, 0.4) == []
-    checkpoints.save(learner)  # asked to stop
+    checkpoints.save()  # asked to stop
     assert written == [("best.pt", 5), ("last.pt", 5)]
     assert evaluated(6, 121, 0.5) == []
     checkpoints.save_best()  # diverged
@@ -161,13 +162,13 @@ def test_evaluations_in_quick_succession_share_a_file(
 
 @pytest.mark.parametrize("failing", ["best.pt", "last.pt"])
 def test_an_end_between_the_two_files_loses_no_best(
-    make_learner: MakeLearner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+    make_state: MakeState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
     """What goes on from `last.pt` comes to the same evaluation, and must find it better than the last."""
-    learner, _ = make_learner()
-    checkpoints = Checkpoints(tmp_path, {})
-    learner.step = 1
-    checkpoints.save(learner, {"val/mAP50-95": 0.1})
+    state, _ = make_state()
+    checkpoints = Checkpointing(state, ONCE, tmp_path, {})
+    state.step = 1
+    checkpoints.save({"val/mAP50-95": 0.1})
 
     def fail(state: object, path: Path) -> None:
         if path.name == failing:
@@ -176,36 +177,36 @@ def test_an_end_between_the_two_files_loses_no_best(
 
     with monkeypatch.context() as patch:
         patch.setattr("detector.training.checkpoints.write", fail)
-        learner.step = 2
+        state.step = 2
         with pytest.raises(OSError, match="full"):
-            checkpoints.save(learner, {"val/mAP50-95": 0.2})
+            checkpoints.save({"val/mAP50-95": 0.2})
     saved = read(checkpoints.last)
     assert (saved["step"], tuple(saved["best"])) == (1, (0.1, -1.0))
-    checkpoints.save(learner, {"val/mAP50-95": 0.2})
+    checkpoints.save({"val/mAP50-95": 0.2})
     assert read(checkpoints.best)["step"] == 2
 
 
-def test_an_untrained_network_is_nobodys_best(make_learner: MakeLearner, tmp_path: Path) -> None:
-    learner, _ = make_learner()
-    checkpoints = Checkpoints(tmp_path, {})
-    checkpoints.save(learner)
+def test_an_untrained_network_is_nobodys_best(make_state: MakeState, tmp_path: Path) -> None:
+    state, _ = make_state()
+    checkpoints = Checkpointing(state, ONCE, tmp_path, {})
+    checkpoints.save()
     assert checkpoints.last.exists() and not checkpoints.best.exists()
 
 
 def test_a_failed_write_leaves_the_previous_one(
-    make_learner: MakeLearner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_state: MakeState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learner = trained(make_learner)
-    write(state_dict(learner), tmp_path / "last.pt")
+    state = trained(make_state)
+    write(state_dict(state), tmp_path / "last.pt")
     before = (tmp_path / "last.pt").read_bytes()
 
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    learner.step = 8
+    state.step = 8
     with pytest.raises(OSError, match="No space"):
-        write(state_dict(learner), tmp_path / "last.pt")
+        write(state_dict(state), tmp_path / "last.pt")
     assert (tmp_path / "last.pt").read_bytes() == before
     assert os.listdir(tmp_path) == ["last.pt"]
 
@@ -244,14 +245,12 @@ def test_somebody_else_s_checkpoint_and_a_missing_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kernel", ["foreach", "fused"])
-def test_a_checkpoint_does_not_choose_the_optimiser_s_kernels(make_learner: MakeLearner, kernel: str) -> None:
-    """One from before they were fused, or from another device, goes on with those of today."""
-    learner, _ = make_learner()
-    state = state_dict(learner)
-    saved = copy.deepcopy(state["optimizer"])
-    for group in saved["param_groups"]:
+def test_a_checkpoint_does_not_choose_the_optimizer_s_kernels(make_state: MakeState, kernel: str) -> None:
+    """One from before they were fused, or from another device, resumes with those of today."""
+    state, _ = make_state()
+    saved = state_dict(state)
+    optimizer = copy.deepcopy(saved["optimizer"])
+    for group in optimizer["param_groups"]:
         group[kernel] = False if kernel == "foreach" else None
-    load_state(state | {"optimizer": saved}, learner)
-    assert all(
-        group["fused"] is True and group["foreach"] is None for group in learner.optimizer.param_groups
-    )
+    load_state(saved | {"optimizer": optimizer}, state)
+    assert all(group["fused"] is True and group["foreach"] is None for group in state.optimizer.param_groups)

@@ -15,18 +15,21 @@ from detector.data.dataset import Item
 from detector.data.loader import Batch
 from detector.gradients.recorder import GradientRecorder
 from detector.models.loss import DetectionLoss, Loss
-from detector.training.engine import Outcome, Row, clip_gradients, evaluate, train
+from detector.training.callbacks import Row
+from detector.training.engine import clip_gradients
+from detector.training.evaluation import evaluate
 from detector.training.optimizer import learning_rate
-from detector.training.schedule import Plan
-from detector.training.state import Learner
+from detector.training.schedule import Schedule
+from detector.training.state import TrainState
+from tests.training.harness import ALONE, Outcome, train_steps
 
-MakeLearner = Callable[..., tuple[Learner, DetectionLoss]]
+MakeState = Callable[..., tuple[TrainState, DetectionLoss]]
 MakeBatch = Callable[..., Batch]
 
 
 def run(
-    learner: Learner,
-    criterion: object,
+    state: TrainState,
+    loss_fn: object,
     batches: Iterator[Batch],
     steps: int,
     *,
@@ -36,15 +39,15 @@ def run(
     **config: object,
 ) -> tuple[Outcome, list[Row]]:
     rows: list[Row] = []
-    plan = Plan(steps, 1, accumulate, every, None)
-    recorder = GradientRecorder(learner.model.trunk_points())
+    schedule = Schedule(steps, 1, accumulate, every, None)
+    recorder = GradientRecorder(state.model.trunk_points())
     settings = TrainConfig(**config)
-    outcome = train(learner, criterion, batches, plan, settings, recorder, rows.append, stop)
+    outcome = train_steps(state, loss_fn, batches, schedule, settings, recorder, rows.append, stop)
     return outcome, rows
 
 
-def weights(learner: Learner) -> list[torch.Tensor]:
-    return [p.detach().clone() for p in learner.model.parameters()]
+def weights(state: TrainState) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in state.model.parameters()]
 
 
 def items_of(batch: Batch) -> list[Item]:
@@ -55,19 +58,19 @@ def items_of(batch: Batch) -> list[Item]:
     ]
 
 
-def test_steps_are_the_textbook_s(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
+def test_steps_are_the_textbook_s(make_state: MakeState, make_batch: MakeBatch) -> None:
     """Three steps of SGD with Nesterov momentum, decay and clipping, written out again without the engine."""
     config = {"lr": 0.05, "clip": 0.2, "warmup_steps": 2}
-    learner, criterion = make_learner(**config)
+    state, loss_fn = make_state(**config)
     batches = [make_batch(seed=s) for s in range(3)]
-    _, rows = run(learner, criterion, iter(batches), 3, **config)
+    _, rows = run(state, loss_fn, iter(batches), 3, **config)
 
-    other, criterion = make_learner(**config)
+    other, loss_fn = make_state(**config)
     model = other.model.train()
     momentum: dict[str, torch.Tensor] = {}
     for step, batch in enumerate(batches):
         model.zero_grad()
-        loss = criterion(model(batch.images.float() / 255), batch.targets())
+        loss = loss_fn(model(batch.images.float() / 255), batch.targets())
         loss.total.backward()
         grads = {n: p.grad.clone() for n, p in model.named_parameters()}
         norm = math.sqrt(sum(float(g.double().square().sum()) for g in grads.values()))
@@ -82,43 +85,41 @@ def test_steps_are_the_textbook_s(make_learner: MakeLearner, make_batch: MakeBat
                 momentum[name] = g if step == 0 else 0.9 * momentum[name] + g
                 p -= rate * (g + 0.9 * momentum[name])
     assert norm > 0.2  # else nothing was clipped and the test shows less than it says
-    for ours, theirs in zip(weights(learner), weights(other), strict=True):
+    for ours, theirs in zip(weights(state), weights(other), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_accumulating_adds_the_gradients_of_the_parts(
-    make_learner: MakeLearner, make_batch: MakeBatch
-) -> None:
+def test_accumulating_adds_the_gradients_of_the_parts(make_state: MakeState, make_batch: MakeBatch) -> None:
     """Without batch norm, two accumulated batches move the weights by the sum of their gradients."""
     config = {"lr": 1.0, "clip": None, "momentum": 0.0, "weight_decay": 0.0, "warmup_steps": 0}
-    learner, criterion = make_learner(norm="none", **config)
-    start = weights(learner)
+    state, loss_fn = make_state(norm="none", **config)
+    start = weights(state)
     one, two = make_batch(seed=1), make_batch(seed=2)
-    run(learner, criterion, iter([one, two]), 1, accumulate=2, **config)
-    moved = [a - b for a, b in zip(weights(learner), start, strict=True)]
+    run(state, loss_fn, iter([one, two]), 1, accumulate=2, **config)
+    moved = [a - b for a, b in zip(weights(state), start, strict=True)]
 
     separate = []
     for batch in (one, two):
-        other, criterion = make_learner(norm="none", **config)
-        run(other, criterion, iter([batch]), 1, **config)
+        other, loss_fn = make_state(norm="none", **config)
+        run(other, loss_fn, iter([batch]), 1, **config)
         separate.append([a - b for a, b in zip(weights(other), start, strict=True)])
     for total, first, second in zip(moved, *separate, strict=True):
         assert torch.allclose(total, first + second, rtol=1e-3, atol=1e-6)
 
 
-def test_recording_changes_nothing(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
-    watched, criterion = make_learner()
-    run(watched, criterion, (make_batch(seed=s) for s in range(4)), 4, every=1)
-    unwatched, criterion = make_learner()
-    run(unwatched, criterion, (make_batch(seed=s) for s in range(4)), 4, every=100)
+def test_recording_changes_nothing(make_state: MakeState, make_batch: MakeBatch) -> None:
+    watched, loss_fn = make_state()
+    run(watched, loss_fn, (make_batch(seed=s) for s in range(4)), 4, every=1)
+    unwatched, loss_fn = make_state()
+    run(unwatched, loss_fn, (make_batch(seed=s) for s in range(4)), 4, every=100)
     assert all(torch.equal(a, b) for a, b in zip(weights(watched), weights(unwatched), strict=True))
 
 
-def test_the_row_holds_every_trunk_layer(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
-    learner, criterion = make_learner()
-    _, rows = run(learner, criterion, (make_batch() for _ in range(3)), 3, every=2)
+def test_the_row_holds_every_trunk_layer(make_state: MakeState, make_batch: MakeBatch) -> None:
+    state, loss_fn = make_state()
+    _, rows = run(state, loss_fn, (make_batch() for _ in range(3)), 3, every=2)
     assert [row["step"] for row in rows] == [0, 2]  # the last step is always recorded
-    for name in learner.model.trunk_points():
+    for name in state.model.trunk_points():
         for kind in ("activation_grad", "weight_grad", "update_ratio"):
             assert rows[0][f"{kind}/{name}"] > 0
     assert rows[0]["train/loss"] == pytest.approx(
@@ -126,98 +127,98 @@ def test_the_row_holds_every_trunk_layer(make_learner: MakeLearner, make_batch: 
     )
 
 
-def test_a_small_network_learns_its_batch(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
-    """Judged by mAP: the loss of this criterion first rises, as more anchors are matched to objects."""
+def test_a_small_network_learns_its_batch(make_state: MakeState, make_batch: MakeBatch) -> None:
+    """Judged by mAP: the loss of this loss_fn first rises, as more anchors are matched to objects."""
     config = {"lr": 0.1, "warmup_steps": 5}
-    learner, criterion = make_learner(**config)
-    before = evaluate(learner, [make_batch()], items_of(make_batch())).metrics["mAP50"]
-    run(learner, criterion, (make_batch() for _ in range(200)), 200, every=100, **config)
-    after = evaluate(learner, [make_batch()], items_of(make_batch())).metrics["mAP50"]
+    state, loss_fn = make_state(**config)
+    before = evaluate(state, [make_batch()], items_of(make_batch()), ALONE).metrics["mAP50"]
+    run(state, loss_fn, (make_batch() for _ in range(200)), 200, every=100, **config)
+    after = evaluate(state, [make_batch()], items_of(make_batch()), ALONE).metrics["mAP50"]
     assert before < 0.1
     assert after > 0.9
 
 
-def test_frozen_weights_stay(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
-    learner, criterion = make_learner()
-    learner.model.trunk.requires_grad_(False)
-    before = [p.clone() for p in learner.model.trunk.parameters()]
-    _, rows = run(learner, criterion, (make_batch() for _ in range(2)), 2)
-    assert all(torch.equal(a, b) for a, b in zip(before, learner.model.trunk.parameters(), strict=True))
+def test_frozen_weights_stay(make_state: MakeState, make_batch: MakeBatch) -> None:
+    state, loss_fn = make_state()
+    state.model.trunk.requires_grad_(False)
+    before = [p.clone() for p in state.model.trunk.parameters()]
+    _, rows = run(state, loss_fn, (make_batch() for _ in range(2)), 2)
+    assert all(torch.equal(a, b) for a, b in zip(before, state.model.trunk.parameters(), strict=True))
     assert rows[0]["activation_grad/00_stem"] > 0
     assert "weight_grad/00_stem" not in rows[0]
 
 
-def test_a_stop_is_obeyed_between_steps(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
-    learner, criterion = make_learner()
-    outcome, _ = run(learner, criterion, (make_batch() for _ in range(9)), 9, stop=lambda: learner.step == 4)
+def test_a_stop_is_obeyed_between_steps(make_state: MakeState, make_batch: MakeBatch) -> None:
+    state, loss_fn = make_state()
+    outcome, _ = run(state, loss_fn, (make_batch() for _ in range(9)), 9, stop=lambda: state.step == 4)
     assert outcome.status == "stopped"
-    assert learner.step == 4
+    assert state.step == 4
 
 
 def test_numbers_that_break_end_the_run_and_name_the_layer(
-    make_learner: MakeLearner, make_batch: MakeBatch
+    make_state: MakeState, make_batch: MakeBatch
 ) -> None:
-    learner, criterion = make_learner()
+    state, loss_fn = make_state()
 
     def batches() -> Iterator[Batch]:
         yield make_batch()
         with torch.no_grad():
-            learner.model.trunk.p4_0.a.conv.weight.fill_(math.inf)
+            state.model.trunk.p4_0.a.conv.weight.fill_(math.inf)
         yield make_batch()
 
-    outcome, rows = run(learner, criterion, batches(), 5)
+    outcome, rows = run(state, loss_fn, batches(), 5)
     assert outcome.status == "diverged"
-    assert outcome.culprit is not None
-    assert outcome.culprit.where == "forward trunk.p4_0.a.conv (Conv2d)"
-    assert learner.step == 1
+    assert outcome.origin is not None
+    assert outcome.origin.where == "forward trunk.p4_0.a.conv (Conv2d)"
+    assert state.step == 1
     assert math.isnan(rows[-1]["train/loss"])
 
 
-def test_a_broken_step_does_not_touch_the_weights(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
-    learner, _ = make_learner()
-    before = weights(learner)
+def test_a_broken_step_does_not_touch_the_weights(make_state: MakeState, make_batch: MakeBatch) -> None:
+    state, _ = make_state()
+    before = weights(state)
 
     class Broken(DetectionLoss):
         def __call__(self, preds: object, targets: dict[str, torch.Tensor]) -> Loss:
             loss = super().__call__(preds, targets)
             return loss._replace(total=loss.total * math.inf)
 
-    outcome, _ = run(learner, Broken(learner.model, TrainConfig()), iter([make_batch()]), 1)
+    outcome, _ = run(state, Broken(state.model, TrainConfig()), iter([make_batch()]), 1)
     assert outcome.status == "diverged"
-    assert outcome.culprit is not None
-    assert outcome.culprit.where == "forward loss"
-    assert all(torch.equal(a, b) for a, b in zip(before, weights(learner), strict=True))
+    assert outcome.origin is not None
+    assert outcome.origin.where == "forward loss"
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(state), strict=True))
 
 
-def test_frozen_norms_keep_their_statistics(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
+def test_frozen_norms_keep_their_statistics(make_state: MakeState, make_batch: MakeBatch) -> None:
     """Running statistics stay, and are what is used: an image's output does not depend on its batch."""
-    learner, criterion = make_learner(freeze_norms=True)
-    norms = [m for m in learner.model.modules() if isinstance(m, nn.BatchNorm2d)]
+    state, loss_fn = make_state(freeze_norms=True)
+    norms = [m for m in state.model.modules() if isinstance(m, nn.BatchNorm2d)]
     before = [norm.running_mean.clone() for norm in norms]
-    run(learner, criterion, (make_batch() for _ in range(2)), 2)
+    run(state, loss_fn, (make_batch() for _ in range(2)), 2)
     assert all(torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, before, strict=True))
     assert all(norm.weight.requires_grad for norm in norms)
-    learner.train_mode()
-    images = learner.images(make_batch().images)
+    state.train_mode()
+    images = state.preprocess(make_batch().images)
     with torch.no_grad():
-        alone, together = learner.model(images[:1])["scores"], learner.model(images)["scores"][:1]
+        alone, together = state.model(images[:1])["scores"], state.model(images)["scores"][:1]
     torch.testing.assert_close(alone, together)
 
 
-def test_the_momentum_of_norms(make_learner: MakeLearner) -> None:
-    norms = [m for m in make_learner(norm_momentum=0.03)[0].model.modules() if isinstance(m, nn.BatchNorm2d)]
+def test_the_momentum_of_norms(make_state: MakeState) -> None:
+    norms = [m for m in make_state(norm_momentum=0.03)[0].model.modules() if isinstance(m, nn.BatchNorm2d)]
     assert {norm.momentum for norm in norms} == {0.03}
-    default = [m for m in make_learner()[0].model.modules() if isinstance(m, nn.BatchNorm2d)]
+    default = [m for m in make_state()[0].model.modules() if isinstance(m, nn.BatchNorm2d)]
     assert {norm.momentum for norm in default} == {0.1}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_precisions_train(make_learner: MakeLearner, make_batch: MakeBatch, precision: str) -> None:
-    learner, criterion = make_learner(precision=precision)
-    outcome, rows = run(learner, criterion, (make_batch() for _ in range(3)), 3)
+def test_precisions_train(make_state: MakeState, make_batch: MakeBatch, precision: str) -> None:
+    state, loss_fn = make_state(precision=precision)
+    outcome, rows = run(state, loss_fn, (make_batch() for _ in range(3)), 3)
     assert outcome.status == "finished"
     assert all(math.isfinite(value) for row in rows for value in row.values())
-    assert all(p.dtype == torch.float32 for p in learner.model.parameters())
+    assert all(p.dtype == torch.float32 for p in state.model.parameters())
 
 
 def test_clipping_returns_the_norm_before_and_leaves_the_limit() -> None:
@@ -231,15 +232,15 @@ def test_clipping_returns_the_norm_before_and_leaves_the_limit() -> None:
 
 
 def test_evaluation_uses_the_average_and_changes_nothing(
-    make_learner: MakeLearner, make_batch: MakeBatch
+    make_state: MakeState, make_batch: MakeBatch
 ) -> None:
-    learner, criterion = make_learner(ema=0.5)
-    run(learner, criterion, (make_batch() for _ in range(3)), 3, ema=0.5)
-    state = copy.deepcopy(learner.model.state_dict())
+    state, loss_fn = make_state(ema=0.5)
+    run(state, loss_fn, (make_batch() for _ in range(3)), 3, ema=0.5)
+    before = copy.deepcopy(state.model.state_dict())
     batch, items = make_batch(), items_of(make_batch())
-    averaged = evaluate(learner, [batch], items)
+    averaged = evaluate(state, [batch], items, ALONE)
     assert len(averaged.predictions) == 2
-    assert all(torch.equal(state[k], v) for k, v in learner.model.state_dict().items())
-    learner.ema = None
-    live = evaluate(learner, [batch], items)
+    assert all(torch.equal(before[k], v) for k, v in state.model.state_dict().items())
+    state.ema = None
+    live = evaluate(state, [batch], items, ALONE)
     assert not np.array_equal(averaged.predictions[0].scores, live.predictions[0].scores)

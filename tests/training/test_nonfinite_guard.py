@@ -21,13 +21,20 @@ from detector.data.loader import Batch
 from detector.errors import UserError
 from detector.gradients.recorder import GradientRecorder
 from detector.models.loss import DetectionLoss, Loss
-from detector.training.checkpoints import load_state, read, state_dict, write
-from detector.training.engine import Outcome, Row, train
-from detector.training.nonfinite_guard import Failure, FailureFile, Rewind, read_failure
-from detector.training.schedule import Plan
-from detector.training.state import Learner
+from detector.runtime.checkpoint_file import read, write
+from detector.training.callbacks import Row
+from detector.training.checkpoints import load_state, state_dict
+from detector.training.nonfinite_guard import (
+    NonFiniteStep,
+    StepSnapshot,
+    read_nonfinite_step,
+    save_nonfinite_step,
+)
+from detector.training.schedule import Schedule
+from detector.training.state import TrainState
+from tests.training.harness import Outcome, train_steps
 
-MakeLearner = Callable[..., tuple[Learner, DetectionLoss]]
+MakeState = Callable[..., tuple[TrainState, DetectionLoss]]
 MakeBatch = Callable[..., Batch]
 BAD = -1.0  # the class of the objects in a batch that breaks the loss
 SETTINGS = {"ema": 0.9, "clip": 1.0, "momentum": 0.9, "on_nonfinite": "skip"}
@@ -47,19 +54,19 @@ def broken(batch: Batch) -> Batch:
 
 
 def run(
-    learner: Learner, batches: list[Batch], first: int = 0, *, accumulate: int = 1, **config: Any
-) -> tuple[Outcome, list[Row], list[Failure]]:
+    state: TrainState, batches: list[Batch], first: int = 0, *, accumulate: int = 1, **config: Any
+) -> tuple[Outcome, list[Row], list[NonFiniteStep]]:
     """Train on one batch a step, from step `first`."""
     settings = TrainConfig(**SETTINGS | config)
     rows: list[Row] = []
-    failures: list[Failure] = []
-    outcome = train(
-        learner,
-        Breakable(learner.model, settings),
+    failures: list[NonFiniteStep] = []
+    outcome = train_steps(
+        state,
+        Breakable(state.model, settings),
         iter(batches[first * accumulate :]),
-        Plan(len(batches) // accumulate, 2, accumulate, 1, None),
+        Schedule(len(batches) // accumulate, 2, accumulate, 1, None),
         settings,
-        GradientRecorder(learner.model.trunk_points()),
+        GradientRecorder(state.model.trunk_points()),
         rows.append,
         lambda: False,
         failed=failures.append,
@@ -81,74 +88,74 @@ def but_counters(state: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in state.items() if key not in ("skipped", "skipped_in_a_row")}
 
 
-def test_a_skipped_step_counts_and_changes_nothing(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
+def test_a_skipped_step_counts_and_changes_nothing(make_state: MakeState, make_batch: MakeBatch) -> None:
     batches = [make_batch(seed=seed) for seed in range(5)]
     batches[1] = broken(batches[1])
-    learner, _ = make_learner(**SETTINGS)
-    outcome, rows, failures = run(learner, batches)
+    state, _ = make_state(**SETTINGS)
+    outcome, rows, failures = run(state, batches)
     assert outcome.status == "finished"
-    assert (learner.step, learner.skipped, learner.skipped_in_a_row) == (5, 1, 0)
+    assert (state.step, state.skipped, state.skipped_in_a_row) == (5, 1, 0)
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
     assert [row.get("train/skipped") for row in rows] == [None, 1, None, None, None]
     assert not any(key.startswith(("gradient", "activation_grad")) for key in rows[1])
     assert math.isinf(rows[1]["train/loss"]) and all(math.isfinite(v) for v in rows[2].values())
     assert failures[0].indices == ((0, 1),)
 
-    other, _ = make_learner(**SETTINGS)  # the same without that step: it is jumped over by hand
+    other, _ = make_state(**SETTINGS)  # the same without that step: it is jumped over by hand
     settings = TrainConfig(**SETTINGS)
     for steps in ([0], [2, 3, 4]):
         other.step = steps[0]
-        train(
+        train_steps(
             other,
             Breakable(other.model, settings),
             iter([batches[step] for step in steps]),
-            Plan(5, 2, 1, 1, None),
+            Schedule(5, 2, 1, 1, None),
             settings,
             GradientRecorder(other.model.trunk_points()),
             lambda row: None,
             lambda last=steps[-1]: other.step > last,
         )
-    assert same(but_counters(state_dict(learner)), but_counters(state_dict(other)))
+    assert same(but_counters(state_dict(state)), but_counters(state_dict(other)))
 
 
-def test_so_many_in_a_row_and_then_it_stops(make_learner: MakeLearner, make_batch: MakeBatch) -> None:
+def test_so_many_in_a_row_and_then_it_stops(make_state: MakeState, make_batch: MakeBatch) -> None:
     good, bad = make_batch(), broken(make_batch())
-    learner, _ = make_learner(**SETTINGS)
-    outcome, rows, failures = run(learner, [bad, bad, good, bad, bad, bad, good], max_skipped=2)
+    state, _ = make_state(**SETTINGS)
+    outcome, rows, failures = run(state, [bad, bad, good, bad, bad, bad, good], max_skipped=2)
     assert outcome.status == "diverged"
-    assert outcome.culprit is not None and outcome.culprit.where == "forward loss"
-    assert (learner.step, learner.skipped) == (5, 4)  # the good one in between began a new count
+    assert outcome.origin is not None and outcome.origin.where == "forward loss"
+    assert (state.step, state.skipped) == (5, 4)  # the good one in between began a new count
     assert [row.get("train/skipped") for row in rows] == [1, 2, None, 3, 4, None]
     assert len(failures) == 5
 
 
 @pytest.mark.parametrize("mode", ["stop", "record"])
-def test_the_others_end_at_the_first(make_learner: MakeLearner, make_batch: MakeBatch, mode: str) -> None:
-    learner, _ = make_learner(**SETTINGS)
-    outcome, rows, failures = run(learner, [make_batch(), broken(make_batch())], on_nonfinite=mode)
+def test_the_others_end_at_the_first(make_state: MakeState, make_batch: MakeBatch, mode: str) -> None:
+    state, _ = make_state(**SETTINGS)
+    outcome, rows, failures = run(state, [make_batch(), broken(make_batch())], on_nonfinite=mode)
     assert outcome.status == "diverged"
-    assert (learner.step, learner.skipped, len(rows), len(failures)) == (1, 0, 2, 1)
+    assert (state.step, state.skipped, len(rows), len(failures)) == (1, 0, 2, 1)
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_resuming_around_skipped_steps_is_exact(
-    make_learner: MakeLearner, make_batch: MakeBatch, tmp_path: Path, stop: int
+    make_state: MakeState, make_batch: MakeBatch, tmp_path: Path, stop: int
 ) -> None:
     batches = [make_batch(seed=seed) for seed in range(10)]
     for number in (2, 5):  # one of the two micro-batches of step 1, and of step 2
         batches[number] = broken(batches[number])
-    whole, _ = make_learner(**SETTINGS)
+    whole, _ = make_state(**SETTINGS)
     _, rows, _ = run(whole, batches, accumulate=2, max_skipped=3)
 
-    part, _ = make_learner(**SETTINGS)
+    part, _ = make_state(**SETTINGS)
     settings = TrainConfig(**SETTINGS, max_skipped=3)
     head: list[Row] = []
-    train(
-        part, Breakable(part.model, settings), iter(batches), Plan(5, 2, 2, 1, None), settings,
+    train_steps(
+        part, Breakable(part.model, settings), iter(batches), Schedule(5, 2, 2, 1, None), settings,
         GradientRecorder(part.model.trunk_points()), head.append, lambda: part.step == stop,
     )  # fmt: skip
     write(state_dict(part), tmp_path / "last.pt")
-    resumed, _ = make_learner(seed=9, **SETTINGS)
+    resumed, _ = make_state(seed=9, **SETTINGS)
     load_state(read(tmp_path / "last.pt"), resumed)
     _, tail, _ = run(resumed, batches, stop, accumulate=2, max_skipped=3)
 
@@ -161,7 +168,7 @@ def test_resuming_around_skipped_steps_is_exact(
 
 
 def test_a_gradient_scaler_may_overflow_until_it_is_at_one(
-    make_learner: MakeLearner, make_batch: MakeBatch
+    make_state: MakeState, make_batch: MakeBatch
 ) -> None:
     """Infinite gradients of a finite loss: expected while the loss is scaled up, the network's own at 1."""
 
@@ -170,69 +177,69 @@ def test_a_gradient_scaler_may_overflow_until_it_is_at_one(
             loss = super().__call__(preds, targets)
             return loss._replace(total=loss.total + (loss.total * 0).sqrt())  # gradient: 0 · Inf
 
-    learner, _ = make_learner()
-    learner.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    state, _ = make_state()
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     settings = TrainConfig(on_nonfinite="skip", max_skipped=1)
     rows: list[Row] = []
-    outcome = train(
-        learner, Steep(learner.model, settings), iter([make_batch()] * 9), Plan(9, 2, 1, 1, None), settings,
-        GradientRecorder(learner.model.trunk_points()), rows.append, lambda: False,
+    outcome = train_steps(
+        state, Steep(state.model, settings), iter([make_batch()] * 9), Schedule(9, 2, 1, 1, None), settings,
+        GradientRecorder(state.model.trunk_points()), rows.append, lambda: False,
     )  # fmt: skip
     assert outcome.status == "diverged"
     assert [row.get("train/skipped") for row in rows] == [None, None, 1, None]
-    assert outcome.culprit is not None and outcome.culprit.where == "backward loss"
+    assert outcome.origin is not None and outcome.origin.where == "backward loss"
 
 
 def test_going_back_restores_statistics_counters_and_generators() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout()).train()
-    rewind = Rewind(model)
+    snapshot = StepSnapshot(model)
     model(torch.ones(2, 3, 8, 8))
-    rewind.mark()
+    snapshot.take()
     before = copy.deepcopy(model.state_dict())
     first = model(torch.ones(2, 3, 8, 8)), np.random.rand()  # noqa: NPY002
     model(torch.full((2, 3, 8, 8), math.nan))
     assert not torch.isfinite(model[1].running_mean).any()
-    rewind.back()
+    snapshot.restore()
     assert same(dict(before), dict(model.state_dict()))
     again = model(torch.ones(2, 3, 8, 8)), np.random.rand()  # noqa: NPY002
     assert torch.equal(first[0], again[0])
     assert first[1] == again[1]
-    rewind.back()
+    snapshot.restore()
     assert same(dict(before), dict(model.state_dict()))  # one mark, any number of returns
 
 
 @pytest.fixture
-def failure(make_learner: MakeLearner, make_batch: MakeBatch) -> Iterator[Failure]:
-    learner, _ = make_learner(**SETTINGS)
-    _, _, failures = run(learner, [make_batch(), broken(make_batch())], on_nonfinite="stop")
+def failure(make_state: MakeState, make_batch: MakeBatch) -> Iterator[NonFiniteStep]:
+    state, _ = make_state(**SETTINGS)
+    _, _, failures = run(state, [make_batch(), broken(make_batch())], on_nonfinite="stop")
     yield failures[0]
 
 
-def keep(directory: Path, failure: Failure) -> list[str]:
+def keep(directory: Path, failure: NonFiniteStep) -> list[str]:
     nothing = np.zeros((0, 4), np.float32)
     items = tuple(Item(Path(f"/data/{name}.jpg"), np.zeros(0, np.int64), nothing) for name in "ab")
     dataset = Dataset("mine", ("one",), {"train": items}, (), "f")
     said: list[str] = []
-    FailureFile(directory, dataset, {"architecture": {}}, "cpu in fp32", said.append)(failure)
+    save_nonfinite_step(failure, directory, dataset, {"architecture": {}}, "cpu in fp32", said.append)
     return said
 
 
-def test_what_is_kept(failure: Failure, tmp_path: Path) -> None:
+def test_what_is_kept(failure: NonFiniteStep, tmp_path: Path) -> None:
     said = keep(tmp_path, failure)
     assert said[0].startswith("not finite at step 1, first in: forward loss, in mul")
     assert said[1] == f"its images: a.jpg, b.jpg; to repeat the step: detector replay {tmp_path}"
     report = json.loads((tmp_path / "failure" / "failure.json").read_text())
     assert report["images"] == [["/data/a.jpg", "/data/b.jpg"]]
     assert (report["step"], report["train/loss"], report["culprit"]["layer"]) == (1, "inf", "loss")
-    saved = read_failure(tmp_path)
+    saved = read_nonfinite_step(tmp_path)
     assert saved["failure"] == report
     assert saved["indices"] == ((0, 1),)
     assert all(torch.isfinite(value).all() for value in saved["model"].values())
 
 
 def test_a_disk_that_is_full_costs_only_the_file(
-    failure: Failure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    failure: NonFiniteStep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
@@ -245,11 +252,11 @@ def test_a_disk_that_is_full_costs_only_the_file(
 
 def test_a_run_without_a_failure_and_a_file_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run's directory"):
-        read_failure(tmp_path)
+        read_nonfinite_step(tmp_path)
     (tmp_path / "config.yaml").touch()
     with pytest.raises(UserError, match="always finite"):
-        read_failure(tmp_path)
+        read_nonfinite_step(tmp_path)
     (tmp_path / "failure").mkdir()
     write({"format": 1, "model": {}, "step": 0}, tmp_path / "failure" / "state.pt")
     with pytest.raises(UserError, match="not a step saved"):
-        read_failure(tmp_path)
+        read_nonfinite_step(tmp_path)

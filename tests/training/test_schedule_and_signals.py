@@ -7,7 +7,7 @@ import pytest
 
 from detector.config.schema import Config, GradientsConfig, TrainConfig
 from detector.runtime.signals import StopRequest
-from detector.training.schedule import build_plan
+from detector.training.schedule import Schedule
 
 
 def config(every: int = 5, **train: object) -> Config:
@@ -15,21 +15,21 @@ def config(every: int = 5, **train: object) -> Config:
 
 
 def test_epochs_become_steps() -> None:
-    plan = build_plan(config(steps=None, epochs=3, accumulate=2), batches_per_epoch=5)
-    assert plan.steps == 8  # 15 batches, two a step, the last with one
-    assert [plan.epoch(step) for step in range(8)] == [0, 0, 0, 1, 1, 2, 2, 2]
-    assert plan.epochs == 3
+    schedule = Schedule.from_config(config(steps=None, epochs=3, accumulate=2), batches_per_epoch=5)
+    assert schedule.steps == 8  # 15 batches, two a step, the last with one
+    assert [schedule.epoch(step) for step in range(8)] == [0, 0, 0, 1, 1, 2, 2, 2]
+    assert schedule.epochs == 3
 
 
 def test_what_is_recorded_and_evaluated() -> None:
-    plan = build_plan(config(every=4, steps=10, eval_every=3), batches_per_epoch=1)
-    assert [s for s in range(10) if plan.evaluates(s)] == [2, 5, 8, 9]
-    assert [s for s in range(10) if plan.records(s)] == [0, 2, 4, 5, 8, 9]
+    schedule = Schedule.from_config(config(every=4, steps=10, eval_every=3), batches_per_epoch=1)
+    assert [s for s in range(10) if schedule.should_evaluate(s)] == [2, 5, 8, 9]
+    assert [s for s in range(10) if schedule.should_record(s)] == [0, 2, 4, 5, 8, 9]
 
 
 def test_without_an_interval_only_the_end_is_evaluated() -> None:
-    plan = build_plan(config(steps=10, eval_every=None), batches_per_epoch=1)
-    assert [s for s in range(10) if plan.evaluates(s)] == [9]
+    schedule = Schedule.from_config(config(steps=10, eval_every=None), batches_per_epoch=1)
+    assert [s for s in range(10) if schedule.should_evaluate(s)] == [9]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from detector.errors import UserError
-from detector.training.state import choose_device, choose_precision, seed_everything
+from detector.runtime.device import choose_device, choose_precision
+from detector.runtime.random_state import seed_everything
 
 
 def test_auto_takes_the_gpu_where_there_is_one() -> None:
@@ -20,15 +21,15 @@ def test_a_device_that_is_not_there_is_named(name: str) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 works on a GPU")
-def test_fp16_needs_a_gpu(make_learner: Callable[..., object]) -> None:
+def test_fp16_needs_a_gpu(make_state: Callable[..., object]) -> None:
     with pytest.raises(UserError, match=r"train\.precision=fp16 needs a CUDA GPU"):
-        make_learner(precision="fp16")
+        make_state(precision="fp16")
 
 
-def test_images_become_fractions_in_the_model_s_layout(make_learner: Callable[..., object]) -> None:
-    learner, _ = make_learner(channels_last=True)
+def test_images_become_fractions_in_the_model_s_layout(make_state: Callable[..., object]) -> None:
+    state, _ = make_state(channels_last=True)
     images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    out = learner.images(images)
+    out = state.preprocess(images)
     assert out.is_contiguous(memory_format=torch.channels_last)
     assert torch.allclose(out, images.float() / 255)
 

@@ -27,14 +27,15 @@ from detector.errors import UserError
 from detector.gradients.recorder import GradientRecorder
 from detector.models.build import build_model
 from detector.models.loss import DetectionLoss
+from detector.runtime.random_state import seed_everything
 from detector.runtime.ultralytics_import import import_ultralytics
 from detector.tools.val.command import class_columns
 from detector.tools.val.evaluation import METRICS
-from detector.training.checkpoints import Checkpoints
-from detector.training.engine import evaluate, train
-from detector.training.schedule import Plan
-from detector.training.state import build_learner, seed_everything
+from detector.training.checkpoints import Checkpointing
+from detector.training.evaluation import evaluate
+from detector.training.schedule import Schedule
 from tests.support import ROOT, environment
+from tests.training.harness import ALONE, create_state, train_steps
 
 SIZE, STEPS = 64, 60
 
@@ -84,26 +85,27 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     seed_everything(0)
     dataset = read_dataset(data)
     model = build_model(config.model, dataset.names).model
-    learner = build_learner(model, config.train)
+    state = create_state(model, config.train)
     loader = Loader(dataset.splits["train"], config.data)
-    train(
-        learner,
+    schedule = Schedule(STEPS, 2, 1, STEPS, None)
+    train_steps(
+        state,
         DetectionLoss(model, config.train),
         loader.train_batches(batch=8, seed=0),
-        Plan(STEPS, 2, 1, STEPS, None),
+        schedule,
         config.train,
         GradientRecorder(model.trunk_points()),
         lambda row: None,
         lambda: False,
     )
     val = Loader(dataset.splits["val"], config.data)
-    metrics = evaluate(learner, val.eval_batches(batch=8), dataset.splits["val"]).metrics
+    metrics = evaluate(state, val.eval_batches(batch=8), dataset.splits["val"], ALONE).metrics
     facts = {
         "config": config.model_dump(mode="json"),
         "names": list(dataset.names),
         "architecture": model.architecture(),
     }
-    Checkpoints(folder / "run" / "checkpoints", facts).save(learner)
+    Checkpointing(state, schedule, folder / "run" / "checkpoints", facts).save()
     assert 0.2 < metrics["mAP50"] < 1  # else the comparisons below would show nothing
     return Trained(folder / "run", data, metrics)
 
