@@ -7,36 +7,25 @@ A shard of the loader takes its part of that same batch.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from detector.config.schema import DataConfig
-from detector.data.augment import augment
-from detector.data.augment_ultralytics import LabeledImage, YoloAugmentation, global_generators_kept
 from detector.data.dataset import Item
-from detector.data.geometry import Floats, Image, Letterbox, letterbox
-from detector.data.images import read_image
+from detector.data.geometry import Letterbox
+from detector.data.sampler import EpochSampler, Key, Shard, batches_per_epoch, part_of
+from detector.data.samples import EvalSamples, LetterboxedImages, Sample, TrainSamples
 from detector.errors import UserError
 from detector.runtime.workers import iterate_with_timeout, start_worker
 
-# First words of the random seeds, so that no two purposes ever share a stream.
-ORDER, AUGMENT = 1, 2
-
 NO_EPOCH = -1  # in place of an epoch in an evaluation
-Key = tuple[int, int]  # (epoch, index)
-Shard = tuple[int, int]  # which part of every batch, from 0, and of how many
 
 
 @dataclass(frozen=True)
@@ -68,17 +57,6 @@ class Batch:
     def _with_tensors(self, tensors: list[Tensor]) -> Batch:
         images, batch_idx, cls, boxes = tensors
         return replace(self, images=images, batch_idx=batch_idx, cls=cls, boxes=boxes)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One letterboxed image with its objects."""
-
-    image: Image
-    boxes: Floats
-    classes: NDArray[np.int64]
-    index: int
-    letterbox: Letterbox
 
 
 class Loader:
@@ -168,124 +146,6 @@ class Loader:
             if isinstance(batch, UserError):  # sent as a value, else torch wraps it in a traceback
                 raise batch
             yield batch
-
-
-def batches_per_epoch(images: int, batch: int) -> int:
-    """How many batches show every image once; the last may be short."""
-    return -(-images // batch)
-
-
-def part_of(count: int, shard: Shard) -> slice:
-    """A shard's part of `count` things in a row: nothing left out, nothing twice.
-
-    The parts differ by one at most; where there are fewer things than shards, the last have none.
-    """
-    number, of = shard
-    return slice(-(-count * number // of), -(-count * (number + 1) // of))
-
-
-@dataclass(frozen=True)
-class EpochSampler:
-    """The batch sampler: which (epoch, index) are in batch number start, start + 1, …"""
-
-    images: int
-    batch: int
-    seed: int
-    start: int
-    stop: int | None
-    shard: Shard
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        per_epoch = batches_per_epoch(self.images, self.batch)
-        number, epoch, order = self.start, -1, np.empty(0, np.int64)
-        while self.stop is None or number < self.stop:
-            if epoch != number // per_epoch:
-                epoch = number // per_epoch
-                order = np.random.default_rng([ORDER, self.seed, epoch]).permutation(self.images)
-            first = number % per_epoch * self.batch
-            joined = order[first : first + self.batch]
-            yield [(epoch, int(index)) for index in joined[part_of(len(joined), self.shard)]]
-            number += 1
-
-
-class LetterboxedImages:
-    """Letterboxed images with their boxes, from memory or from disk."""
-
-    def __init__(self, items: Sequence[Item], config: DataConfig, copies: int) -> None:
-        self.items = items
-        self.size = config.image_size
-        self._cache: list[Sample] | None = None
-        # Every shard shows every image sooner or later, so each keeps them all.
-        needed = len(items) * self.size**2 * 3 * copies
-        if config.cache and needed <= psutil.virtual_memory().available / 4:
-            with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the GIL
-                self._cache = list(pool.map(self._read, range(len(items))))
-
-    @property
-    def cached(self) -> bool:
-        """Whether all images are in memory."""
-        return self._cache is not None
-
-    def __getitem__(self, index: int) -> Sample:
-        return self._read(index) if self._cache is None else self._cache[index]
-
-    def unpad(self, sample: Sample) -> LabeledImage:
-        """A sample's image without its padding, and its objects as fractions of that."""
-        return sample.letterbox.crop(sample.image), self.items[sample.index].boxes, sample.classes
-
-    def read_unpadded(self, index: int) -> LabeledImage:
-        """The same of image number `index`."""
-        return self.unpad(self[index])
-
-    def _read(self, index: int) -> Sample:
-        item = self.items[index]
-        image, box = letterbox(read_image(item.image), self.size)
-        return Sample(image, box.to_square(item.boxes), item.classes, index, box)
-
-
-class EvalSamples:
-    """What the DataLoader asks for the (epoch, index) of a batch, here or in a worker."""
-
-    def __init__(self, samples: LetterboxedImages) -> None:
-        self.samples = samples
-
-    def __getitems__(self, keys: Sequence[Key]) -> Sequence[Sample | UserError]:
-        try:
-            return self.make(keys)
-        except UserError as error:
-            return [error]
-
-    def make(self, keys: Sequence[Key]) -> list[Sample]:
-        """The samples as they are. Raises UserError if an image cannot be read."""
-        return [self.samples[index] for _, index in keys]
-
-
-class TrainSamples(EvalSamples):
-    """The same, augmented: by our own flip, shift and zoom, or by ultralytics' transforms."""
-
-    def __init__(self, samples: LetterboxedImages, config: DataConfig, seed: int, epochs: int | None) -> None:
-        super().__init__(samples)
-        self.config, self.seed = config, seed
-        self.yolo: YoloAugmentation | None = None
-        if config.uses_yolo_augmentation:
-            self.yolo = YoloAugmentation(samples.read_unpadded, len(samples.items), config, epochs)
-
-    def make(self, keys: Sequence[Key]) -> list[Sample]:
-        """The augmented samples. Raises UserError if an image cannot be read."""
-        samples = super().make(keys)
-        with nullcontext() if self.yolo is None else global_generators_kept():
-            return [self._augment(sample, epoch) for sample, (epoch, _) in zip(samples, keys, strict=True)]
-
-    def _augment(self, sample: Sample, epoch: int) -> Sample:
-        rng = np.random.default_rng([AUGMENT, self.seed, epoch, sample.index])
-        if self.yolo is not None:
-            image, boxes, classes = self.yolo(self.samples.unpad(sample), epoch, rng)
-        else:
-            image, boxes, classes = augment(
-                sample.image, sample.boxes, sample.classes, rng,
-                fliplr=self.config.fliplr, translate=self.config.translate, scale=self.config.scale,
-            )  # fmt: skip
-        return replace(sample, image=image, boxes=boxes, classes=classes)
 
 
 _NO_CLASSES, _NO_BOXES = np.empty(0, np.int64), np.empty((0, 4), np.float32)

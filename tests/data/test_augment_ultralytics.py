@@ -28,7 +28,8 @@ from detector.data.augment_ultralytics import (
 from detector.data.dataset import Item
 from detector.data.geometry import GREY, xywh_to_xyxy
 from detector.data.labels import parse_labels
-from detector.data.loader import AUGMENT, Batch, Loader
+from detector.data.loader import Batch, Loader
+from detector.data.samples import AUGMENT
 from detector.errors import UserError
 from detector.runtime.ultralytics_import import import_ultralytics
 from tests.support import ROOT

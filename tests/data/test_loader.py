@@ -16,7 +16,8 @@ from detector.data import loader as loader_module
 from detector.data.dataset import Item
 from detector.data.geometry import letterbox
 from detector.data.images import read_image
-from detector.data.loader import Batch, Loader, batches_per_epoch
+from detector.data.loader import Batch, Loader
+from detector.data.sampler import batches_per_epoch
 from detector.errors import UserError
 
 AUGMENTED = {"fliplr": 0.5, "translate": 0.2, "scale": 0.4}

@@ -216,7 +216,7 @@ def signal_workers_at_step(step: int, number: int) -> None:
 
 def hanging_worker(index: int, epoch: int) -> None:
     """Wait for ever in a loader process, when it comes to an image."""
-    from detector.data.loader import LetterboxedImages
+    from detector.data.samples import LetterboxedImages
 
     calls = 0
     parent = os.getpid()

@@ -18,7 +18,8 @@ from torch import nn
 from detector.config.schema import ModelConfig, TrainConfig
 from detector.data.dataset import Dataset, Item
 from detector.data.geometry import Letterbox
-from detector.data.loader import Batch, part_of
+from detector.data.loader import Batch
+from detector.data.sampler import part_of
 from detector.errors import UserError
 from detector.gradients.ledger import Ledger
 from detector.gradients.nonfinite import find_nonfinite_origin

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from detector.data.loader import part_of
+from detector.data.sampler import part_of
 from detector.errors import UserError
 from detector.runtime.distributed import SingleProcess
 from detector.runtime.launch import Launch
