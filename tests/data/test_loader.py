@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from detector.config.schema import DataConfig
-from detector.data import loader as loader_module
+from detector.data import samples as samples_module
 from detector.data.dataset import Item
 from detector.data.geometry import letterbox
 from detector.data.images import read_image
@@ -177,7 +177,7 @@ def test_images_that_do_not_fit_are_not_cached(items: list[Item], monkeypatch: p
     """Seven images of 32 x 32 x 3 bytes need 21,504 bytes: a quarter of 86,016."""
     for available, cached in ((86_015, False), (86_016, True)):
         memory = SimpleNamespace(available=available)
-        monkeypatch.setattr(loader_module.psutil, "virtual_memory", lambda memory=memory: memory)
+        monkeypatch.setattr(samples_module.psutil, "virtual_memory", lambda memory=memory: memory)
         assert Loader(items, config())._samples.cached is cached
 
 

@@ -20,7 +20,8 @@ sys.path.insert(0, str(ROOT))  # for train.py and the tests' own modules
 
 # What a run imports, W&B aside: a process that has ever started its service must not be forked.
 PRELOADED = (
-    "matplotlib.pyplot", "torch", "torch.utils.data", "faster_coco_eval", "detector.data.loader", "detector.data.samples",
+    "matplotlib.pyplot", "torch", "torch.utils.data", "faster_coco_eval", "detector.data.loader",
+    "detector.data.samples",
     "detector.data.sources", "detector.data.augment_ultralytics", "detector.analysis.explain",
     "detector.gradients.ledger",
     "detector.models.build", "detector.models.size", "detector.models.loss", "detector.training.summary",
