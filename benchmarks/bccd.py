@@ -141,8 +141,8 @@ def main() -> int:
     if options.peer:
         train_peer(options.peer, options.seed, options.out)
         return 0
-    from benchmarks.ablations import write_between
     from detector.data.sources import datasets_dir
+    from scripts.pages import write_between
 
     original = (options.data or datasets_dir() / "bccd" / "data.yaml").resolve()
     if not original.is_file():
