@@ -29,7 +29,7 @@ bench: $(STAMP)  ## measure speed beside what people use today; ARGS="startup me
 	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 reliability: $(STAMP)  ## kills, faults, hostile input, coverage, mutations; ARGS="resumes layers" for some of it
-	$(BIN)/python benchmarks/reliability.py $(ARGS)
+	$(BIN)/python scripts/reliability.py $(ARGS)
 
 # Strict: a package that the index does not know counts as a failure, not as one without vulnerabilities.
 audit:  ## look the tested versions up in the database of known vulnerabilities (needs PyPI itself, no mirror)

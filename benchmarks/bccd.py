@@ -91,13 +91,15 @@ def score(weights: Path, data: Path) -> dict[str, float]:
     from detector.data.dataset import read_dataset
     from detector.data.loader import Loader
     from detector.models.build import load_model
-    from detector.training.engine import evaluate
-    from detector.training.state import build_learner
+    from detector.runtime.device import choose_device
+    from detector.runtime.distributed import SingleProcess
+    from detector.training.evaluation import evaluate
+    from detector.training.state import TrainState
 
     items = read_dataset(data).splits["val"]
-    learner = build_learner(load_model(weights).model, TrainConfig(device="cpu"))
+    state = TrainState.create(load_model(weights).model, TrainConfig(), choose_device("cpu"))
     loader = Loader(items, DataConfig(path=str(data), image_size=SIZE))
-    return evaluate(learner, loader.eval_batches(batch=16), items).metrics
+    return evaluate(state, loader.eval_batches(batch=16), items, SingleProcess()).metrics
 
 
 def measure(side: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
@@ -141,8 +143,8 @@ def main() -> int:
     if options.peer:
         train_peer(options.peer, options.seed, options.out)
         return 0
-    from benchmarks.ablations import write_between
     from detector.data.sources import datasets_dir
+    from scripts.pages import write_between
 
     original = (options.data or datasets_dir() / "bccd" / "data.yaml").resolve()
     if not original.is_file():

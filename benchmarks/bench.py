@@ -27,10 +27,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.speed.row import Row  # noqa: E402
+from scripts.pages import write_between  # noqa: E402
 
 TOPICS = ("telemetry", "memorise", "step", "epoch", "validation", "startup", "memory", "gpu", "growth")
 RESULTS, PAGE = ROOT / "benchmarks" / "results.json", ROOT / "benchmarks" / "README.md"
-BEGIN, END = "<!-- table: bench -->", "<!-- /table: bench -->"
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
             results[topic] = measure(topic, options.core)
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
         text = table(results)
-        write(text)
+        write_between(PAGE, "table: bench", text)
         print(text)
 
 
@@ -114,13 +114,6 @@ def spread(values: list[float] | tuple[float, ...], unit: str) -> str:
     if not values:
         return "–"
     return f"{median(values):.3g} {unit} ({min(values):.3g} – {max(values):.3g})"
-
-
-def write(text: str) -> None:
-    """Put the table between its marks."""
-    page = PAGE.read_text()
-    head, rest = page.split(BEGIN)
-    PAGE.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
 
 
 if __name__ == "__main__":

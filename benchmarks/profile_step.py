@@ -19,9 +19,9 @@ import torch  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
 from benchmarks.speed.step import BATCH, SIZE, STEPS, our_steps  # noqa: E402
+from scripts.pages import write_between  # noqa: E402
 
 PAGE = ROOT / "benchmarks" / "README.md"
-BEGIN, END = "<!-- table: profile -->", "<!-- /table: profile -->"
 # What the profiler calls an operation -> what it is to a reader; everything else is summed up.
 PARTS = {
     "convolutions, backward": ("aten::convolution_backward", "aten::_slow_conv2d_backward"),
@@ -46,8 +46,7 @@ def main() -> None:
         cells = [f"{times[part]:.1f} | {100 * times[part] / times['together']:.0f} %" for times in columns]
         lines.append(f"| {part} | {' | '.join(cells)} |")
     text = "\n".join(lines)
-    head, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-    PAGE.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    write_between(PAGE, "table: profile", text)
     print(text)
 
 

@@ -43,40 +43,35 @@ def ours(folder: Path) -> tuple[float, float]:
     """A run with an evaluation each epoch, W&B offline: seconds an epoch, and the share beside the work.
 
     The work is what a bare loop on the same batches would do as well: preparing a batch, forward, loss,
-    backward, clipping, optimiser, average and the evaluation. The rest is recording, reports, pictures,
+    backward, clipping, optimizer, average and the evaluation. The rest is recording, reports, pictures,
     checkpoints, and what W&B's own thread and process take from the core.
     """
-    import train
     from benchmarks.speed.step import our_steps
+    from detector.config.loading import load_config
     from detector.data.sources import PROJECT
-    from detector.training import engine
+    from detector.fit import fit
+    from detector.training import callbacks
 
     clock = Clock()
     marks: list[tuple[float, float]] = []  # when, and how long evaluations had taken until then
-    plain = engine.train, engine.evaluate
 
-    def trained(*arguments: Any) -> Any:
-        """The engine, with a mark after the first epochs, in which W&B starts, and one at the end."""
-        report = arguments[6]
+    class Marks(callbacks.Callback):
+        """One after the first epochs, in which W&B starts, and one at the end."""
 
-        def noting(row: dict[str, float]) -> None:
-            report(row)
+        def on_record(self, row: dict[str, float]) -> None:
             if row["step"] + 1 in (WARM, EPOCHS):
                 marks.append((time.perf_counter(), clock.seconds))
 
-        return plain[0](*arguments[:6], noting, *arguments[7:])
-
-    engine.train, engine.evaluate = trained, clock.around(engine.evaluate)
+    keys = ["data.path=datasets/coco8.yaml", f"data.image_size={SIZE}", f"train.batch={BATCH}",
+            f"train.epochs={EPOCHS}", "train.eval_every=1", "train.threads=1", "train.device=cpu",
+            "tracking.wandb=offline", f"run.dir={folder}", *(f"data.{key}=0.0" for key in PLAIN)]  # fmt: skip
+    plain, callbacks.evaluate = callbacks.evaluate, clock.around(callbacks.evaluate)
     try:
-        ended = train.main(["--config", str(PROJECT / "configs" / "from_scratch.yaml"),
-                            "data.path=datasets/coco8.yaml", f"data.image_size={SIZE}",
-                            f"train.batch={BATCH}", f"train.epochs={EPOCHS}", "train.eval_every=1",
-                            "train.threads=1", "train.device=cpu", "tracking.wandb=offline",
-                            f"run.dir={folder}", *(f"data.{key}=0.0" for key in PLAIN)])  # fmt: skip
+        ended = fit(load_config(PROJECT / "configs" / "from_scratch.yaml", keys), callbacks=[Marks()])
     finally:
-        engine.train, engine.evaluate = plain
-    if ended:
-        raise SystemExit(f"the run ended with {ended}")
+        callbacks.evaluate = plain
+    if ended.exit_code:
+        raise SystemExit(f"the run ended with {ended.exit_code}")
     (begun, before), (done, after) = marks
     steps = our_steps(EPOCHS - WARM)
     started = time.perf_counter()

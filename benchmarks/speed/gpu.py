@@ -54,7 +54,7 @@ def compare(device: str, size: int, batch: int) -> list[Row]:
     what = f"yolov8n, {size} px, batch {batch}, {torch.cuda.get_device_name() if cuda else device}"
     recorded = list(pairs(seconds["every"], seconds["plain"]))
     seldom = list(pairs(seconds["default"], seconds["plain"]))
-    note = f"ours in {plain.learner.precision_name}, gradients recorded one step in {interval}"
+    note = f"ours in {plain.state.precision_name}, gradients recorded one step in {interval}"
     peer = "its own step without"
     return [
         Row(f"training, {what}", "ultralytics, AMP", "images/s", rate["default"], rate["theirs"],

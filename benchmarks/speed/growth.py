@@ -28,10 +28,10 @@ from benchmarks.speed.network import training  # noqa: E402
 from benchmarks.speed.row import Row, in_turns  # noqa: E402
 from detector.config.schema import ModelConfig  # noqa: E402
 from detector.gradients.recorder import GradientRecorder  # noqa: E402
+from scripts.pages import write_between  # noqa: E402
 
 ROUNDS = 15
 PAGE, FIGURES = ROOT / "benchmarks" / "README.md", ROOT / "benchmarks" / "growth.json"
-BEGIN, END = "<!-- table: growth -->", "<!-- /table: growth -->"
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,7 @@ def measure() -> list[Row]:
     figures = {name: [asdict(case) | measured(case) for case in cases] for name, cases in CASES.items()}
     FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
     text = table(figures)
-    page = PAGE.read_text()
-    head, rest = page.split(BEGIN)
-    PAGE.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+    write_between(PAGE, "table: growth", text)
     print(text)
     return []
 
@@ -90,7 +88,7 @@ def measure_here(case: Case, record: bool) -> dict[str, float]:
     """With `record` the times of both kinds of step; always the peak memory of this process."""
     torch.set_num_threads(1)
     network = training(case.model, case.size, case.batch, channels_last=True)
-    points = network.learner.model.trunk_points()
+    points = network.state.model.trunk_points()
     if case.layers is not None:
         step = max(1, len(points) // case.layers)
         points = dict(list(points.items())[::-1][::step][: case.layers][::-1])

@@ -13,8 +13,9 @@ from detector.config.schema import ModelConfig, TrainConfig
 from detector.gradients.recorder import GradientRecorder
 from detector.models.build import build_model
 from detector.models.loss import DetectionLoss
+from detector.runtime.device import choose_device
 from detector.training.engine import clip_gradients
-from detector.training.state import Learner, build_learner
+from detector.training.state import TrainState
 
 NAMES = [str(number) for number in range(80)]  # as many classes as COCO
 
@@ -23,29 +24,29 @@ NAMES = [str(number) for number in range(80)]  # as many classes as COCO
 class Training:
     """One network in training, on the same images in every step."""
 
-    learner: Learner
-    criterion: DetectionLoss
+    state: TrainState
+    loss_fn: DetectionLoss
     images: Tensor  # (B, 3, S, S) uint8
     targets: dict[str, Tensor]
     recorder: GradientRecorder
     row: dict[str, float] = field(default_factory=dict)  # the last step's record
 
     def step(self, record: bool = False) -> None:
-        """One step as the engine makes it: forward, loss, backward, clip, optimiser."""
-        learner = self.learner
-        learner.train_mode()
-        learner.optimizer.zero_grad(set_to_none=True)
+        """One step as the engine makes it: forward, loss, backward, clip, optimizer."""
+        state = self.state
+        state.train_mode()
+        state.optimizer.zero_grad(set_to_none=True)
         if record:
             self.recorder.begin()
-        with learner.autocast():
-            predictions = learner.model(learner.images(self.images))
-        loss = self.criterion(predictions, self.targets)
-        learner.scaler.scale(loss.total).backward()
-        learner.scaler.unscale_(learner.optimizer)
-        self.recorder.gradients(learner.scaler.get_scale())
-        norm = clip_gradients(learner.model, 10.0)
-        learner.scaler.step(learner.optimizer)
-        learner.scaler.update()
+        with state.autocast():
+            predictions = state.model(state.preprocess(self.images))
+        loss = self.loss_fn(predictions, self.targets)
+        state.scaler.scale(loss.total).backward()
+        state.scaler.unscale_(state.optimizer)
+        self.recorder.gradients(state.scaler.get_scale())
+        norm = clip_gradients(state.model, 10.0)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
         if record:
             self.row = self.recorder.end({"train/loss": loss.parts.sum(), "train/grad_norm": norm})
 
@@ -53,8 +54,8 @@ class Training:
         """Several, recording one in `every`."""
         for number in range(count):
             self.step(record=every is not None and number % every == 0)
-        if self.learner.device.type == "cuda":
-            torch.cuda.synchronize(self.learner.device)
+        if self.state.device.type == "cuda":
+            torch.cuda.synchronize(self.state.device)
 
 
 def training(model: ModelConfig, size: int, batch: int, **settings: Any) -> Training:
@@ -68,14 +69,14 @@ def training(model: ModelConfig, size: int, batch: int, **settings: Any) -> Trai
     """
     torch.manual_seed(0)
     config = TrainConfig(**({"device": "cpu", "lr": 1e-5} | settings))
-    learner = build_learner(build_model(model, NAMES).model, config)
-    targets = {name: value.to(learner.device) for name, value in boxes(batch).items()}
+    state = TrainState.create(build_model(model, NAMES).model, config, choose_device(config.device))
+    targets = {name: value.to(state.device) for name, value in boxes(batch).items()}
     return Training(
-        learner,
-        DetectionLoss(learner.model, config),
-        torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=learner.device),
+        state,
+        DetectionLoss(state.model, config),
+        torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=state.device),
         targets,
-        GradientRecorder(learner.model.trunk_points()),
+        GradientRecorder(state.model.trunk_points()),
     )
 
 

@@ -27,25 +27,35 @@ def our_steps(count: int, *keys: str) -> Callable[[], None]:
     from detector.models.build import build_model
     from detector.models.loss import DetectionLoss
     from detector.runtime.allocator import keep_freed_memory
+    from detector.runtime.device import choose_device
+    from detector.runtime.distributed import SingleProcess
+    from detector.runtime.random_state import seed_everything
+    from detector.training.callbacks import CallbackList, RecordGradients, StopOnRequest
     from detector.training.engine import train
-    from detector.training.schedule import build_plan
-    from detector.training.state import build_learner, seed_everything
+    from detector.training.nonfinite_guard import NonFiniteGuard
+    from detector.training.schedule import Schedule
+    from detector.training.state import TrainState
 
     keep_freed_memory()
     config = load_config(PROJECT / "configs" / "from_scratch.yaml", [*KEYS, *keys]).config
     dataset = load_dataset(config.data.path)
     seed_everything(0)
     model, _ = build_model(config.model, dataset.names)
-    learner = build_learner(model, config.train)
-    criterion, recorder = DetectionLoss(model, config.train), GradientRecorder(model.trunk_points())
+    state = TrainState.create(model, config.train, choose_device(config.train.device))
+    loss_fn, recorder = DetectionLoss(model, config.train), GradientRecorder(model.trunk_points())
     loader = Loader(dataset.splits["train"], config.data)
     batches = cycle(list(loader.train_batches(batch=BATCH, seed=0, stop=8)))
-    plan = build_plan(config, batches_per_epoch=1)
+    schedule, alone = Schedule.from_config(config, batches_per_epoch=1), SingleProcess()
+    guard = NonFiniteGuard(state, loss_fn, config.train, alone)
+    record = RecordGradients(state, schedule, recorder, config.train)
 
     def steps() -> None:
         asked = iter(range(count))
-        train(learner, criterion, batches, plan, config.train, recorder,
-              report=lambda row: None, stop=lambda: next(asked, None) is None)  # fmt: skip
+        state.should_stop = False
+        stop = StopOnRequest(state, lambda: next(asked, None) is None)
+        train(
+            state, loss_fn, batches, schedule, config.train, CallbackList([stop, record, guard]), guard, alone
+        )
 
     return steps
 

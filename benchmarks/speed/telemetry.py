@@ -64,7 +64,7 @@ def ours(run: Any, every: int = 1) -> Callable[[], None]:
 def theirs(run: Any, what: Literal["gradients", "all"]) -> Callable[[], None]:
     """A step with their hooks, every step logged."""
     network = new()
-    run.watch(network.learner.model, log=what, log_freq=1)
+    run.watch(network.state.model, log=what, log_freq=1)
 
     def step() -> None:
         wandb.run = run  # their hooks log to the global run; here are several

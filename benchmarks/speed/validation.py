@@ -54,10 +54,10 @@ def our_validation(checkpoint: Path, data: Path, *, fast: bool) -> Callable[[], 
     from detector.models.build import load_model
     from detector.models.fold import fold_norms
     from detector.runtime.allocator import keep_freed_memory
+    from detector.runtime.device import choose_precision
     from detector.tools.val.command import network_forward
     from detector.training.evaluation import predict_split
     from detector.training.metrics import coco_map
-    from detector.training.state import choose_precision
 
     keep_freed_memory()
     cpu = torch.device("cpu")

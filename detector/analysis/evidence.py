@@ -1,6 +1,6 @@
 """What the ablations measured, in one small file: the only place that a remedy's effect may be quoted from.
 
-`benchmarks/ablations.py` writes it from the runs it makes. While it is absent nothing is quoted.
+`scripts/ablations.py` writes it from the runs it makes. While it is absent nothing is quoted.
 """
 
 from __future__ import annotations

@@ -81,9 +81,8 @@ class DataConfig(Section):
     close_mosaic: Annotated[int, Field(ge=0)] = 10  # epochs at the end without mosaic and mixup; 0: none
     # A bad label line or image: stop, or drop and count it.
     on_error: Annotated[Literal["raise", "skip"], COMPARED_OTHERWISE] = "raise"
-    allow_outside: Annotated[bool, RUNTIME] = (
-        False  # a list file may name images outside the dataset's folder
-    )
+    # A list file may name images outside the dataset's folder.
+    allow_outside: Annotated[bool, RUNTIME] = False
     fallback: Annotated[Literal["shapes", "none"], RUNTIME] = "shapes"  # if COCO8 cannot be had
     cache: Annotated[bool, RUNTIME] = True  # keep letterboxed images in RAM when they fit
     # Loader processes; 0 loads in the training process.
@@ -126,13 +125,8 @@ class ModelConfig(Section):
     """The detector's size and its four ablatable components."""
 
     depths: tuple[Depth, Depth, Depth, Depth] = (2, 10, 4, 2)  # blocks at strides 4, 8, 16, 32
-    widths: tuple[Channels, Channels, Channels, Channels, Channels] = (
-        16,
-        24,
-        48,
-        64,
-        96,
-    )  # stem, then stages
+    # Channels of the stem, then of the stages.
+    widths: tuple[Channels, Channels, Channels, Channels, Channels] = (16, 24, 48, 64, 96)
     neck_width: Channels = 48
     reg_max: Annotated[int, Field(ge=2, le=1024)] = 16  # bins of the box distribution (DFL)
     act: Literal["silu", "relu", "leaky_relu", "tanh", "sigmoid", "identity"] = "silu"
@@ -141,9 +135,8 @@ class ModelConfig(Section):
     init: Literal["he", "xavier", "lecun", "default", "naive"] = "he"
     init_std: Annotated[float, Field(gt=0)] = 0.01  # only for init=naive: N(0, init_std)
     pretrained: Text | None = None  # a YOLO's .pt or .yaml, or our best.pt: brings its own architecture
-    freeze: Literal["none", "backbone"] | Positive = (
-        "none"  # or how many of the first layers keep their weights
-    )
+    # Or how many of the first layers keep their weights.
+    freeze: Literal["none", "backbone"] | Positive = "none"
 
     @model_validator(mode="after")
     def _init_std_is_used(self) -> Self:
@@ -193,9 +186,8 @@ class TrainConfig(Section):
     backbone_lr: Annotated[float, Field(gt=0, le=1)] = 1.0  # the backbone's learning rate, as a factor of lr
     freeze_norms: bool = False  # batch norms keep the running statistics that pretrained weights came with
     sync_norms: bool = True  # batch norms see the images of all processes; false: each its own
-    norm_momentum: Annotated[float, Field(gt=0, le=1)] | None = (
-        None  # of batch norms; null: as the model has it
-    )
+    # Of batch norms; null: as the model has it.
+    norm_momentum: Annotated[float, Field(gt=0, le=1)] | None = None
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     final_lr: Fraction = 0.05  # the schedule's end, as a fraction of lr
     clip: Annotated[float, Field(gt=0)] | None = 10.0  # global gradient norm; null: no clipping

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import http.client
 import os
-import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
+
+from detector.runtime.progress import progress_bar
 
 STALL_SECONDS = 10.0  # without a byte
 
@@ -48,6 +47,8 @@ def download(
 
 def _receive(url: str, file: Path, largest: int, stall_seconds: float, total_seconds: float) -> None:
     """Write the file at `url` to `file`. Raises OSError, ValueError or HTTPException."""
+    from rich.progress import DownloadColumn, TransferSpeedColumn
+
     if not url.startswith(("http://", "https://")):
         raise ValueError("only http and https addresses are supported")
     deadline = time.monotonic() + total_seconds
@@ -58,7 +59,8 @@ def _receive(url: str, file: Path, largest: int, stall_seconds: float, total_sec
         with urllib.request.urlopen(request, timeout=stall_seconds) as response, file.open("wb") as out:
             announced = response.headers.get("Content-Length")
             total = int(announced) if announced and announced.isdecimal() else None
-            with _progress(file.name, total) as advance:
+            with progress_bar(DownloadColumn(), TransferSpeedColumn()) as bar:
+                task = bar.add_task(f"downloading {file.name}", total=total)
                 while chunk := response.read1(65536):  # read1: whatever is there, without waiting for more
                     received += len(chunk)
                     if received > largest:
@@ -66,23 +68,8 @@ def _receive(url: str, file: Path, largest: int, stall_seconds: float, total_sec
                     if time.monotonic() > deadline:
                         raise ValueError(f"it took longer than {total_seconds:g} s")
                     out.write(chunk)
-                    advance(len(chunk))
+                    bar.advance(task, len(chunk))
     except TimeoutError:
         raise ValueError(f"no data for {stall_seconds:g} s") from None
     if total is not None and received != total:
         raise ValueError(f"the connection broke after {received} of {total} bytes")
-
-
-@contextmanager
-def _progress(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr for a person, nothing for a log file."""
-    if not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn(f"downloading {name}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda count: progress.update(task, advance=count)

@@ -116,9 +116,8 @@ class _Forward(TorchFunctionMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.owners: dict[
-            Node, tuple[int, str, str]
-        ] = {}  # node -> its layer's turn backward, name and class
+        # Node -> its layer's turn backward, name and class.
+        self.owners: dict[Node, tuple[int, str, str]] = {}
         self._names = {module: name or "model" for name, module in model.named_modules()}
         self._weights = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
         self._calls = [_Call(LOSS, "", True, [], 0, LAST)]  # innermost last; what no layer does is the loss's

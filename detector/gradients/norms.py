@@ -13,9 +13,8 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-ROW = (
-    128  # values added in float32: relative error 1e-9, or 4e-7 if all are equal; rows are joined in float64
-)
+# Values added in float32: relative error 1e-9, or 4e-7 if all are equal; rows are joined in float64.
+ROW = 128
 SMALL = 256 * ROW  # values for which one call in float64 is as quick
 SAFE = 1e-10, 1e15  # a float32 sum of squares between these has lost nothing to underflow or overflow
 

@@ -11,6 +11,7 @@ from detector.loggers.console import ConsoleTracker
 from detector.loggers.jsonl import LocalTracker, read_history
 from detector.loggers.plot_logger import PlotTracker
 from detector.loggers.wandb_logger import WandbTracker
+from detector.loggers.wandb_session import Start
 
 
 class Loggers(NamedTuple):
@@ -44,11 +45,7 @@ def build_loggers(
         directory, keep_before_step=None if interrupted is None else first_step, report=console.message
     )
     wandb = WandbTracker(
-        directory,
-        config,
-        ablation=label,
-        dataset=dataset,
-        resume_id=wandb_id,
+        Start(directory, config, label, dataset, resume_id=wandb_id),
         history=read_history(local.path),
         report=console.message,
     )

@@ -125,7 +125,7 @@ class ConsoleTracker(Tracker):
         if done <= 0 or step >= self._total - 1:
             return ""
         seconds = (time.monotonic() - self._began) / done * (self._total - step)
-        return f"{_clock(seconds)} left"
+        return f"{clock(seconds)} left"
 
     def _print(self, text: str) -> None:
         # soft_wrap: a long path must stay one line that can be copied.
@@ -215,7 +215,8 @@ def _number(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """`1:02:03`, or `2:03` below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

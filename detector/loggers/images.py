@@ -1,70 +1,112 @@
-"""Boxes drawn on images: the truth in green, predictions with name and score in orange."""
+"""Boxes with names drawn on images, and images put together on a sheet.
+
+With Pillow, whose letters, unlike OpenCV's, are not limited to ASCII.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from detector.loggers.base import PredictionImage
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from PIL.ImageFont import FreeTypeFont
 
-TRUTH = (64, 200, 96)  # RGB
-PREDICTION = (255, 128, 0)
+Image = NDArray[np.uint8]  # (H, W, 3) RGB
+Color = tuple[int, int, int]
+Rectangle = tuple[float, float, float, float]  # left, top, right, bottom
+
+TRUTH: Color = (64, 200, 96)
+PREDICTION: Color = (255, 128, 0)
 _SIDE = 480  # pixels of a picture's longer side, so that captions are legible on small images
+_LETTERS = 12  # pixels, on such a picture
 _MOST_BOXES = 30  # the best ones; an untrained detector finds hundreds
 
 
-def draw(picture: PredictionImage) -> NDArray[np.uint8]:
-    """The image, enlarged or reduced to a readable size, with its boxes.
+def draw_boxes(
+    image: Image,
+    boxes: NDArray[Any],
+    texts: Sequence[str],
+    colors: Sequence[Color],
+    *,
+    line: int,
+    letters: int = _LETTERS,
+) -> Image:
+    """Draw boxes with names, the first on top.
+
+    A name moves into or below its box where it would cover an earlier one.
+
+    Args:
+        image: is left as it is.
+        boxes: (N, 4) corners in its pixels, whatever their numbers.
+        texts: one a box; none where it is empty.
+        colors: one a box.
+        line: width in pixels.
+        letters: size in pixels.
+    """
+    from PIL import Image as Pillow
+    from PIL import ImageDraw
+
+    picture = Pillow.fromarray(image)
+    draw, font = ImageDraw.Draw(picture), _font(letters)
+    # A diverged detector predicts NaN, boxes far outside, and sides in the wrong order.
+    far = 2 * max(picture.size)
+    corners = np.nan_to_num(np.asarray(boxes, float).reshape(-1, 4), posinf=far, neginf=-far).clip(-far, far)
+    ordered = np.concatenate([np.minimum(*np.split(corners, 2, 1)), np.maximum(*np.split(corners, 2, 1))], 1)
+    every = list(zip(ordered.tolist(), texts, colors, strict=True))
+    for box, _, color in reversed(every):
+        draw.rectangle(box, outline=color, width=line)
+    taken: list[Rectangle] = []
+    for box, text, color in every:  # after all boxes, so that no line runs through a name
+        if text:
+            margin = max(1, round(letters / 8))
+            size = draw.textlength(text, font=font) + 2 * margin, sum(font.getmetrics())
+            taken.append(_place(box, size, picture.size, taken))
+            draw.rectangle(taken[-1], fill=color)
+            corner = taken[-1][0] + margin, taken[-1][1]
+            draw.text(corner, text, fill=_readable_on(color), font=font)
+    return np.asarray(picture)
+
+
+def draw(picture: PredictionImage) -> Image:
+    """The image, enlarged or reduced to a readable size, with its boxes: the truth in green, below the rest.
 
     Returns:
-        (H', W', 3) uint8 RGB, the longer side being 480.
+        (H', W', 3), the longer side being 480, below a caption.
     """
-    import numpy as np
-
     canvas, scale = fit(picture.image)
-    for box in picture.truth_boxes:
-        rectangle(canvas, box * scale, TRUTH, thickness=3)
-    best = np.argsort(-np.asarray(picture.scores, dtype=float), kind="stable")[:_MOST_BOXES]
-    for index in best[::-1]:  # the best last, so that it lies on top
-        name = picture.class_name(picture.classes[index])
-        corner = rectangle(canvas, picture.boxes[index] * scale, PREDICTION, thickness=1)
-        tag(canvas, f"{name} {picture.scores[index]:.2f}", corner)
-    text = f"{picture.name}: {len(picture.truth_boxes)} true, {len(picture.boxes)} found"
-    return caption(canvas, text)
+    true, best = picture.truth_boxes, np.argsort(-np.asarray(picture.scores, float), kind="stable")
+    canvas = draw_boxes(canvas, true * scale, [""] * len(true), [TRUTH] * len(true), line=3)
+    best = best[:_MOST_BOXES]
+    texts = [f"{picture.class_name(picture.classes[i])} {picture.scores[i]:.2f}" for i in best]
+    canvas = draw_boxes(canvas, picture.boxes[best] * scale, texts, [PREDICTION] * len(best), line=1)
+    return caption(canvas, f"{picture.name}: {len(true)} true, {len(picture.boxes)} found")
 
 
-def fit(image: NDArray[np.uint8]) -> tuple[NDArray[Any], float]:
-    """A copy to draw on, (H', W', 3), whose longer side is 480; and the scale that made it."""
-    import cv2
-    import numpy as np
-
-    scale = _SIDE / max(image.shape[:2])
-    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-    shrink = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return np.ascontiguousarray(cv2.resize(image, (width, height), interpolation=shrink)), scale
-
-
-def draw_labels(picture: PredictionImage) -> NDArray[np.uint8]:
+def draw_labels(picture: PredictionImage) -> Image:
     """The image with its true boxes and their classes, as `draw` enlarges it."""
     canvas, scale = fit(picture.image)
-    corners = [rectangle(canvas, box * scale, TRUTH, thickness=1) for box in picture.truth_boxes]
-    if len(corners) <= _MOST_BOXES:  # more names than that would hide what they name
-        for index, corner in zip(picture.truth_classes, corners, strict=True):
-            tag(canvas, picture.class_name(index), corner, TRUTH)
-    return caption(canvas, f"{picture.name}: {len(corners)} {'object' if len(corners) == 1 else 'objects'}")
+    names = [picture.class_name(index) for index in picture.truth_classes]
+    if len(names) > _MOST_BOXES:  # they would hide what they name
+        names = [""] * len(names)
+    canvas = draw_boxes(canvas, picture.truth_boxes * scale, names, [TRUTH] * len(names), line=1)
+    return caption(canvas, f"{picture.name}: {len(names)} {'object' if len(names) == 1 else 'objects'}")
 
 
 def save_grid(
     pictures: Sequence[PredictionImage],
     path: Path,
     most: int = 9,
-    draw: Callable[[PredictionImage], NDArray[np.uint8]] = draw,
+    draw: Callable[[PredictionImage], Image] = draw,
 ) -> None:
     """Draw up to `most` pictures into one image file, in rows and columns.
 
@@ -76,10 +118,16 @@ def save_grid(
         path.write_bytes(encode(grid(drawn), path.suffix))
 
 
-def grid(tiles: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Tiles (H, W, 3) of any sizes in rows and columns, about as many of one as of the other."""
-    import numpy as np
+def fit(image: Image) -> tuple[Image, float]:
+    """A copy whose longer side is 480 pixels; and the scale that made it."""
+    scale = _SIDE / max(image.shape[:2])
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    shrink = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width, height), interpolation=shrink), np.uint8), scale
 
+
+def grid(tiles: Sequence[Image]) -> Image:
+    """Tiles of any sizes in rows and columns, about as many of one as of the other."""
     columns = math.ceil(math.sqrt(len(tiles)))
     rows = math.ceil(len(tiles) / columns)
     height, width = (max(tile.shape[axis] for tile in tiles) for axis in (0, 1))
@@ -90,50 +138,52 @@ def grid(tiles: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return sheet
 
 
-def encode(image: NDArray[np.uint8], suffix: str) -> bytes:
-    """(H, W, 3) RGB -> the content of a file with that suffix. Raises OSError if OpenCV cannot."""
-    import cv2
-
+def encode(image: Image, suffix: str) -> bytes:
+    """The content of a file with that suffix. Raises OSError if OpenCV cannot."""
     done, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not done:
         raise OSError(f"OpenCV could not encode the picture as {suffix}")
     return data.tobytes()
 
 
-def rectangle(
-    canvas: NDArray[Any], box: NDArray[Any], color: tuple[int, int, int], thickness: int
-) -> tuple[int, int]:
-    """Draw a box of corners in pixels, whatever its numbers; return its upper left corner."""
-    import cv2
-    import numpy as np
-
-    # A diverged detector predicts NaN and boxes far outside; OpenCV takes only 32-bit integers.
-    limit = max(canvas.shape) * 2
-    left, top, right, bottom = np.nan_to_num(box, nan=0.0, posinf=limit, neginf=-limit).clip(-limit, limit)
-    corner = (round(float(left)), round(float(top)))
-    cv2.rectangle(canvas, corner, (round(float(right)), round(float(bottom))), color, thickness, cv2.LINE_AA)
-    return corner
-
-
-def tag(
-    canvas: NDArray[Any], text: str, corner: tuple[int, int], color: tuple[int, int, int] = PREDICTION
-) -> None:
-    """Write a name at a box's corner, inside the canvas, black on the box's colour."""
-    import cv2
-
-    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
-    left = min(max(corner[0], 0), max(canvas.shape[1] - width - 4, 0))
-    bottom = max(corner[1], height + 6)  # a box at the upper edge is labelled inside
-    cv2.rectangle(canvas, (left, bottom - height - 6), (left + width + 4, bottom), color, -1)
-    place = (left + 2, bottom - 4)
-    cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
-
-
-def caption(canvas: NDArray[Any], text: str) -> NDArray[np.uint8]:
+def caption(canvas: Image, text: str) -> Image:
     """The canvas with a line of text above it."""
-    import cv2
-    import numpy as np
+    from PIL import Image as Pillow
+    from PIL import ImageDraw
 
-    strip = np.full((26, canvas.shape[1], 3), 255, np.uint8)
-    cv2.putText(strip, text, (4, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
-    return np.concatenate([strip, canvas])
+    strip = Pillow.new("RGB", (canvas.shape[1], 26), "white")
+    ImageDraw.Draw(strip).text((4, 5), text, fill="black", font=_font(_LETTERS))
+    return np.concatenate([np.asarray(strip), canvas])
+
+
+def _place(
+    box: Sequence[float], size: tuple[float, float], image: tuple[int, int], taken: Sequence[Rectangle]
+) -> Rectangle:
+    """Where a name of this size goes: above its box, inside or below; if possible not on another."""
+    width, height = size
+    left = max(0.0, min(box[0], image[0] - width))
+    wanted = (box[1] - height, box[1], box[3], box[3] - height)
+    tops = [top for top in wanted if 0 <= top <= image[1] - height]
+    places = [(left, top, left + width, top + height) for top in tops or [0.0]]
+    free = (place for place in places if not any(_overlap(place, other) for other in taken))
+    return next(free, places[0])
+
+
+def _overlap(one: Rectangle, other: Rectangle) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _readable_on(color: Color) -> str:
+    # The ITU-R BT.601 weights: how bright the eye takes a colour to be.
+    return "black" if 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 128 else "white"
+
+
+@cache
+def _font(size: int) -> FreeTypeFont:
+    """The letters that come with Matplotlib."""
+    from PIL import ImageFont
+
+    spec = find_spec("matplotlib")  # not imported for the sake of one file
+    assert spec is not None and spec.submodule_search_locations
+    folder = Path(spec.submodule_search_locations[0])
+    return ImageFont.truetype(str(folder / "mpl-data/fonts/ttf/DejaVuSans.ttf"), size)

@@ -10,16 +10,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from detector.gradients.indices import EXPLODING, FLOOR, VANISHING
 from detector.loggers.console import verdict_word
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
-    Array = NDArray[np.float64]
+Array = NDArray[np.float64]
+History = Sequence[Mapping[str, Any]]
 
 _PROFILES = 6  # lines in the depth picture
 _LOSSES = {"train/loss": "total", "train/loss_box": "box", "train/loss_cls": "class", "train/loss_dfl": "DFL"}
@@ -32,14 +34,12 @@ _BANDS = (  # from, to, colour: the verdict's thresholds in decades
 
 
 def write_plots(
-    history: Sequence[Mapping[str, Any]],
+    history: History,
     summary: Mapping[str, Any],
     directory: Path,
     expected: Mapping[str, float] | None = None,
 ) -> list[Path]:
-    """Draw a run's history as PNG files.
-
-    Pictures for which the history holds nothing are left out.
+    """Draw a run's history as PNG files; pictures for which it holds nothing are left out.
 
     Args:
         history: rows as `read_history` returns them; NaN, zeros and missing keys are fine.
@@ -48,12 +48,8 @@ def write_plots(
         expected: the activation-gradient norm that theory predicts for each layer at initialisation.
 
     Returns:
-        The files written.
-
-    Raises:
-        OSError: a file could not be written.
+        The files written. Raises OSError if one could not be.
     """
-    directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     run = f"{summary.get('ablation', 'run')}, seed {summary.get('seed', '?')}"
     figures = {
@@ -63,28 +59,31 @@ def write_plots(
         "loss_map.png": _loss_map(history, run),
     }
     written = []
-    for name, figure in figures.items():
-        if figure is not None:
-            figure.savefig(directory / name, dpi=120)
+    for name, made in figures.items():
+        if made is not None:
+            made.savefig(directory / name, dpi=120)
             written.append(directory / name)
     return written
 
 
-def _figure(rows: int, ratios: Sequence[float], size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+def figure(
+    title: str, size: tuple[float, float], ratios: Sequence[float] = (1,)
+) -> tuple[Figure, list[Axes]]:
+    """A figure with axes below each other, their heights in these ratios."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(rows, 1, height_ratios=list(ratios))
-    axes = [figure.add_subplot(grid[row, 0]) for row in range(rows)]
+    made = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(made)
+    made.suptitle(title, fontsize=12)
+    axes = made.subplots(len(ratios), 1, squeeze=False, height_ratios=list(ratios))[:, 0]
     for axis in axes:
         axis.grid(True, alpha=0.25, linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return made, list(axes)
 
 
-def _layers(history: Sequence[Mapping[str, Any]], prefix: str) -> list[str]:
+def _layers(history: History, prefix: str) -> list[str]:
     """Layer names below a prefix, by depth."""
     names = {key.split("/", 1)[1] for row in history for key in row if key.startswith(f"{prefix}/")}
     return sorted(names, key=lambda name: (_depth_of(name), name))
@@ -96,10 +95,8 @@ def _depth_of(name: str) -> int:
     return int(digits) if digits.isdigit() else 10**6
 
 
-def _series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[Array, Array]:
+def _series(history: History, key: str) -> tuple[Array, Array]:
     """Steps and values of the rows that hold a key."""
-    import numpy as np
-
     points = [(_float(row.get("step", at)), _float(row[key])) for at, row in enumerate(history) if key in row]
     array = np.array(points, dtype=np.float64).reshape(-1, 2)  # (rows, 2)
     return array[:, 0], array[:, 1]
@@ -114,8 +111,6 @@ def _float(value: object) -> float:
 
 def _logarithmic(axis: Axes, values: Array) -> Array:
     """Set a log axis and return what can be drawn on it: underflow at 1e-40, non-finite as gaps."""
-    import numpy as np
-
     drawn = np.where(np.isfinite(values), np.maximum(values, FLOOR), np.nan)
     if np.isfinite(drawn).any():
         axis.set_yscale("log")
@@ -123,13 +118,12 @@ def _logarithmic(axis: Axes, values: Array) -> Array:
 
 
 def _depth(
-    history: Sequence[Mapping[str, Any]],
+    history: History,
     summary: Mapping[str, Any],
     run: str,
     expected: Mapping[str, float],
 ) -> Figure | None:
     """Activation-gradient norm against depth, one line at several steps; theory speaks of the first."""
-    import numpy as np
     from matplotlib import colormaps
 
     layers = _layers(history, "activation_grad")
@@ -137,7 +131,7 @@ def _depth(
     if not rows:
         return None
     picks = sorted({round(i) for i in np.linspace(0, len(rows) - 1, _PROFILES)})
-    figure, (axis,) = _figure(1, [1], (9, 5.2))
+    made, (axis,) = figure(f"Gradient against depth: {run}", (9, 5.2))
     colors = colormaps["viridis"](np.linspace(0.0, 0.9, len(picks)))
     places = np.arange(len(layers))
     values = np.array([[_float(rows[p][1].get(f"activation_grad/{n}")) for n in layers] for p in picks])
@@ -155,9 +149,8 @@ def _depth(
     axis.set_xlabel("trunk block, from the image to the head")
     axis.set_ylabel("‖dL/d activation‖")
     axis.legend(fontsize=8, frameon=False)
-    figure.suptitle(f"Gradient against depth: {run}", fontsize=12)
     axis.set_title(_verdicts(summary), fontsize=9, loc="left")
-    return figure
+    return made
 
 
 def _verdicts(summary: Mapping[str, Any]) -> str:
@@ -170,9 +163,7 @@ def _verdicts(summary: Mapping[str, Any]) -> str:
     return "  ·  ".join(parts)
 
 
-def _curves(
-    history: Sequence[Mapping[str, Any]], run: str, prefix: str, label: str, *, with_index: bool
-) -> Figure | None:
+def _curves(history: History, run: str, prefix: str, label: str, *, with_index: bool) -> Figure | None:
     """Each layer's norm over the steps, coloured by depth; below it, if wanted, the vanishing index."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
@@ -181,31 +172,28 @@ def _curves(
     layers = _layers(history, prefix)
     if not layers:
         return None
-    figure, axes = _figure(2, [2.4, 1], (9, 6.6)) if with_index else _figure(1, [1], (9, 4.6))
+    title = f"{'Activation' if with_index else 'Weight'} gradient of every trunk block: {run}"
+    made, axes = figure(title, (9, 6.6), [2.4, 1]) if with_index else figure(title, (9, 4.6))
     upper = axes[0]
     shade = Normalize(0, max(len(layers) - 1, 1))
     for place, name in enumerate(layers):
         steps, values = _series(history, f"{prefix}/{name}")
         color = colormaps["viridis"](shade(place))
         upper.plot(steps, _logarithmic(upper, values), color=color, linewidth=1.2, **_dots(steps))
-    bar = figure.colorbar(ScalarMappable(shade, colormaps["viridis"]), ax=upper, pad=0.01)
+    bar = made.colorbar(ScalarMappable(shade, colormaps["viridis"]), ax=upper, pad=0.01)
     ticks = sorted({round(i * (len(layers) - 1) / 5) for i in range(6)})
     bar.set_ticks(ticks, labels=[layers[place] for place in ticks], fontsize=8)
     upper.set_ylabel(label)
-    what = "Activation" if prefix == "activation_grad" else "Weight"
-    figure.suptitle(f"{what} gradient of every trunk block: {run}", fontsize=12)
     if with_index:
         _index(axes[1], history)
         axes[1].sharex(upper)
         upper.tick_params(labelbottom=False)
     axes[-1].set_xlabel("step")
-    return figure
+    return made
 
 
-def _index(axis: Axes, history: Sequence[Mapping[str, Any]]) -> None:
+def _index(axis: Axes, history: History) -> None:
     """The vanishing index over the steps, on the verdict's bands."""
-    import numpy as np
-
     steps, values = _series(history, "gradient/vanishing_index")
     finite = values[np.isfinite(values)]
     low, high = min([-1.6, *finite]) - 0.3, max([1.8, *finite]) + 0.3
@@ -213,30 +201,23 @@ def _index(axis: Axes, history: Sequence[Mapping[str, Any]]) -> None:
         bottom, top = max(start, low), min(end, high)
         axis.axhspan(bottom, top, color=color, alpha=0.13, linewidth=0)
         middle = (bottom + top) / 2
-        axis.annotate(
-            verdict_word(middle),
-            (0.995, middle),
-            xycoords=("axes fraction", "data"),
-            ha="right",
-            va="center",
-            fontsize=8,
-            color=color,
-        )
+        right = axis.get_yaxis_transform()  # x as a fraction of the width, y in decades
+        axis.text(0.995, middle, verdict_word(middle), transform=right, ha="right", va="center", fontsize=8,
+                  color=color)  # fmt: skip
     axis.plot(steps, values, color="black", linewidth=1.5, **_dots(steps))
     axis.set_ylim(low, high)
     axis.set_ylabel("V (decades)")
 
 
-def _loss_map(history: Sequence[Mapping[str, Any]], run: str) -> Figure | None:
+def _loss_map(history: History, run: str) -> Figure | None:
     """The loss and its parts above, mAP on both splits below."""
-    import numpy as np
     from matplotlib.ticker import LogFormatter
 
     losses = {label: _series(history, key) for key, label in _LOSSES.items()}
     maps = {label: _series(history, key) for key, label in _MAPS.items()}
     if not any(len(steps) for steps, _ in (losses | maps).values()):
         return None
-    figure, (upper, lower) = _figure(2, [1.4, 1], (9, 6.0))
+    made, (upper, lower) = figure(f"Loss and mAP: {run}", (9, 6.0), [1.4, 1])
     for number, (label, (steps, values)) in enumerate(losses.items()):
         if len(steps):
             wide = 2.0 if number == 0 else 1.1
@@ -259,8 +240,7 @@ def _loss_map(history: Sequence[Mapping[str, Any]], run: str) -> Figure | None:
     for axis in (upper, lower):
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8, frameon=False)
-    figure.suptitle(f"Loss and mAP: {run}", fontsize=12)
-    return figure
+    return made
 
 
 def _dots(steps: Array) -> dict[str, Any]:

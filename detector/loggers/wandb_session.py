@@ -1,19 +1,20 @@
 """Starting and stopping a W&B run so that neither asks, hangs nor tells too much.
 
-Everything here may be slow or raise: `wandb_tracker` calls it from its own thread.
+Everything here may be slow or raise: `wandb_thread` calls it from its own thread.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from detector.config.schema import Config
 from detector.loggers.base import describe
 
 if TYPE_CHECKING:
@@ -29,35 +30,37 @@ _ENVIRONMENT_MODES: dict[str, Mode] = {
     "dryrun": "offline",
     "disabled": "disabled",
 }
+INIT_TIMEOUT = 30.0  # seconds to wait for the server before recording offline
+FINISH_TIMEOUT = 60.0  # seconds to wait at the end for uploads
 _REQUEST_RETRIES = 3  # W&B's own default is 20, with growing pauses
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a run is started with."""
+    """What a W&B run is started with. The API key is not part of it: wandb alone reads that."""
 
-    directory: Path
-    id: str
-    project: str
-    entity: str | None
-    group: str
-    name: str
-    tags: Sequence[str]
-    config: Mapping[str, Any]
-    resume: bool
-    init_timeout: float
-    finish_timeout: float
-    job_type: str = "train"
+    directory: Path  # the run's; wandb writes into `wandb/` in it
+    config: Config  # the resolved one; all of it is recorded
+    ablation: str  # names the run and, unless `tracking.group` says otherwise, its group
+    dataset: str  # the data's name, a tag
+    job_type: str = "train"  # what W&B files the run under, within its group
+    resume_id: str | None = None  # of the run to continue
+
+    @property
+    def mode(self) -> Mode:
+        """The configured mode; where that is `auto`, what WANDB_MODE says, if it says anything known."""
+        configured = self.config.tracking.wandb
+        if configured != "auto":
+            return configured
+        return _ENVIRONMENT_MODES.get(os.environ.get("WANDB_MODE", "").strip().lower(), "auto")
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return f"{self.ablation}-s{self.config.train.seed}"
 
 
-def wanted_mode(mode: Mode) -> Mode:
-    """The configured mode; where that is `auto`, what WANDB_MODE says, if it says anything known."""
-    if mode != "auto":
-        return mode
-    return _ENVIRONMENT_MODES.get(os.environ.get("WANDB_MODE", "").strip().lower(), "auto")
-
-
-def open_run(start: Start, mode: Mode, report: Callable[[str], None]) -> wandb.Run:
+def open_run(start: Start, run_id: str, report: Callable[[str], None]) -> wandb.Run:
     """A run in the best mode there is: online if wanted and possible, else offline.
 
     Raises:
@@ -67,20 +70,21 @@ def open_run(start: Start, mode: Mode, report: Callable[[str], None]) -> wandb.R
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
+    mode = start.mode
     # Before login: a run that logs in loudly asks the server, unbounded, whom to greet.
     wandb.setup(settings=wandb.Settings(silent=True))
     if mode != "offline":
         why = _no_key()
         if why is None:
             try:
-                return _init(start, "online")
+                return _init(start, run_id, "online")
             except (Exception, SystemExit) as error:
                 why = f"online failed: {describe(error)}"
                 reset()  # the failed start may still be retrying in the background
                 wandb.setup(settings=wandb.Settings(silent=True))
         if mode == "online" or not why.startswith("no API key"):
             report(f"W&B: {why}. Recording offline instead.")
-    return _init(start, "offline")
+    return _init(start, run_id, "offline")
 
 
 def set_aside_earlier(run: wandb.Run) -> bool:
@@ -132,27 +136,30 @@ def _no_key() -> str | None:
     return None if known else "no API key is known (`wandb login`, or WANDB_API_KEY)"
 
 
-def _init(start: Start, mode: Literal["online", "offline"]) -> wandb.Run:
+def _init(start: Start, run_id: str, mode: Literal["online", "offline"]) -> wandb.Run:
     import wandb
 
+    tracking, seed = start.config.tracking, start.config.train.seed
+    facts = {"ablation": start.ablation, "seed": seed, "dataset": start.dataset}
+    tags = dict.fromkeys((start.ablation, start.dataset, *tracking.tags))
     return wandb.init(
         mode=mode,
         dir=str(start.directory),
-        id=start.id,
-        project=start.project,
-        entity=start.entity,
-        group=start.group,
+        id=run_id,
+        project=tracking.project,
+        entity=tracking.entity,
+        group=tracking.group or start.ablation,
         job_type=start.job_type,
         name=start.name,
-        tags=[tag[:64] for tag in start.tags],  # W&B refuses the whole run for one longer tag
-        config=dict(start.config),
+        tags=[tag[:64] for tag in tags],  # W&B refuses the whole run for one longer tag
+        config=facts | start.config.model_dump(mode="json"),
         # Offline there is no server to ask whether the run exists: the same id is enough.
-        resume="allow" if start.resume and mode == "online" else None,
-        settings=wandb.Settings(**_settings(start)),
+        resume="allow" if start.resume_id is not None and mode == "online" else None,
+        settings=wandb.Settings(**_settings()),
     )
 
 
-def _settings(start: Start) -> dict[str, Any]:
+def _settings() -> dict[str, Any]:
     """Bounded waits, and nothing sent that the user did not ask to send.
 
     Names beginning with x_ are W&B's internal ones: those a version does not know are left out.
@@ -160,16 +167,16 @@ def _settings(start: Start) -> dict[str, Any]:
     import wandb
 
     chosen: dict[str, Any] = {
-        "init_timeout": start.init_timeout,
-        "finish_timeout": start.finish_timeout,
+        "init_timeout": INIT_TIMEOUT,
+        "finish_timeout": FINISH_TIMEOUT,
         "finish_timeout_raises": True,
         "login_timeout": 1,
-        "x_service_wait": start.init_timeout,
+        "x_service_wait": INIT_TIMEOUT,
         "x_graphql_retry_max": _REQUEST_RETRIES,
         "x_graphql_retry_wait_max_seconds": 2.0,
         "x_file_stream_retry_max": _REQUEST_RETRIES * 10,  # an outage of minutes mid-run is survived
         "reinit": "create_new",  # leaves wandb.run, the notebook user's own run, alone
-        "silent": True,  # the tracker reports what matters, in one line
+        "silent": True,  # the logger reports what matters, in one line
         "use_dot_wandb": False,
         "symlink": False,  # a run's directory can be copied and zipped as it is
         # What could leak: source code and uncommitted changes, the terminal's text, installed packages,

@@ -17,9 +17,8 @@ class Loss(NamedTuple):
     """The value that is differentiated, and its parts."""
 
     total: Tensor  # scalar: the batch size times the sum of the parts, as ultralytics trains on
-    parts: (
-        Tensor  # (3,) box, cls and dfl (of two heads the last's), gains applied, detached: the batch's mean
-    )
+    # (3,) box, cls and dfl (of two heads the last's), gains applied, detached: the batch's mean
+    parts: Tensor
 
 
 class DetectionLoss:

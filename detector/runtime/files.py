@@ -6,10 +6,13 @@ import errno
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from detector.errors import UserError
 
 _UNSUPPORTED = errno.EINVAL, errno.ENOTSUP  # file systems on which a folder cannot be flushed
 
@@ -56,6 +59,35 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
         raise
     _flush_folder(path.parent)
+
+
+def new_folder(wanted: Path | None, default: str, option: str) -> Path:
+    """Make a folder for results, which holds nothing yet.
+
+    Args:
+        wanted: what the user named; None makes one called `default`, with the time behind it.
+        default: such as `runs/val-mine`.
+        option: how the user named it, for messages.
+
+    Raises:
+        UserError: it holds something, or cannot be made.
+    """
+    try:
+        if wanted is not None:
+            wanted.mkdir(parents=True, exist_ok=True)
+            if any(wanted.iterdir()):
+                raise UserError(f"{option} {wanted}: is not empty, and nothing is overwritten; name another")
+            return wanted
+        stem, number = f"{default}-{time.strftime('%Y%m%d-%H%M%S')}", 1
+        while True:
+            folder = Path(stem if number == 1 else f"{stem}-{number}")
+            with suppress(FileExistsError):  # another one began in the same second
+                folder.mkdir(parents=True)
+                return folder
+            number += 1
+    except OSError as error:
+        name = f"{option} {wanted}" if wanted is not None else default
+        raise UserError(f"{name}: this folder cannot be made: {error.strerror}; name another") from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -18,9 +18,11 @@ _JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
 JPEG_END, JPEG_SCAN = 0xD9, 0xDA
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # these three hold tables
 _JPEG_APP1 = 0xE1
-_WIDTH, _HEIGHT, _ORIENTATION = 256, 257, 274  # TIFF tags
-_INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # TIFF field types
+_WIDTH, _HEIGHT, _ORIENTATION, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 274, 322, 323  # TIFF tags
+_SIZES = frozenset({_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT})
+_INTEGERS = {1: "B", 3: "H", 4: "I"}  # TIFF field types
 _MOST_TAGS = 4096  # real files have a few dozen
+_LARGE_TILE = 4096 * 4096  # pixels; a decoder holds a whole tile, however small the picture is
 _MOST_SEGMENTS = 200_000  # a PNG of 400 MB has 50,000; millions of empty ones would take minutes
 
 
@@ -48,8 +50,7 @@ def read_header(data: bytes) -> Header:
         if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
             return _webp(data)
         if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-            tags = _tags(data)
-            return Header("TIFF", tags[_WIDTH], tags[_HEIGHT], _upright_unless(tags))
+            return _tiff(data)
         if data.startswith(b"BM"):
             return _bmp(data)
     except (struct.error, KeyError) as error:
@@ -127,6 +128,14 @@ def _bmp(data: bytes) -> Header:
     return Header("BMP", abs(width), abs(height))  # a negative height: stored from the top
 
 
+def _tiff(data: bytes) -> Header:
+    tags = _tags(data)
+    width, height = tags[_WIDTH], tags[_HEIGHT]
+    if tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0) > max(width * height, _LARGE_TILE):
+        raise ValueError("its tiles are larger than the picture")
+    return Header("TIFF", width, height, _upright_unless(tags))
+
+
 def _exif(data: bytes) -> int:
     """The orientation; 1 where the block is damaged, as decoders have it."""
     try:
@@ -141,19 +150,29 @@ def _upright_unless(tags: dict[int, int]) -> int:
 
 
 def _tags(data: bytes) -> dict[int, int]:
-    """The first integer of each integer tag in a TIFF's first directory. Raises struct.error."""
+    """The first integer of each integer tag in a TIFF's first directory.
+
+    What is ambiguous is damaged: the size read here must be the one that the decoder allocates.
+
+    Raises:
+        struct.error: the directory is cut off or too long, or a tag in it is given twice or oddly.
+    """
     order = "<" if data[:2] == b"II" else ">"
     big = data[2:4] in (b"+\0", b"\0+")  # BigTIFF: 64-bit offsets
     (start,) = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, 8 if big else 4)
     if start >= len(data):  # an offset of 64 bits is too large for struct to refuse by itself
         raise struct.error("the directory lies beyond the end")
     (count,) = struct.unpack_from(f"{order}{'Q' if big else 'H'}", data, start)
+    if count > _MOST_TAGS:
+        raise struct.error("the directory is too long")
+    integers = _INTEGERS | ({16: "Q"} if big else {})  # elsewhere 64 bits lie behind an offset
     first, step, value = (start + 8, 20, 12) if big else (start + 2, 12, 8)
-    tags = {}
-    for entry in range(first, first + min(count, _MOST_TAGS) * step, step):
+    tags, seen = {}, set()
+    for entry in range(first, first + count * step, step):
         tag, kind = struct.unpack_from(f"{order}HH", data, entry)
-        if tag in tags:  # readers disagree on which one counts
-            raise struct.error("a tag is given twice")
-        if kind in _INTEGERS:
-            (tags[tag],) = struct.unpack_from(f"{order}{_INTEGERS[kind]}", data, entry + value)
+        if tag in seen or (tag in _SIZES and kind not in integers):  # readers disagree on what counts
+            raise struct.error("a tag is given twice, or a size in another type")
+        seen.add(tag)
+        if kind in integers:
+            (tags[tag],) = struct.unpack_from(f"{order}{integers[kind]}", data, entry + value)
     return tags

@@ -55,6 +55,29 @@ def _tiff(*tags: tuple[int, int]) -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 8)  # the next is itself
 
 
+def two_sizes() -> bytes:
+    """A TIFF of 12 kB: 24,000 x 24,000 for libtiff, 30 x 30 for a reader that skips signed numbers.
+
+    All white in CCITT group 4 (ITU T.6), where one bit says that a row is as the row before. It is cut
+    into strips of 16 rows, so that no buffer but the picture itself is large, and all are the same bytes.
+    """
+    strips = 24_000 // 16
+    sizes = [(256, 9, 1, 24_000), (256, 4, 1, 30), (257, 9, 1, 24_000), (257, 4, 1, 30)]
+    numbers = [*sizes, (258, 3, 1, 1), (259, 3, 1, 4), (262, 3, 1, 0), (273, 4, strips, 200),
+               (277, 3, 1, 1), (278, 4, 1, 16), (279, 4, strips, 200 + 4 * strips)]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", *number) for number in numbers)
+    directory = struct.pack("<IH", 8, len(numbers)) + entries + bytes(4)
+    arrays = struct.pack("<I", 200 + 8 * strips) * strips + struct.pack("<I", 5) * strips
+    return (b"II*\0" + directory).ljust(200, b"\0") + arrays + b"\xff\xff\x00\x10\x01"
+
+
+def huge_tile() -> bytes:
+    """A TIFF of 30 x 30 in one tile of 16,000 x 16,000, in the same coding."""
+    numbers = [(256, 30), (257, 30), (258, 1), (259, 4), (262, 0), (277, 1), (322, 16_000), (323, 16_000),
+               (324, 200), (325, 2003)]  # fmt: skip
+    return _tiff(*numbers).ljust(200, b"\0") + b"\xff" * 2000 + b"\x00\x10\x01"
+
+
 def _bmp(width: int, height: int) -> bytes:
     return b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
 
@@ -131,6 +154,8 @@ CASES = [
     _bad("JPEG that claims 65535 x 65535", encoded("JPEG").replace(
         b"\x00\x18\x00\x20", b"\xff\xff\xff\xff", 1), "at most 100 megapixels"),
     _bad("TIFF with two widths", _tiff((256, 100_000), (256, 10), (257, 10)), "header is damaged"),
+    _bad("TIFF of two sizes", two_sizes(), "header is damaged"),
+    _bad("TIFF with a tile of 256 megapixels", huge_tile(), "tiles are larger than the picture"),
     _bad("TIFF that is a loop", _tiff((256, 10), (257, 10))),
     _bad("TIFF whose directory is nowhere", b"II*\0\xff\xff\xff\xff" + b"\0" * 8, "header is damaged"),
     _bad("BMP of 2^31 pixels a side", _bmp(2**31 - 1, -(2**31)), "at most 100 megapixels"),

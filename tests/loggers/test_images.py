@@ -15,7 +15,7 @@ from detector.data.dataset import Dataset, Item
 from detector.data.geometry import Letterbox
 from detector.data.loader import Batch
 from detector.loggers.base import PredictionImage, Trackers
-from detector.loggers.images import TRUTH, draw_labels
+from detector.loggers.images import TRUTH, draw, draw_labels
 from detector.loggers.plot_logger import PlotTracker
 from detector.training.examples import batch_images
 
@@ -55,3 +55,13 @@ def test_the_first_batch_is_drawn_as_it_is(tmp_path: Path) -> None:
     Trackers([PlotTracker(tmp_path, ModelConfig())]).first_batch([empty, full])
     sheet = cv2.imread(str(tmp_path / "plots" / "train_batch.png"))
     assert sheet is not None and sheet.shape == (506, 960, 3)
+
+
+def test_class_names_are_not_limited_to_ascii(make_picture: MakePicture) -> None:
+    one, other = (draw_labels(replace(make_picture(), class_names=(name, "dog"))) for name in ("жук", "кит"))
+    assert (one != other).any()
+
+
+def test_what_a_diverged_detector_finds_is_drawn(make_picture: MakePicture) -> None:
+    boxes = np.array([[np.nan] * 4, [np.inf, -np.inf, 5, 5], [100, 90, 20, 10]], np.float32)
+    assert draw(replace(make_picture(), boxes=boxes)).shape == (506, 480, 3)

@@ -20,6 +20,7 @@ import pytest
 from detector.config.schema import Config
 from detector.loggers.base import PredictionImage
 from detector.loggers.wandb_logger import WandbTracker
+from detector.loggers.wandb_session import Start
 
 Make = Callable[..., list[dict[str, Any]]]
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,8 +41,8 @@ def start(tmp_path: Path, said: list[str]) -> Callable[..., WandbTracker]:
         config = Config.model_validate({"tracking": tracking or {}, "train": {"seed": 3}})
         directory = tmp_path / "run"
         directory.mkdir(exist_ok=True)
-        facts: dict[str, Any] = {"ablation": "no_residual", "dataset": "coco8", "report": said.append}
-        return WandbTracker(directory, config, **(facts | others))
+        start = Start(directory, config, "no_residual", "coco8", resume_id=others.pop("resume_id", None))
+        return WandbTracker(start, report=said.append, **others)
 
     return make
 
@@ -141,9 +142,10 @@ def test_a_terminal_is_not_asked_for_a_key(tmp_path: Path) -> None:
         from pathlib import Path
         from detector.config.schema import Config
         from detector.loggers.wandb_logger import WandbTracker
+        from detector.loggers.wandb_session import Start
         assert sys.stdin.isatty() and sys.stderr.isatty()
         config = Config.model_validate({"tracking": {"wandb": "online"}})
-        WandbTracker(Path(sys.argv[1]), config, ablation="a", dataset="d").close()
+        WandbTracker(Start(Path(sys.argv[1]), config, "a", "d")).close()
     """
     ours, theirs = os.openpty()
     command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "run")]
@@ -265,11 +267,10 @@ def test_a_service_that_hangs_is_given_up_and_python_still_exits(tmp_path: Path)
         from pathlib import Path
         import wandb
         from detector.config.schema import Config
-        from detector.loggers import wandb_logger as wandb_tracker
-        wandb_tracker._GRACE = 1.0
-        tracker = wandb_tracker.WandbTracker(
-            Path(sys.argv[1]), Config(), ablation="a", dataset="d", finish_timeout=1
-        )
+        from detector.loggers import wandb_logger, wandb_session, wandb_thread
+        wandb_thread._GRACE = 1.0
+        wandb_session.FINISH_TIMEOUT = 1
+        tracker = wandb_logger.WandbTracker(wandb_session.Start(Path(sys.argv[1]), Config(), "a", "d"))
         assert tracker.wait_started(60)
         os.kill(wandb.setup()._connection._proc._process.pid, signal.SIGSTOP)
         for step in range(2000):
@@ -327,7 +328,7 @@ def test_rows_in_one_step_cost_the_engine_nothing_to_wait_for(
     tracker = start()
     assert tracker.wait_started(60)
     monkeypatch.setattr(wandb.Run, "log", lambda *_, **__: time.sleep(0.05))
-    monkeypatch.setattr("detector.loggers.wandb_logger._MOST_WAITING", 20)
+    monkeypatch.setattr("detector.loggers.wandb_thread._MOST_WAITING", 20)
     for step in range(200):
         tracker.log({"step": step})
     tracker.close()

@@ -17,6 +17,7 @@ import pytest
 from detector.config.schema import Config
 from detector.loggers.base import PredictionImage
 from detector.loggers.wandb_logger import WandbTracker
+from detector.loggers.wandb_session import Start
 
 Make = Callable[..., list[dict[str, Any]]]
 BOUND = 50.0  # seconds that prove a wait is bounded: wandb's own ones are 90 s, or for ever
@@ -39,8 +40,13 @@ def server(
 def _tracker(directory: Path, said: list[str], **others: Any) -> WandbTracker:
     directory.mkdir(exist_ok=True)
     config = Config.model_validate({"tracking": {"entity": "me", "project": "gradients"}})
-    facts: dict[str, Any] = {"ablation": "baseline", "dataset": "coco8", "report": said.append}
-    return WandbTracker(directory, config, **(facts | others))
+    start = Start(directory, config, "baseline", "coco8", resume_id=others.pop("resume_id", None))
+    return WandbTracker(start, report=said.append, **others)
+
+
+def _impatient(monkeypatch: pytest.MonkeyPatch, init: float = 30, finish: float = 60) -> None:
+    monkeypatch.setattr("detector.loggers.wandb_session.INIT_TIMEOUT", init)
+    monkeypatch.setattr("detector.loggers.wandb_session.FINISH_TIMEOUT", finish)
 
 
 def test_a_run_arrives_whole(
@@ -124,12 +130,18 @@ def test_resuming_adds_to_the_same_run(tmp_path: Path, server: Any, make_history
 
 @pytest.mark.parametrize("status", [500, 401])
 def test_a_server_that_answers_errors(
-    tmp_path: Path, server: Any, make_history: Make, wandb_file_module: ModuleType, status: int
+    tmp_path: Path,
+    server: Any,
+    make_history: Make,
+    wandb_file_module: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
 ) -> None:
+    _impatient(monkeypatch, init=2, finish=5)
     server.failing = status
     said: list[str] = []
     began = time.monotonic()
-    tracker = _tracker(tmp_path / "run", said, init_timeout=2, finish_timeout=5)
+    tracker = _tracker(tmp_path / "run", said)
     history = make_history()
     for row in history:
         tracker.log(row)
@@ -144,9 +156,10 @@ def test_a_server_that_answers_errors(
 def test_a_server_that_breaks_in_mid_run(
     tmp_path: Path, server: Any, make_history: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("detector.loggers.wandb_logger._GRACE", 1.0)
+    monkeypatch.setattr("detector.loggers.wandb_thread._GRACE", 1.0)
+    _impatient(monkeypatch, finish=1)
     said: list[str] = []
-    tracker = _tracker(tmp_path / "run", said, finish_timeout=1)
+    tracker = _tracker(tmp_path / "run", said)
     assert tracker.wait_started(60)
     server.failing = 500
     began = time.monotonic()
@@ -166,9 +179,10 @@ def test_a_server_that_is_not_there(
         port = silent.getsockname()[1] if listening else 9
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
         monkeypatch.setenv("WANDB_API_KEY", api_key)
+        _impatient(monkeypatch, init=2, finish=2)
         said: list[str] = []
         began = time.monotonic()
-        tracker = _tracker(tmp_path / "run", said, init_timeout=2, finish_timeout=2)
+        tracker = _tracker(tmp_path / "run", said)
         for step in range(100):
             tracker.log({"step": step})
         tracker.close()

@@ -143,14 +143,14 @@ def garbage_at_step(step: int, path: str) -> None:
 
 def disk_for_wandb(size: str) -> None:
     """Give W&B a small file system of its own, which is full as soon as it writes a little."""
-    from detector.loggers import wandb_logger as wandb_tracker
+    from detector.loggers import wandb_logger
 
     def before(start: Any, *_: object) -> None:
         folder = Path(start.directory) / "wandb"
         folder.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], check=True)
 
-    wrap(wandb_tracker, "open_run", before)
+    wrap(wandb_logger, "open_run", before)
 
 
 # Memory.
@@ -295,10 +295,10 @@ def failing_plots() -> None:
 
 def impatient_wandb(init: float, finish: float) -> None:
     """Shorten the time limits of W&B, which are for real servers."""
-    from detector.loggers import wandb_logger as wandb_tracker
+    from detector.loggers import wandb_session, wandb_thread
 
-    wandb_tracker._GRACE = 1.0
-    wandb_tracker.WandbTracker.__init__.__kwdefaults__.update(init_timeout=init, finish_timeout=finish)
+    wandb_thread._GRACE = 1.0
+    wandb_session.INIT_TIMEOUT, wandb_session.FINISH_TIMEOUT = init, finish
 
 
 def wandb_at_step(step: int, what: str) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import reliability
+from scripts import reliability
+from scripts.pages import write_between
 
 
 def test_counts_are_those_of_the_tests(tmp_path: Path) -> None:
@@ -52,8 +53,9 @@ def test_the_table_goes_between_its_marks(tmp_path: Path) -> None:
     assert "right layer named | 20/20 | 1.5 | aaaaaaa+ |" in text
     assert text.endswith("Measured with Python 3.11, torch 2.9, 2 cores.")
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{reliability.BEGIN}\nold\n{reliability.END}\nafter\n")
+    begin, end = "<!-- table: reliability -->", "<!-- /table: reliability -->"
+    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n", encoding="utf-8")
     for _ in range(2):
-        reliability.write(text, page)
-        assert page.read_text() == f"before\n{reliability.BEGIN}\n{text}\n{reliability.END}\nafter\n"
-    assert reliability.PAGE.read_text().count(reliability.BEGIN) == 1
+        write_between(page, reliability.MARKER, text)
+        assert page.read_text(encoding="utf-8") == f"before\n{begin}\n{text}\n{end}\nafter\n"
+    assert reliability.PAGE.read_text(encoding="utf-8").count(begin) == 1

@@ -7,11 +7,13 @@ import os
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from detector.runtime.files import remove_leftovers, replacing, write_bytes, write_text
+from detector.errors import UserError
+from detector.runtime.files import new_folder, remove_leftovers, replacing, write_bytes, write_text
 from tests.support import ROOT
 
 
@@ -129,3 +131,20 @@ def test_a_read_only_folder_is_the_systems_error(tmp_path: Path) -> None:
 def test_a_missing_folder_is_the_systems_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_text(tmp_path / "none" / "a", "x")
+
+
+def test_a_new_folder_is_never_one_that_holds_something(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert new_folder(empty, "unused", "--out") == empty
+    (empty / "a").touch()
+    with pytest.raises(UserError, match=r"--out .*empty: is not empty, and nothing is overwritten"):
+        new_folder(empty, "unused", "--out")
+    with pytest.raises(UserError, match=r"--out .*/a: this folder cannot be made: File exists"):
+        new_folder(empty / "a", "unused", "--out")
+
+
+def test_many_at_once_make_a_folder_each(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: new_folder(None, str(tmp_path / "runs/val"), "--out"), range(24)))
+    assert len(set(made)) == 24 and all(folder.is_dir() for folder in made)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +18,7 @@ from PIL import Image as PillowImage
 
 from detector.data.images import BadImage, decode, decode_with_header
 from detector.runtime.image_header import Header, read_header
+from tests.hostile.images import huge_tile, two_sizes
 
 NAMES = {"JPEG": "JPEG", "PNG": "PNG", "BMP": "BMP", "TIFF": "TIFF", "WEBP": "WebP"}
 SAVED = {
@@ -131,3 +136,59 @@ def test_formats_that_not_every_opencv_can_read_are_refused() -> None:
     PillowImage.fromarray(np.zeros((5, 5, 3), np.uint8)).save(stream, "GIF")
     with pytest.raises(BadImage, match="none of JPEG, PNG, BMP, TIFF and WebP"):
         decode(stream.getvalue())
+
+
+DECODE = """
+import re, sys
+from pathlib import Path
+from detector.data.images import BadImage, decode
+try:
+    words = decode(Path(sys.argv[1]).read_bytes()).shape
+except BadImage as error:
+    words = error
+print(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1], words)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+@pytest.mark.parametrize("build", [two_sizes, huge_tile])
+def test_a_small_file_takes_little_memory(build: Callable[[], bytes], tmp_path: Path) -> None:
+    file = tmp_path / "a.tif"
+    file.write_bytes(build())
+    assert file.stat().st_size < 30_000
+    command = [sys.executable, "-c", DECODE, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    kilobytes, words = done.stdout.split(maxsplit=1)
+    assert int(kilobytes) < 500_000 and "cannot be decoded" in words
+
+
+# Sizes in every type a TIFF knows, some of them twice, as a decoder might read them differently.
+TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 11: "f", 13: "I", 16: "I"}
+sides = st.tuples(st.sampled_from([256, 257]), st.sampled_from(sorted(TYPES)), st.sampled_from([7, 20, 33]))
+
+
+@given(st.lists(sides, min_size=1, max_size=3), st.sampled_from(["I", "H"]), st.booleans())
+def test_the_decoder_sees_the_same_size(extra: list[tuple[int, int, int]], plain: str, ahead: bool) -> None:
+    entries = [(tag, 4 if plain == "I" else 3, 20) for tag in {256, 257} - {tag for tag, *_ in extra[:1]}]
+    sizes = extra + entries if ahead else entries + extra
+    fixed = [
+        (258, 3, 8),
+        (259, 3, 1),
+        (262, 3, 1),
+        (273, 4, 400),
+        (277, 3, 1),
+        (278, 3, 33),
+        (279, 4, 33 * 33),
+    ]
+    packed = b"".join(
+        struct.pack("<HHI", tag, kind, 1) + struct.pack(f"<{TYPES[kind]}", value).ljust(4, b"\0")
+        for tag, kind, value in sorted(sizes, key=lambda entry: entry[0]) + fixed
+    )
+    data = b"II*\0" + struct.pack("<IH", 8, len(sizes) + len(fixed)) + packed + bytes(4)
+    data = data.ljust(400, b"\0") + bytes(33 * 33)
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    try:
+        header = read_header(data)
+    except ValueError:
+        return
+    assert decoded is None or decoded.shape[:2] == (header.height, header.width)

@@ -92,14 +92,9 @@ def run_check(options: argparse.Namespace) -> int:
 
 def _track(files: Iterable[File], total: int) -> Iterator[File]:
     """Pass the files on, with a progress bar on stderr if that is a terminal, else after one line."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from detector.runtime.progress import progress_bar
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        print(f"reading {total} images and their labels", file=sys.stderr, flush=True)
-        yield from files
-        return
-    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield from progress.track(files, total=total)
+    with progress_bar() as bar:
+        if bar.disable:
+            print(f"reading {total} images and their labels", file=sys.stderr, flush=True)
+        yield from bar.track(files, total=total, description="reading")

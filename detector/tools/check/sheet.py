@@ -11,7 +11,7 @@ from detector.data.data_yaml import shown
 from detector.data.dataset import Dataset, Item
 from detector.data.geometry import Image, xywh_to_xyxy
 from detector.data.images import read_image
-from detector.errors import UserError
+from detector.errors import UserError, spelt_out
 from detector.loggers import images as pictures
 
 IMAGES = 16
@@ -79,12 +79,7 @@ def _draw(item: Item, split: str, names: tuple[str, ...]) -> Image:
     canvas, scale = pictures.fit(image)
     corners = xywh_to_xyxy(item.boxes) * np.array([image.shape[1], image.shape[0]] * 2) * scale
     colors = [COLORS[index % len(COLORS)] for index in item.classes.tolist()]
-    for box, color in zip(corners, colors, strict=True):
-        pictures.rectangle(canvas, box, color, thickness=2)
-    for (left, top, _, _), color, index in zip(corners, colors, item.classes.tolist(), strict=True):
-        # OpenCV's font is ASCII only.
-        name = names[index] if names[index].isascii() else str(index)
-        pictures.tag(canvas, name, (round(left), round(top)), color)
-    file = item.image.name if item.image.name.isascii() else ascii(item.image.name)[1:-1]
+    labels = [names[index] for index in item.classes.tolist()]
+    canvas = pictures.draw_boxes(canvas, corners, labels, colors, line=2)
     boxes = f"{len(corners)} box{'' if len(corners) == 1 else 'es'}"
-    return pictures.caption(canvas, f"{split}: {file}, {boxes}")
+    return pictures.caption(canvas, f"{split}: {spelt_out(item.image.name)}, {boxes}")

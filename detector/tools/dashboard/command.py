@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from detector.errors import UserError
 
 if TYPE_CHECKING:
-    from wandb_workspaces.workspaces import Section, Workspace
+    from wandb_workspaces.workspaces import Workspace
 
 NAME = "Where gradients die"
 # A layer's name is two digits of depth and the block: 00_stem, 07_p3.4. The dots are part of it.
@@ -73,17 +73,63 @@ def build(entity: str, project: str, layers: Sequence[str], *, regex: bool = Tru
             The list of `layers` is given in any case, for a W&B that does not know patterns.
     """
     try:
+        import wandb_workspaces.reports.v2.interface as wr
         import wandb_workspaces.workspaces as ws
     except ImportError as error:
         raise UserError(
             f"wandb-workspaces is needed ({error}): pip install 'gradient-detector[dashboard]'"
         ) from error
 
+    def bands(title: str, metric: str, *, log_y: bool = False) -> Any:
+        """One curve an ablation: the mean over its seeds, with their standard deviation as a band."""
+        by_ablation: dict[str, Any] = {
+            "groupby": wr.Config("ablation"),
+            "groupby_aggfunc": "mean",
+            "groupby_rangefunc": "stddev",
+        }
+        return wr.LinePlot(title=title, x="Step", y=[metric], log_y=log_y or None, **by_ablation)
+
+    def every_layer(title: str, kind: str) -> Any:
+        pattern = f"^{kind}/{LAYER}$" if regex else None
+        names: list[Any] = [f"{kind}/{layer}" for layer in layers]
+        return wr.LinePlot(
+            title=title, x="Step", y=names, metric_regex=pattern, log_y=True, legend_position="east"
+        )
+
+    # What wandb.plot.line_series logs: a table beside a preset chart.
+    depth_profile = wr.CustomChart(
+        query={"summaryTable": {"tableKey": "depth_profile/activation_grad_table"}},
+        chart_name="wandb/lineseries/v0",
+        chart_fields={"step": "step", "lineKey": "lineKey", "lineVal": "lineVal"},
+        chart_strings={"title": "log10 of the activation gradient against depth", "xname": "depth"},
+    )
+    sections: dict[str, list[Any]] = {
+        "Accuracy": [
+            bands("mAP50-95 on the training images", "train/mAP50-95"),
+            bands("mAP50-95 on unseen images", "val/mAP50-95"),
+            bands("Loss", "train/loss", log_y=True),
+        ],
+        "Gradient flow": [
+            bands("Vanishing index V, decades: below -1 vanishing", "gradient/vanishing_index"),
+            every_layer("Activation gradient of every layer", "activation_grad"),
+            every_layer("Weight gradient of every layer", "weight_grad"),
+            *(
+                bands(f"Activation gradient, {place} block", f"activation_grad/{layer}", log_y=True)
+                for place, layer in _first_middle_last(layers)
+            ),
+            bands("Input dependence: below 0.2 the signal has collapsed", "signal/input_dependence"),
+        ],
+        "Depth profile": [depth_profile],
+        "Predictions": [
+            wr.MediaBrowser(title=f"Predictions, {split} images", media_keys=[f"predictions/{split}"])
+            for split in ("train", "val")
+        ],
+    }
     return ws.Workspace(
         entity=entity,
         project=project,
         name=NAME,
-        sections=[_accuracy(), _gradient_flow(layers, regex), _depth_profile(), _predictions()],
+        sections=[ws.Section(name=name, panels=panels, is_open=True) for name, panels in sections.items()],
         settings=ws.WorkspaceSettings(x_axis="Step", max_runs=30, sort_panels_alphabetically=False),
         runset_settings=ws.RunsetSettings(pinned_columns=list(COLUMNS)),
     )
@@ -94,82 +140,6 @@ def specification(workspace: Workspace) -> dict[str, Any]:
     # The library has no public way to ask for it; its own tests look here.
     text: str = workspace._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)
     return dict(json.loads(text))
-
-
-def _accuracy() -> Section:
-    import wandb_workspaces.workspaces as ws
-
-    panels: list[Any] = [
-        _bands("mAP50-95 on the training images", "train/mAP50-95"),
-        _bands("mAP50-95 on unseen images", "val/mAP50-95"),
-        _bands("Loss", "train/loss", log_y=True),
-    ]
-    return ws.Section(name="Accuracy", panels=panels, is_open=True)
-
-
-def _gradient_flow(layers: Sequence[str], regex: bool) -> Section:
-    import wandb_workspaces.reports.v2.interface as wr
-    import wandb_workspaces.workspaces as ws
-
-    panels: list[Any] = [_bands("Vanishing index V, decades: below -1 vanishing", "gradient/vanishing_index")]
-    for kind, title in (
-        ("activation_grad", "Activation gradient of every layer"),
-        ("weight_grad", "Weight gradient of every layer"),
-    ):
-        panels.append(
-            wr.LinePlot(
-                title=title,
-                x="Step",
-                y=[f"{kind}/{layer}" for layer in layers],
-                metric_regex=f"^{kind}/{LAYER}$" if regex else None,
-                log_y=True,
-                legend_position="east",
-            )
-        )
-    for place, layer in _first_middle_last(layers):
-        panels.append(_bands(f"Activation gradient, {place} block", f"activation_grad/{layer}", log_y=True))
-    panels.append(_bands("Input dependence: below 0.2 the signal has collapsed", "signal/input_dependence"))
-    return ws.Section(name="Gradient flow", panels=panels, is_open=True)
-
-
-def _depth_profile() -> Section:
-    import wandb_workspaces.reports.v2.interface as wr
-    import wandb_workspaces.workspaces as ws
-
-    # What wandb.plot.line_series logs: a table beside a preset chart.
-    chart = wr.CustomChart(
-        query={"summaryTable": {"tableKey": "depth_profile/activation_grad_table"}},
-        chart_name="wandb/lineseries/v0",
-        chart_fields={"step": "step", "lineKey": "lineKey", "lineVal": "lineVal"},
-        chart_strings={"title": "log10 of the activation gradient against depth", "xname": "depth"},
-    )
-    return ws.Section(name="Depth profile", panels=[chart], is_open=True)
-
-
-def _predictions() -> Section:
-    import wandb_workspaces.reports.v2.interface as wr
-    import wandb_workspaces.workspaces as ws
-
-    panels: list[Any] = [
-        wr.MediaBrowser(title=f"Predictions, {split} images", media_keys=[f"predictions/{split}"])
-        for split in ("train", "val")
-    ]
-    return ws.Section(name="Predictions", panels=panels, is_open=True)
-
-
-def _bands(title: str, metric: str, *, log_y: bool = False) -> Any:
-    """One curve an ablation: the mean over its seeds, with their standard deviation as a band."""
-    import wandb_workspaces.reports.v2.interface as wr
-
-    return wr.LinePlot(
-        title=title,
-        x="Step",
-        y=[metric],
-        log_y=log_y or None,
-        groupby=wr.Config("ablation"),
-        groupby_aggfunc="mean",
-        groupby_rangefunc="stddev",
-    )
 
 
 def _first_middle_last(layers: Sequence[str]) -> list[tuple[str, str]]:

@@ -61,9 +61,10 @@ def run_predict(options: argparse.Namespace) -> int:
         UserError: a source, the checkpoint or an option is wrong, or a result cannot be written.
     """
     from detector.predictor import Predictor
+    from detector.runtime.files import new_folder
     from detector.runtime.signals import StopRequest
     from detector.tools.predict.job import Job
-    from detector.tools.predict.results import Results, new_folder
+    from detector.tools.predict.results import Results
     from detector.tools.predict.sources import find_sources
 
     writes = options.save_txt or not options.no_images
@@ -79,7 +80,7 @@ def run_predict(options: argparse.Namespace) -> int:
         precision=options.precision,
         **chosen,
     )
-    folder = new_folder(options.out, _name(options.checkpoint)) if writes else None
+    folder = new_folder(options.out, f"runs/predict-{_name(options.checkpoint)}", "--out") if writes else None
     results = Results(
         folder,
         predictor.names,

@@ -10,13 +10,12 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from detector.data.geometry import Image
 from detector.data.images import read_image
 from detector.errors import UserError
 from detector.predictor import Predictor
+from detector.runtime.progress import progress_bar
 from detector.tools.predict.annotate import annotate
 from detector.tools.predict.results import Results
 from detector.tools.predict.sources import Sources, output_stems
@@ -49,7 +48,7 @@ class Job:
         self.predictor, self.results, self.batch, self.frames = predictor, results, batch, frames
         self.stop = stop
         self.interrupted = True  # until the end was reached
-        self._bar = _progress_bar()
+        self._bar = progress_bar(transient=False)
         self._laps: list[tuple[int, float]] = []  # images and seconds of each batch
 
     def run(self, sources: Sources) -> None:
@@ -162,15 +161,3 @@ def _read_ahead(paths: Sequence[Path], size: int) -> Iterator[list[tuple[Path, I
         for first in range(size, len(paths) + size, size):
             now, ahead = ahead, begin(first)
             yield [(path, image.result()) for path, image in now]
-
-
-def _progress_bar() -> Progress:
-    """On stderr, and only where that is a terminal."""
-    console = Console(stderr=True, highlight=False)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-    )
-    return Progress(*columns, console=console, disable=not console.is_terminal, refresh_per_second=4)

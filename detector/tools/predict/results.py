@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,27 +14,6 @@ from detector.data.geometry import Floats, Image, xyxy_to_xywh
 from detector.errors import UserError
 from detector.tools.predict.annotate import annotate
 from detector.training.metrics import Prediction
-
-
-def new_folder(out: Path | None, name: str) -> Path:
-    """Make the folder for the results: `out`, which must not hold anything, or a new one in runs/.
-
-    Raises:
-        UserError: `out` is in use, or cannot be made.
-    """
-    if out is None:
-        wanted = Path("runs") / f"predict-{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        out, number = wanted, 1
-        while out.exists():  # another one began in the same second
-            number += 1
-            out = wanted.with_name(f"{wanted.name}-{number}")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out}: is there already, and nothing is overwritten; name a new folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: this folder cannot be made: {error.strerror}") from error
-    return out
 
 
 class Results:

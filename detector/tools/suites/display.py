@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, TextIO
 
+from detector.loggers.console import clock
 from detector.tools.suites.runner import COMPLETE, Job
 
 if TYPE_CHECKING:
@@ -66,12 +67,12 @@ class SuiteDisplay:
         line = f"[{over}/{len(jobs)}] {job.cell.name}: {job.status}"
         if job.status in COMPLETE:
             init, late = (job.summary.get(_COLUMNS[key]) for key in ("V init", "V late"))
-            line += f" in {_clock(job.seconds)}; V {_signed(init)} → {_signed(late)}"
+            line += f" in {clock(job.seconds)}; V {_signed(init)} → {_signed(late)}"
             line += f", train mAP {_number(job.summary.get(_COLUMNS['train mAP']))}"
         elif job.problem:
             line += f": {job.problem} (see {job.directory})"
         if left is not None:
-            line += f"  ({_clock(left)} left)"
+            line += f"  ({clock(left)} left)"
         # soft_wrap: a long path must stay one line that can be copied.
         self._console.print(line, markup=False, soft_wrap=True)
 
@@ -95,9 +96,9 @@ class SuiteDisplay:
         from rich.text import Text
 
         over = sum(job.status not in ("waiting", "running") for job in jobs)
-        caption = f"{over} of {len(jobs)} runs, {_clock(time.monotonic() - self._began)}"
+        caption = f"{over} of {len(jobs)} runs, {clock(time.monotonic() - self._began)}"
         if left is not None:
-            caption += f", {_clock(left)} left"
+            caption += f", {clock(left)} left"
         table = Table(
             title=Text(f"{self._name}: V late", style="bold"),
             caption=Text(f"{caption}\nCtrl-C stops; the same command goes on"),
@@ -171,9 +172,3 @@ def _signed(value: object) -> str:
 
 def _number(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, int | float) else "-"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -5,19 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import orjson
 import torch
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from detector.config.schema import Config, DataConfig
 from detector.data.dataset import Dataset
-from detector.data.loader import Batch, Loader
+from detector.data.loader import Loader
 from detector.data.sources import load_dataset, locate
 from detector.errors import UserError
 from detector.loggers.base import PredictionImage
@@ -27,6 +26,8 @@ from detector.models.build import Loaded, load_model
 from detector.models.fold import fold_norms
 from detector.runtime.allocator import keep_freed_memory
 from detector.runtime.device import PRECISIONS, autocast, choose_device, choose_precision, preprocess
+from detector.runtime.files import new_folder
+from detector.runtime.progress import progress_bar
 from detector.tools.val.evaluation import Report, report
 from detector.tools.val.files import WORST, Setting, document, print_report, write_files
 from detector.tools.val.plots import write_evaluation_plots
@@ -59,7 +60,7 @@ def val(options: argparse.Namespace) -> None:
     outside = options.allow_outside or (config is not None and config.data.allow_outside)
     dataset = load_dataset(data, on_error, splits=(options.split,), allow_outside=outside)
     columns = class_columns(loaded.names, dataset.names, str(checkpoint), data)
-    directory = _new_directory(options.out, name)
+    directory = new_folder(options.out, f"runs/val-{name}", "--out")
 
     clock = Stopwatch(device)
     precision = choose_precision(options.precision, device)
@@ -67,10 +68,12 @@ def val(options: argparse.Namespace) -> None:
     forward = network_forward(network, device, precision)
     items = dataset.splits[options.split]
     loader = Loader(items, DataConfig(image_size=size))
-    batches = _with_progress(loader, options.batch, device)
-    truths, predictions = predict_split(
-        forward, loaded.model, batches, items, columns=columns, trim=options.fast, lap=clock.lap
-    )
+    batches = loader.eval_batches(batch=options.batch, pin=device.type == "cuda")
+    with progress_bar() as bar:
+        shown = bar.track(batches, total=loader.batches_per_epoch(options.batch), description="evaluating")
+        truths, predictions = predict_split(
+            forward, loaded.model, shown, items, columns=columns, trim=options.fast, lap=clock.lap
+        )
     result = report(truths, predictions, dataset.names)
 
     setting = Setting(
@@ -176,19 +179,6 @@ def network_forward(
     return forward
 
 
-def _with_progress(loader: Loader, batch: int, device: torch.device) -> Iterable[Batch]:
-    """The split's batches; on a terminal with a bar that is gone when they are."""
-    terminal = Console(stderr=True)
-    return track(
-        loader.eval_batches(batch=batch, pin=device.type == "cuda"),
-        "evaluating",
-        total=loader.batches_per_epoch(batch),
-        console=terminal,
-        transient=True,
-        disable=not terminal.is_terminal,
-    )
-
-
 def _image_size(wanted: int | None, loaded: Loaded) -> int:
     size = loaded.image_size if wanted is None else wanted
     unit = max(32, *loaded.model.strides)
@@ -216,21 +206,6 @@ def _config(loaded: Loaded, checkpoint: Path) -> Config | None:
         return Config.model_validate(loaded.config)
     except ValidationError as error:
         raise UserError(f"{checkpoint}: its configuration is of another version of this project") from error
-
-
-def _new_directory(wanted: Path | None, name: str) -> Path:
-    """Make the folder for the results; never one that holds something."""
-    if wanted is None:
-        wanted = Path(f"runs/val-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-        while wanted.exists():  # two in a second
-            wanted = wanted.with_name(f"{wanted.name}-2")
-    try:
-        wanted.mkdir(parents=True, exist_ok=True)
-        if any(wanted.iterdir()):
-            raise UserError(f"--out {wanted}: the folder is not empty; name a new one")
-    except OSError as error:
-        raise UserError(f"--out {wanted}: cannot be made: {error.strerror}") from error
-    return wanted
 
 
 def _in_words(device: torch.device) -> str:

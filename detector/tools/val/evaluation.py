@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,14 +68,9 @@ class Report:
         """All classes that have labels, as one row: sums of boxes, means of the rest."""
         present = [row for row in self.classes if row.boxes]
         means = {key: _mean([getattr(row, key) for row in present]) for key in ("precision", "recall", "f1")}
-        return ClassResult(
-            "all",
-            len(self.errors),
-            sum(row.boxes for row in present),
-            **means,
-            ap50=self.metrics["mAP50"],
-            ap=self.metrics["mAP50-95"],
-        )
+        boxes, metrics = sum(row.boxes for row in present), self.metrics
+        ap50, ap = metrics["mAP50"], metrics["mAP50-95"]
+        return ClassResult("all", len(self.errors), boxes, **means, ap50=ap50, ap=ap)
 
     def worst(self, limit: int) -> list[ImageErrors]:
         """The images with the most errors, missed and false together; only those that have any."""
@@ -83,36 +79,25 @@ class Report:
 
 
 def report(truths: Sequence[Truth], predictions: Sequence[Prediction], names: Sequence[str]) -> Report:
-    """Evaluate detections against labels.
-
-    Args:
-        truths: the labels, one an image.
-        predictions: the detections, in the same order.
-        names: of the classes.
-    """
-    official = run_coco(*_in_coco_form(truths, predictions, len(names)))
+    """Evaluate detections against labels, one of each an image, in the same order."""
+    coco, detections = to_coco(truths, predictions, len(names))
+    official = run_coco(coco, detections or [_NOWHERE])
     metrics = {name: _number(value) for name, value in zip(METRICS, official.stats[:12], strict=True)}
     # (IoU, recall, class, area, detections an image); -1 where a class has no labels.
     precision = np.asarray(official.eval["precision"], np.float64)[:, :, :, 0, -1]
     precision = np.where(precision < 0, np.nan, precision)
 
     matches = [match(truth, found, IOU) for truth, found in zip(truths, predictions, strict=True)]
-    scores = (
-        np.concatenate([found.scores for found in predictions]).astype(np.float64)
-        if predictions
-        else np.empty(0)
-    )
-    labels = np.concatenate([found.classes for found in predictions]) if predictions else np.empty(0)
-    matched = np.concatenate(matches) if matches else np.empty(0)
+    scores = np.concatenate([np.empty(0), *(found.scores for found in predictions)])
+    labels = np.concatenate([np.empty(0), *(found.classes for found in predictions)])
+    matched = np.concatenate([np.empty(0), *matches])
     boxes = np.zeros(len(names), np.int64)
     images = np.zeros(len(names), np.int64)
     for truth in truths:
         np.add.at(boxes, truth.classes, 1)
         images[np.unique(truth.classes)] += 1
 
-    counts = [
-        _counts(scores[mine], matched[mine]) for mine in (labels == label for label in range(len(names)))
-    ]
+    counts = [_counts(scores[labels == label], matched[labels == label]) for label in range(len(names))]
     correct = np.array([right for right, _ in counts]).reshape(-1, len(CONFIDENCES))  # (C, 1001)
     shown = np.array([every for _, every in counts]).reshape(-1, len(CONFIDENCES))
     # F1 = 2·TP / (detections + objects): precision itself is undefined where nothing is detected.
@@ -141,13 +126,8 @@ def report(truths: Sequence[Truth], predictions: Sequence[Prediction], names: Se
         classes=tuple(classes),
         f1=f1,
         precision=precision[0].T,
-        confusion=confusion_matrix(
-            truths, predictions, len(names), iou=CONFUSION_IOU, confidence=CONFUSION_CONFIDENCE
-        ),
-        errors=tuple(
-            _errors(index, truth, found, matching, confidence)
-            for index, (truth, found, matching) in enumerate(zip(truths, predictions, matches, strict=True))
-        ),
+        confusion=confusion_matrix(truths, predictions, len(names), CONFUSION_IOU, CONFUSION_CONFIDENCE),
+        errors=tuple(map(_errors, range(len(truths)), truths, predictions, matches, repeat(confidence))),
     )
 
 
@@ -180,13 +160,6 @@ def _errors(
     matched = matched[found.scores.astype(np.float64) >= confidence]
     right = int((matched >= 0).sum())
     return ImageErrors(image, missed=len(truth.classes) - right, false=int((matched == FALSE).sum()))
-
-
-def _in_coco_form(
-    truths: Sequence[Truth], predictions: Sequence[Prediction], num_classes: int
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    truth, detections = to_coco(truths, predictions, num_classes)
-    return truth, detections or [_NOWHERE]
 
 
 def _number(value: float) -> float:

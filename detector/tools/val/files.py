@@ -11,19 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from detector.tools.val.evaluation import (
-    CONFUSION_CONFIDENCE,
-    CONFUSION_IOU,
-    IOU,
-    ClassResult,
-    Report,
-)
+from detector.tools.val.evaluation import CONFUSION_CONFIDENCE, CONFUSION_IOU, IOU, ClassResult, Report
 from detector.training.metrics import Prediction, Truth, to_coco
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 WORST = 9  # images shown
+_COLUMNS = "class", "images", "boxes", "precision", "recall", "f1", "AP50", "AP50-95"  # of `ClassResult`
 
 
 @dataclass(frozen=True)
@@ -53,24 +48,14 @@ class Setting:
     @property
     def speed(self) -> dict[str, float]:
         """Milliseconds an image in each phase."""
-        return {
-            phase: 1000 * spent / max(len(self.files), 1)
-            for phase, spent in self.seconds.items()
-            if phase != "total"
-        }
+        images = max(len(self.files), 1)
+        return {phase: 1000 * spent / images for phase, spent in self.seconds.items() if phase != "total"}
 
 
 def document(
     report: Report, setting: Setting, notes: Sequence[str], provenance: Mapping[str, object]
 ) -> dict[str, Any]:
-    """Everything but the curves, as plain data for JSON: NaN becomes null when it is written.
-
-    Args:
-        report: the numbers.
-        setting: what they are of.
-        notes: what a reader must know besides.
-        provenance: as `detector.training.provenance` gives it.
-    """
+    """Everything but the curves, as plain data for JSON: NaN becomes null when it is written."""
     mean = report.mean
     return {
         "checkpoint": str(setting.checkpoint),
@@ -146,11 +131,12 @@ def print_report(report: Report, setting: Setting, console: Console) -> None:
     from rich.table import Table
 
     mean = report.mean
-    console.print(
-        f"[bold]{escape(setting.title)}[/]: {len(setting.files):,} images, {mean.boxes:,} boxes, "
-        f"{setting.image_size} px, {setting.precision}",
-        highlight=False,
-    )
+
+    def line(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
+    line(f"[bold]{escape(setting.title)}[/]: {len(setting.files):,} images, {mean.boxes:,} boxes, "
+         f"{setting.image_size} px, {setting.precision}")  # fmt: skip
     overall = Table(box=box.SIMPLE_HEAD)
     for heading in ("", "50-95", "50", "75", "small", "medium", "large"):
         overall.add_column(heading, justify="right")
@@ -173,42 +159,19 @@ def print_report(report: Report, setting: Setting, console: Console) -> None:
         name = f"[bold]{row.name}[/]" if row is mean else escape(row.name)
         classes.add_row(name, f"{row.images:,}", f"{row.boxes:,}", *map(_shown, numbers))
     console.print(classes)
-    console.print(
-        f"P, R and F1 at confidence {report.confidence:.3f}, where the mean F1 is highest (IoU {IOU}).",
-        highlight=False,
-    )
+    line(f"P, R and F1 at confidence {report.confidence:.3f}, where the mean F1 is highest (IoU {IOU}).")
     for errors in report.worst(3):
-        console.print(
-            f"most errors: {escape(setting.files[errors.image])}, {errors.missed} missed, "
-            f"{errors.false} false",
-            highlight=False,
-            soft_wrap=True,
-        )
-    speed = setting.speed
+        name = escape(setting.files[errors.image])
+        line(f"most errors: {name}, {errors.missed} missed, {errors.false} false")
+    speed, fast = setting.speed, ", fast" if setting.fast else ""
     threads = f"{setting.threads} thread{'s' if setting.threads != 1 else ''}"
-    console.print(
-        f"ms an image: {speed['load']:.1f} load, {speed['forward']:.1f} forward, "
-        f"{speed['postprocess']:.1f} post-processing; {setting.seconds['total']:.1f} s in all",
-        highlight=False,
-    )
-    fast = ", fast" if setting.fast else ""
-    console.print(
-        f"  on {escape(setting.device)}, {threads}, batch {setting.batch}, {setting.precision}{fast}",
-        highlight=False,
-    )
+    line(f"ms an image: {speed['load']:.1f} load, {speed['forward']:.1f} forward, "
+         f"{speed['postprocess']:.1f} post-processing; {setting.seconds['total']:.1f} s in all")  # fmt: skip
+    line(f"  on {escape(setting.device)}, {threads}, batch {setting.batch}, {setting.precision}{fast}")
 
 
 def _row(row: ClassResult) -> dict[str, Any]:
-    return {
-        "class": row.name,
-        "images": row.images,
-        "boxes": row.boxes,
-        "precision": row.precision,
-        "recall": row.recall,
-        "f1": row.f1,
-        "AP50": row.ap50,
-        "AP50-95": row.ap,
-    }
+    return dict(zip(_COLUMNS, row, strict=True))
 
 
 def _shown(value: float) -> str:

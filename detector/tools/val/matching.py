@@ -57,7 +57,6 @@ def confusion_matrix(
     truths: Sequence[Truth],
     predictions: Sequence[Prediction],
     num_classes: int,
-    *,
     iou: float = 0.45,
     confidence: float = 0.25,
 ) -> NDArray[np.int64]:

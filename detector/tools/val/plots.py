@@ -1,7 +1,4 @@
-"""Pictures of an evaluation: confusion matrix, precision against recall, F1 against confidence.
-
-Drawn with matplotlib's object interface: no global figures, no window, no state left behind.
-"""
+"""Pictures of an evaluation: confusion matrix, precision against recall, F1 against confidence."""
 
 from __future__ import annotations
 
@@ -11,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from detector.loggers.plots import Array, figure
 from detector.tools.val.evaluation import (
     CONFIDENCES,
     CONFUSION_CONFIDENCE,
     CONFUSION_IOU,
     IOU,
     RECALLS,
-    Array,
     Report,
 )
 
@@ -32,18 +29,10 @@ _LONGEST = 20  # characters of a class name
 
 
 def write_evaluation_plots(report: Report, title: str, directory: Path) -> list[Path]:
-    """Draw `confusion_matrix.png`, `pr_curve.png` and `f1_curve.png`.
-
-    Args:
-        report: the evaluation.
-        title: what was evaluated on what.
-        directory: where the files go; it exists.
+    """Draw `confusion_matrix.png`, `pr_curve.png` and `f1_curve.png` into an existing folder.
 
     Returns:
-        The files written.
-
-    Raises:
-        OSError: a file could not be written.
+        The files written. Raises OSError if one could not be.
     """
     figures = {
         "confusion_matrix.png": _confusion(report, title),
@@ -52,19 +41,9 @@ def write_evaluation_plots(report: Report, title: str, directory: Path) -> list[
     }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the font has no Chinese: boxes are drawn
-        for name, figure in figures.items():
-            figure.savefig(directory / name, dpi=120)
+        for name, made in figures.items():
+            made.savefig(directory / name, dpi=120)
     return [directory / name for name in figures]
-
-
-def _figure(width: float, height: float, title: str) -> tuple[Figure, Axes]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(_literal(title), fontsize=12)
-    return figure, figure.add_subplot()
 
 
 def _confusion(report: Report, title: str) -> Figure:
@@ -75,10 +54,12 @@ def _confusion(report: Report, title: str) -> Figure:
     size = len(counts)
     names = [_short(row.name) for row in report.classes] + ["background"]
     side = min(max(5.0, 2.5 + 0.45 * size), 16.0)
-    figure, axis = _figure(side + 1, side, f"Confusion matrix: {title}")
+    made, (axis,) = figure(_literal(f"Confusion matrix: {title}"), (side + 1, side))
+    axis.grid(False)
+    axis.spines[:].set_visible(True)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     picture = axis.imshow(share, cmap=colormaps["Blues"], vmin=0, vmax=1)
-    figure.colorbar(picture, ax=axis, shrink=0.8, label="share of the row")
+    made.colorbar(picture, ax=axis, shrink=0.8, label="share of the row")
     if size - 1 <= _COUNTED:
         for row, column in zip(*np.nonzero(counts), strict=True):
             text = f"{counts[row, column]:,}"
@@ -93,21 +74,21 @@ def _confusion(report: Report, title: str) -> Figure:
     axis.set_xlabel("predicted (background: objects that were missed)")
     axis.set_ylabel("true (background: detections of nothing)")
     axis.set_title(f"IoU ≥ {CONFUSION_IOU}, confidence ≥ {CONFUSION_CONFIDENCE}", fontsize=9, loc="left")
-    return figure
+    return made
 
 
 def _precision_recall(report: Report, title: str) -> Figure:
-    figure, axis = _figure(8, 5.2, f"Precision and recall: {title}")
+    made, (axis,) = figure(_literal(f"Precision and recall: {title}"), (8, 5.2))
     labels = [f"{_short(row.name)}: AP50 {row.ap50:.3f}" for row in report.classes]
     _lines(axis, RECALLS, report.precision, labels, f"mAP50 {report.metrics['mAP50']:.3f}")
     axis.set_xlabel("recall")
     axis.set_ylabel("precision")
     axis.set_title(f"IoU ≥ {IOU}; interpolated as COCO does: the area below is AP50", fontsize=9, loc="left")
-    return figure
+    return made
 
 
 def _f1(report: Report, title: str) -> Figure:
-    figure, axis = _figure(8, 5.2, f"F1 against confidence: {title}")
+    made, (axis,) = figure(_literal(f"F1 against confidence: {title}"), (8, 5.2))
     labels = [_best(_short(row.name), f1) for row, f1 in zip(report.classes, report.f1, strict=True)]
     best = f"mean: best {report.mean.f1:.3f} at {report.confidence:.3f}"
     _lines(axis, CONFIDENCES, report.f1, labels, best)
@@ -115,7 +96,7 @@ def _f1(report: Report, title: str) -> Figure:
     axis.set_xlabel("lowest confidence that counts")
     axis.set_ylabel("F1")
     axis.set_title(f"IoU ≥ {IOU}", fontsize=9, loc="left")
-    return figure
+    return made
 
 
 def _best(name: str, f1: Array) -> str:
@@ -139,8 +120,6 @@ def _lines(axis: Axes, x: Array, values: Array, labels: list[str], mean: str) ->
         axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axis.set_xlim(-0.01, 1.01)
     axis.set_ylim(-0.02, 1.03)
-    axis.grid(True, alpha=0.25, linewidth=0.6)
-    axis.spines[["top", "right"]].set_visible(False)
 
 
 def _short(name: str) -> str:

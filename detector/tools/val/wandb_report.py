@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from detector.config.schema import Config
 from detector.loggers.base import PredictionImage
 from detector.loggers.wandb_logger import WandbTracker
+from detector.loggers.wandb_session import Start
 
 if TYPE_CHECKING:
     import wandb
@@ -36,7 +37,7 @@ def log_evaluation(
     """
     tracking = config.tracking.model_copy(update={"wandb": "auto"})  # --wandb was asked for
     config = config.model_copy(update={"tracking": tracking})
-    tracker = WandbTracker(directory, config, ablation=name, dataset=dataset, job_type="val")
+    tracker = WandbTracker(Start(directory, config, name, dataset, job_type="val"))
     split, step = content["split"], content["step"] or 0
     metrics = {f"{split}/{key}": value for key, value in content["metrics"].items()}
 

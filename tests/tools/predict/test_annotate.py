@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detector.tools.predict.annotate import _overlap, _place, annotate, class_color
+from detector.loggers.images import _overlap, _place
+from detector.tools.predict.annotate import annotate, class_color
 from detector.training.metrics import Prediction
 
 

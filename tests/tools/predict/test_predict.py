@@ -216,7 +216,7 @@ def test_a_video_whose_end_is_missing_is_named(
         (["http://example.org/a.jpg"], "download the file"),
         (["nowhere"], "nowhere: there is no such file"),
         (["images", "--image-size", "100"], "multiples of 32"),
-        (["images", "--out", "images/0.jpg"], "nothing is overwritten"),
+        (["images", "--out", "images/0.jpg"], "this folder cannot be made: File exists"),
         (["images", "--out", "images/0.jpg/below"], "cannot be made"),
         (["images", "--precision", "fp16", "--device", "cpu"], "bf16"),
     ],

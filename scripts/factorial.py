@@ -1,7 +1,7 @@
 """Run the 2³ factorial on COCO8 and on shapes, and write what the documentation says of it.
 
-    python benchmarks/factorial.py                 # runs what is missing (about half an hour on 2 cores)
-    python benchmarks/factorial.py --report-only   # only writes
+    python scripts/factorial.py                 # runs what is missing (about half an hour on 2 cores)
+    python scripts/factorial.py --report-only   # only writes
 
 Writes docs/factorial_coco8.md and docs/factorial_shapes.md (what `detector compare --markdown` prints), the
 effects in the README, and docs/report.png, a picture of the web page, if Chromium is there.
@@ -48,7 +48,8 @@ def photograph(page: Path, picture: Path) -> None:
 
 def main() -> int:
     """Run, then write."""
-    from benchmarks.ablations import update_effects, write_between
+    from scripts.ablations import update_effects
+    from scripts.pages import write_between
 
     parser = argparse.ArgumentParser(description="Run the factorials and write what the README says of them.")
     parser.add_argument("--out", type=Path, default=ROOT / "runs", help="where the suites' runs are kept")

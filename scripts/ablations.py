@@ -1,7 +1,7 @@
 """Measure every ablation over several seeds, and write the README's tables and pictures from the runs.
 
-    python benchmarks/ablations.py                 # trains what is missing, then writes
-    python benchmarks/ablations.py --report-only   # only writes, from the runs that are there
+    python scripts/ablations.py                 # trains what is missing, then writes
+    python scripts/ablations.py --report-only   # only writes, from the runs that are there
 
 A run that has finished is not run again, so an interrupted measurement goes on where it stopped.
 Each run is one process of `train.py` on its share of the cores; 22 ablations on COCO8 and 3 on shapes,
@@ -207,15 +207,6 @@ def update_effects(runs: Path, ablations: Path) -> None:
     write_effects(sorted(run for folder in folders if folder.is_dir() for run in folder.iterdir()))
 
 
-def write_between(file: Path, marker: str, text: str) -> None:
-    """Replace what stands between `<!-- marker -->` and `<!-- /marker -->`."""
-    content = file.read_text(encoding="utf-8")
-    start, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-    before, rest = content.split(start, 1)
-    after = rest.split(end, 1)[1]
-    file.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
-
-
 def main() -> int:
     """Measure, then write."""
     parser = argparse.ArgumentParser(
@@ -238,7 +229,8 @@ def main() -> int:
             for line in pool.map(lambda cell: run_cell(cell, options.out, threads), cells):
                 print(line, flush=True)
 
-    from benchmarks.pictures import draw
+    from scripts.pages import write_between
+    from scripts.pictures import draw
 
     update_effects(options.out.parent, options.out)
     readme, measured = ROOT / "README.md", ("train/loss", "train/mAP50-95", "val/mAP50-95")

@@ -1,11 +1,11 @@
 """Measure how much can go wrong without harm, and write the table.
 
     make reliability                                     # every row: about an hour on two cores
-    python benchmarks/reliability.py resumes layers      # some: they replace those of the last time
-    python benchmarks/reliability.py --short             # quicker and less of each; printed, not written
+    python scripts/reliability.py resumes layers      # some: they replace those of the last time
+    python scripts/reliability.py --short             # quicker and less of each; printed, not written
 
 Every figure is counted from what the project's own tests report when they are run here: pytest's junit XML,
-hypothesis' statistics, coverage's and the mutation run's JSON. All of it goes to benchmarks/reliability.json,
+hypothesis' statistics, coverage's and the mutation run's JSON. All of it goes to scripts/reliability.json,
 with the commit, the versions and the command; the table is written into README.md from that.
 """
 
@@ -28,9 +28,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-RESULTS, PAGE = ROOT / "benchmarks" / "reliability.json", ROOT / "README.md"
-MUTATIONS = ROOT / "benchmarks" / "mutation.json"
-BEGIN, END = "<!-- table: reliability -->", "<!-- /table: reliability -->"
+from scripts.pages import write_between  # noqa: E402
+
+RESULTS, PAGE = ROOT / "scripts" / "reliability.json", ROOT / "README.md"
+MUTATIONS = ROOT / "scripts" / "mutation.json"
+MARKER = "table: reliability"
 KILLS = 20
 # The cases of one phase of one property, as hypothesis prints them; older versions write "passing examples".
 EXAMPLES = re.compile(r"- (\d+) passing\b[^,]*, (\d+) failing\b[^,]*, (?:and )?(\d+) invalid")
@@ -167,23 +169,23 @@ def coverage(short: bool, parallel: list[str]) -> Figure:
 
 
 def mutation(short: bool, parallel: list[str]) -> Figure:
-    """Small mistakes put into the code: how many the tests notice. See benchmarks/mutation.py."""
-    script = [str(ROOT / "benchmarks" / "mutation.py")]
+    """Small mistakes put into the code: how many the tests notice. See scripts/mutation.py."""
+    script = [str(ROOT / "scripts" / "mutation.py")]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "mutation.json" if short else MUTATIONS
         done = run([sys.executable, *script, *(["--share", "0.01", "--out", str(out)] if short else [])])
         if done.returncode:
-            raise SystemExit(f"{done.stdout[-3000:]}\nbenchmarks/mutation.py could not be run")
+            raise SystemExit(f"{done.stdout[-3000:]}\nscripts/mutation.py could not be run")
         return mutation_figure(json.loads(out.read_text()))
 
 
 def mutation_figure(result: dict[str, Any]) -> Figure:
-    """The row of what benchmarks/mutation.py wrote."""
+    """The row of what scripts/mutation.py wrote."""
     shown = f"{100 * result['score']:.1f} % of {result['mutants']:,} mutants noticed"
     if result["sample"] is not None:
         shown += f", a random {100 * result['sample']['share']:g} %"
     counts = {key: value for key, value in result.items() if key != "survivors"}  # these are in its own file
-    return Figure(shown, True, "python benchmarks/mutation.py", counts)
+    return Figure(shown, True, "python scripts/mutation.py", counts)
 
 
 Measure = Callable[[bool, list[str]], Figure]
@@ -218,7 +220,7 @@ def main() -> int:
         took_over(results, json.loads(MUTATIONS.read_text()))
     text = table(results)
     if not options.short:
-        write(text, PAGE)
+        write_between(PAGE, MARKER, text)
     print(text)
     return int(not all(results[name]["met"] for name in measured))
 
@@ -239,7 +241,7 @@ def measure(name: str, short: bool, workers: int) -> dict[str, Any]:
 
 
 def took_over(results: dict[str, Any], mutations: dict[str, Any]) -> None:
-    """Let the mutation row be what the last run of benchmarks/mutation.py found."""
+    """Let the mutation row be what the last run of scripts/mutation.py found."""
     made = {key: mutations[key] for key in ("commit", "dirty")}
     row = asdict(mutation_figure(mutations)) | {"seconds": 60 * mutations["minutes"], "made": made}
     results["mutation"] = row
@@ -264,12 +266,6 @@ def table(results: dict[str, Any]) -> str:
         versions += [text] if text not in versions else []
     lines += ["", f"Measured with {'; '.join(versions)}." if versions else "Not measured yet."]
     return "\n".join(lines)
-
-
-def write(text: str, page: Path) -> None:
-    """Put the table between its marks."""
-    head, rest = page.read_text().split(BEGIN)
-    page.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How many small mistakes in the code the tests notice: mutation testing of the parts that make the numbers.
 
-python benchmarks/mutation.py                   # a random 6 % of all mutants, into benchmarks/mutation.json
-python benchmarks/mutation.py --share 1 --only 'detector/gradients/*' --out /tmp/gradients.json
+python scripts/mutation.py                   # a random 6 % of all mutants, into scripts/mutation.json
+python scripts/mutation.py --share 1 --only 'detector/gradients/*' --out /tmp/gradients.json
 
 mutmut changes one operator, number, argument or text of a function at a time and runs the tests that reach
 this function. It works on a copy in a temporary folder: nothing in the working tree is ever altered. PyTorch
@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--only", default="*", metavar="GLOB", help="of the files that pyproject.toml names")
     parser.add_argument("--children", type=int, default=os.cpu_count(), help="processes (default: all cores)")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "mutation.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "scripts" / "mutation.json")
     chosen = parser.parse_args()
     out = chosen.out.resolve()
     state = {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
