@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.runtime.files import remove_leftovers, replacing, write_bytes, write_text
+from detector.runtime.files import remove_leftovers, replacing, run_directory, write_bytes, write_text
 from tests.support import ROOT
 
 
@@ -129,3 +129,18 @@ def test_a_read_only_folder_is_the_systems_error(tmp_path: Path) -> None:
 def test_a_missing_folder_is_the_systems_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_text(tmp_path / "none" / "a", "x")
+
+
+def test_a_run_is_meant_by_any_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "runs/mine"
+    (run / "checkpoints").mkdir(parents=True)
+    for name in ("config.yaml", "checkpoints/last.pt"):
+        (run / name).touch()
+    for path in (run, run / "config.yaml", run / "checkpoints", run / "checkpoints/last.pt"):
+        assert run_directory(path) == run
+    monkeypatch.chdir(run / "checkpoints")
+    assert run_directory(Path("last.pt")) == run
+    assert (
+        run_directory(tmp_path / "none") == tmp_path / "none"
+    )  # what is not there is named as it was written
+    assert run_directory(Path("../../mine")) == Path("../../mine")
