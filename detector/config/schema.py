@@ -227,12 +227,13 @@ class TrainConfig(Section):
     @field_validator("device", mode="before")
     @classmethod
     def _a_number_is_a_gpu(cls, value: Any) -> Any:
-        words = [str(one).strip() for one in value] if isinstance(value, list | tuple) else str(value).split(",")
-        if not isinstance(value, bool) and all(word.strip().isdecimal() for word in words):
+        several = value if isinstance(value, list | tuple) else str(value).split(",")
+        words = [str(one).strip() for one in several]
+        if all(word.isdecimal() for word in words):
             if len(words) > 1:
                 many = f"torchrun --nproc-per-node {len(words)} train.py …"
                 raise broken_rule("device", f"is one device; to train on {len(words)} GPUs: {many}")
-            return f"cuda:{words[0].strip()}"
+            return f"cuda:{words[0]}"
         return value
 
     @model_validator(mode="before")

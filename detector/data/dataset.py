@@ -235,8 +235,10 @@ def _usable(
     for split, entries in listed.items():
         images = [entry.image for entry in entries]
         if split != "test" and not any(files[path].labelled for path in images):
+            stray = next((f"; {one}" for one in problems if one.kind in ("label-name", "labels-beside")), "")
+            expected = shown(label_path(images[0]))
             raise UserError(f"{shown(data.file)}: none of the {len(images)} images of {split!r} has a label "
-                            f"file; the first is looked for at {shown(label_path(images[0]))}")  # fmt: skip
+                            f"file; the first is looked for at {expected}{stray}")  # fmt: skip
         found: list[Problem] = []
         kept[split] = set(kept[same[split]]) if split in same else set()
         for path in dict.fromkeys(images) if split not in same else ():

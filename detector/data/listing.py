@@ -107,7 +107,7 @@ def _in_folder(folder: Path) -> Iterator[Listed | Problem]:
     if unread:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(unread.items()))
         message = f"holds pictures in formats that are not read ({kinds}): save them as JPEG or PNG"
-        yield Problem(folder, None, message, "unread-format", "warning")
+        yield Problem(folder, None, message, "unread-format", "warning", unread.total())
 
 
 def _in_list(file: Path, data: DataYaml, allow_outside: bool) -> Iterator[Listed | Problem]:

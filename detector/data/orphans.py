@@ -52,7 +52,7 @@ def stray_labels(
             message = (
                 f"{len(beside)} label files beside their images are not read: move them to {shown(place)}"
             )
-            problems.append(Problem(folder, None, message, "labels-beside", "warning"))
+            problems.append(Problem(folder, None, message, "labels-beside", "warning", len(beside)))
         for image, file in here.items():
             message = (
                 f"is read as the labels of {shown(image)}"

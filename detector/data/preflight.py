@@ -7,6 +7,7 @@ they seem to, and notes, which are only worth knowing.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -197,14 +198,14 @@ def _unlabelled(scan: Scan) -> Iterator[Problem]:
                 f"{len(missing)} of {len(items)} images of {split!r} without a label file, taken as "
                 f"backgrounds; the first is {shown(missing[0])}"
             )
-            yield _note("unlabelled", scan.data.file, None, message)
+            yield replace(_note("unlabelled", scan.data.file, None, message), count=len(missing))
         lost = [entry.image for entry in scan.listed.get(split, ()) if scan.files[entry.image].lost]
         if lost:
             message = (
                 f"{len(lost)} images of {split!r} have lost all their labels: data.on_error=skip leaves them "
                 f"out; the first is {shown(lost[0])}"
             )
-            yield _note("labels-lost", scan.data.file, None, message)
+            yield replace(_note("labels-lost", scan.data.file, None, message), count=len(lost))
 
 
 def _without_objects(file: Path, statistics: Statistics) -> Iterator[Problem]:

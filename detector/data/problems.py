@@ -24,6 +24,7 @@ class Problem:
     message: str  # what is wrong and the fix
     kind: str = "other"  # a stable word for machines, such as `class-id`
     severity: Severity = "error"
+    count: int = 1  # of images or files that this one message is about
 
     def __str__(self) -> str:
         """`file:line: what is wrong and the fix`."""
@@ -32,7 +33,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Note:
-    """All problems of one kind, as a run says them: one line with their number and the first of them."""
+    """All problems of one kind, as a run says them: one line with how many files or lines and the first."""
 
     severity: Severity
     kind: str
@@ -45,8 +46,8 @@ class Note:
         return f"{_SAID[self.severity]} ({self.kind}{number}): {self.first}"
 
 
-_SAID = {"error": "left out", "repair": "repaired", "warning": "warning", "note": "note"}
-_COUNTED = {"error": "left_out", "repair": "repaired", "warning": "warnings", "note": "notes"}
+_SAID = {"error": "skipped", "repair": "repaired", "warning": "warning", "note": "note"}
+_COUNTED = {"error": "skipped", "repair": "repaired", "warning": "warnings", "note": "notes"}
 _QUIET = {"exif-rotated", "non-ascii-name", "outside"}  # as it should be: for the check only
 _OF_THE_WHOLE = {"empty-class", "imbalance", "missing-from-train", "missing-from-val", "tiny"}
 
@@ -56,7 +57,10 @@ def tally(problems: Iterable[Problem]) -> tuple[Note, ...]:
     kinds: dict[tuple[Severity, str], list[Problem]] = {}
     for problem in problems:
         kinds.setdefault((problem.severity, problem.kind), []).append(problem)
-    notes = [Note(*kind, len(members), str(members[0])) for kind, members in kinds.items()]
+    notes = [
+        Note(*kind, sum(problem.count for problem in members), str(members[0]))
+        for kind, members in kinds.items()
+    ]
     return tuple(sorted(notes, key=lambda note: SEVERITIES.index(note.severity)))  # stable
 
 
@@ -65,7 +69,7 @@ def said(notes: Sequence[Note], command: str) -> list[str]:
     lines = [str(note) for note in notes if note.kind not in _QUIET | _OF_THE_WHOLE]
     if whole := [note for note in notes if note.kind in _OF_THE_WHOLE]:
         kinds = ", ".join(note.kind + (f" ({note.count})" if note.count > 1 else "") for note in whole)
-        lines.append(f"classes and sizes: {kinds}")
+        lines.append(f"warning (classes and sizes): {kinds}")
     return [*lines, f"all of that, by file and line: {command}"] if lines else []
 
 

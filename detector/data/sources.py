@@ -103,7 +103,7 @@ def options_of(data: DataConfig, seed: int) -> Reading:
         repair=data.repair,
         ignore_scores=data.ignore_scores,
         val_fraction=data.val_fraction,
-        seed=seed,
+        seed=seed if data.val_fraction else 0,
     )
 
 

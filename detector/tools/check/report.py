@@ -45,6 +45,7 @@ def print_json(found: Scan, statistics: Statistics, problems: Sequence[Problem])
                 "file": str(problem.file),
                 "line": problem.line,
                 "message": problem.message,
+                "count": problem.count,
             }
             for problem in problems
         ],
