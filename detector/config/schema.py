@@ -229,7 +229,7 @@ class TrainConfig(Section):
     def _a_number_is_a_gpu(cls, value: Any) -> Any:
         several = value if isinstance(value, list | tuple) else str(value).split(",")
         words = [str(one).strip() for one in several]
-        if all(word.isdecimal() for word in words):
+        if words and all(word.isdecimal() for word in words):
             if len(words) > 1:
                 many = f"torchrun --nproc-per-node {len(words)} train.py …"
                 raise broken_rule("device", f"is one device; to train on {len(words)} GPUs: {many}")

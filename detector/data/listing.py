@@ -155,5 +155,7 @@ def _is_inside(path: Path, folders: tuple[Path, ...]) -> bool:
     """Whether a path lies in one of the folders as written or, where that is a link, as it really is."""
     if any(path.is_relative_to(folder) for folder in folders):
         return True
+    if "\0" in str(path):
+        return False
     real = Path(os.path.realpath(path))
     return any(real.is_relative_to(os.path.realpath(folder)) for folder in folders)

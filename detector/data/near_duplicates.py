@@ -12,7 +12,7 @@ off two sides 30. Mirrored pictures and stronger crops are not found.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -45,37 +45,43 @@ def thumbnail(image: Image) -> Thumbnail:
     return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
-def look_alikes(pictures: Sequence[Thumbnail]) -> list[list[int]]:
-    """The pictures' numbers in groups, in order: those that look the same, directly or by way of others."""
-    groups = {number: [number] for number in range(len(pictures))}  # the group of each picture
-    for pair in _pairs(pictures, pictures, closest=False):
-        one, other = groups[pair.query], groups[pair.reference]
-        if one is not other:
-            one += other
-            groups |= dict.fromkeys(other, one)
-    return sorted({id(group): sorted(group) for group in groups.values()}.values())
-
-
 def near_duplicates(queries: Sequence[Thumbnail], references: Sequence[Thumbnail]) -> list[Pair]:
     """For each query that looks like some reference, the reference that is closest to it."""
-    return _pairs(queries, references, closest=True)
+    return [
+        Pair(query, int(alike[0]), int(bits[0]))
+        for query, alike, bits in _alike(queries, references, _CANDIDATES)
+        if len(alike)
+    ]
 
 
-def _pairs(queries: Sequence[Thumbnail], references: Sequence[Thumbnail], closest: bool) -> list[Pair]:
-    """For each query the closest reference that looks like it, or all of them."""
+def look_alikes(pictures: Sequence[Thumbnail]) -> list[list[int]]:
+    """The pictures' numbers in groups, in order: those that look the same, directly or by way of others."""
+    group = np.arange(len(pictures))  # of each picture: its first member
+    for _, alike, _ in _alike(pictures, pictures, None):
+        joined = np.unique(group[alike])
+        if len(joined) > 1:
+            group[np.isin(group, joined)] = joined[0]
+    return [np.flatnonzero(group == first).tolist() for first in np.unique(group)]
+
+
+def _alike(
+    queries: Sequence[Thumbnail], references: Sequence[Thumbnail], most: int | None
+) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+    """Of each query the references that look like it, the closest first, and how many bits differ.
+
+    `most` of the closest by hash are looked at; None: all.
+    """
     if not queries or not references:
-        return []
+        return
     query_pixels, pixels = np.stack(queries), np.stack(references)
     query_hashes, hashes = _hashes(query_pixels), _hashes(pixels)
     query_vectors, vectors = _vectors(query_pixels), _vectors(pixels)
-    pairs = []
     for query, (code, vector) in enumerate(zip(query_hashes, query_vectors, strict=True)):
         bits = np.bitwise_count(hashes ^ code).sum(axis=1)  # (references,)
         close = np.flatnonzero(bits <= MAX_BITS)
-        close = close[np.argsort(bits[close], kind="stable")[: _CANDIDATES if closest else None]]
+        close = close[np.argsort(bits[close], kind="stable")[:most]]
         alike = close[vectors[close] @ vector >= MIN_CORRELATION]
-        pairs += [Pair(query, int(one), int(bits[one])) for one in (alike[:1] if closest else alike)]
-    return pairs
+        yield query, alike, bits[alike]
 
 
 def _hashes(pixels: NDArray[np.uint8]) -> NDArray[np.uint64]:
