@@ -53,6 +53,23 @@ class DataYaml:
                 raise UserError(f"{shown(self.file)}: {split!r} is missing; add {_MEANINGS[split]}")
             raise UserError(f"{shown(self.file)}: has no split {split!r}, only {', '.join(self.splits)}")
 
+    def without_val(self) -> DataYaml:
+        """The same without a val split. One may be named, but must be the folder of train, or not there.
+
+        Raises:
+            UserError: there is one.
+        """
+        if self.splits.get("val", self.splits.get("train")) != self.splits.get("train"):
+            try:
+                self.sources("val", [])
+            except UserError:
+                pass  # Roboflow names folders that it does not export
+            else:
+                raise UserError(
+                    f"{shown(self.file)}: has a val split; remove it, or leave data.val_fraction out"
+                )
+        return replace(self, splits={split: self.splits[split] for split in self.splits if split != "val"})
+
     def sources(self, split: str, problems: list[Problem]) -> list[Path]:
         """The folders and list files of a split; how they were found is added to `problems`.
 

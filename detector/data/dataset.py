@@ -23,7 +23,7 @@ from detector.data.hold_out import hold_out
 from detector.data.images import MAX_BYTES, BadImage, dark_range, decode_with_header
 from detector.data.labels import MAX_BYTES as MAX_LABEL_BYTES
 from detector.data.labels import Labels, read_labels
-from detector.data.listing import Listed, label_path, list_split
+from detector.data.listing import Listed, label_path, list_splits, same_splits
 from detector.data.near_duplicates import thumbnail
 from detector.data.orphans import stray_labels
 from detector.data.problems import Note, Problem, tally
@@ -38,9 +38,7 @@ REPORTED = 10  # problems listed in one error: enough to see the pattern
 class Reading(TypedDict, total=False):
     """How a configuration says that a dataset is read, beside `on_error`."""
 
-    allow_outside: (
-        bool  # accept images that a list file names outside the folders of the dataset and its YAML
-    )
+    allow_outside: bool  # accept images that a list file names outside the folders of dataset and YAML
     repair: bool  # read what has one meaning only, and count it; otherwise that is an error
     ignore_scores: bool  # do without the sixth field of a label line
     val_fraction: float  # hold out so much of train as val; 0: the data has a val split
@@ -157,17 +155,9 @@ def scan(
     sign: Callable[[Image], Signature] | None = None,
     track: Callable[[Iterable[File], int], Iterable[File]] = lambda files, _: files,
 ) -> Scan:
-    """Read a dataset without its bad lines and images, and keep everything that was seen.
+    """Read a dataset without its bad lines and images, and keep everything that was seen: see `Options`.
 
     Args:
-        yaml_path: the data YAML.
-        root: see `Options`.
-        splits: see `Options`.
-        allow_outside: see `Reading`.
-        repair: see `Reading`.
-        ignore_scores: see `Reading`.
-        val_fraction: see `Reading`.
-        seed: see `Reading`.
         sign: what to keep of each picture's pixels, such as a small copy.
         track: is given the files as they are read and their number, and passes them on.
 
@@ -178,10 +168,10 @@ def scan(
     if root is not None:
         data = data.at(root)
     if val_fraction:
-        data = _without_val(data)
+        data = data.without_val()
         sign = sign or thumbnail
     problems = list(data.problems)
-    listed = _list(data, splits, problems, val_fraction > 0, allow_outside)
+    listed = list_splits(data, splits, problems, val_fraction > 0, allow_outside)
     paths = list(dict.fromkeys(entry.image for entries in listed.values() for entry in entries))
 
     def labels_of(text: str) -> Labels:
@@ -196,7 +186,7 @@ def scan(
     for path, label_file in stray_labels(paths, labelled, problems, repair).items():
         files[path] = _with_labels(replace(files[path], label_file=label_file), labels_of)
 
-    same = _same_splits(listed)
+    same = same_splits(listed)
     read = _usable(data, listed, files, same, problems)
     digest = hashlib.sha256(repr(data.names).encode())
     for split, items in read.items():
@@ -262,40 +252,6 @@ def _usable(
     return read
 
 
-def _without_val(data: DataYaml) -> DataYaml:
-    """The same without a val split, which may be named but must not be there. Raises UserError."""
-    if "val" in data.splits and data.splits["val"] != data.splits.get("train"):
-        try:
-            data.sources("val", [])
-        except UserError:
-            pass  # Roboflow names folders that it does not export
-        else:
-            raise UserError(f"{shown(data.file)}: has a val split; remove it, or leave data.val_fraction out")
-    return replace(data, splits={split: data.splits[split] for split in data.splits if split != "val"})
-
-
-def _list(
-    data: DataYaml, splits: Collection[str] | None, problems: list[Problem], divide: bool, allow_outside: bool
-) -> dict[str, tuple[Listed, ...]]:
-    """The images of the splits that are asked for; `test`, if nobody asks for it, may be missing."""
-    wanted = dict.fromkeys(splits or ("train", "val", *(["test"] if "test" in data.splits else [])))
-    if divide:
-        wanted = dict.fromkeys("train" if split == "val" else split for split in wanted)
-    for split in wanted:
-        data.require(split)
-    listed = {}
-    for split in wanted:
-        found: list[Problem] = []
-        try:
-            listed[split] = tuple(list_split(data, split, found, allow_outside))
-        except UserError as error:
-            if splits is not None or split != "test":
-                raise
-            found = [Problem(data.file, None, f"'test' is left out: {error}", "missing-split", "note")]
-        problems += found
-    return listed
-
-
 def _read(path: Path, sign: Callable[[Image], Signature] | None) -> File:
     """Decode one image."""
     label_file = label_path(path)
@@ -348,17 +304,6 @@ def _with_labels(file: File, parse: Callable[[str], Labels]) -> File:
 
 def _unreadable(file: Path, reason: object) -> Problem:
     return Problem(file, None, f"the labels cannot be read: {reason}", "unreadable")
-
-
-def _same_splits(listed: Mapping[str, Sequence[Listed]]) -> dict[str, str]:
-    """The splits that hold just the images of an earlier one, as `val` where it is the folder of `train`."""
-    first: dict[frozenset[str], str] = {}
-    same = {}
-    for split, entries in listed.items():
-        images = frozenset(os.path.realpath(entry.image) for entry in entries)
-        if (earlier := first.setdefault(images, split)) != split:
-            same[split] = earlier
-    return same
 
 
 def _best_copies(files: Mapping[Path, File]) -> dict[bytes, Path]:

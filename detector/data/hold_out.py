@@ -9,7 +9,7 @@ import numpy as np
 
 from detector.data.near_duplicates import Thumbnail, look_alikes
 
-_HOLD_OUT = 3  # the first word of the random seed; the loader has the others
+_HOLD_OUT = 3  # first word of the random seed: no other purpose shares this stream
 
 
 def hold_out(images: Sequence[Path], pictures: Sequence[Thumbnail], fraction: float, seed: int) -> set[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,50 @@ def label_path(image: Path) -> Path:
             parts[index] = "labels"
             break
     return Path(*parts).with_suffix(".txt")
+
+
+def list_splits(
+    data: DataYaml, splits: Collection[str] | None, problems: list[Problem], divide: bool, allow_outside: bool
+) -> dict[str, tuple[Listed, ...]]:
+    """The images of the splits that are asked for; `test`, if nobody asks for it, may be missing.
+
+    Args:
+        data: the data YAML.
+        splits: None asks for train and val.
+        problems: what cannot be used or is odd is added here.
+        divide: val is held out of train.
+        allow_outside: see `list_split`.
+
+    Raises:
+        UserError: a split is missing, or has no images.
+    """
+    wanted = dict.fromkeys(splits or ("train", "val", *(["test"] if "test" in data.splits else [])))
+    if divide:
+        wanted = dict.fromkeys("train" if split == "val" else split for split in wanted)
+    for split in wanted:
+        data.require(split)
+    listed = {}
+    for split in wanted:
+        found: list[Problem] = []
+        try:
+            listed[split] = tuple(list_split(data, split, found, allow_outside))
+        except UserError as error:
+            if splits is not None or split != "test":
+                raise
+            found = [Problem(data.file, None, f"'test' is left out: {error}", "missing-split", "note")]
+        problems += found
+    return listed
+
+
+def same_splits(listed: Mapping[str, Sequence[Listed]]) -> dict[str, str]:
+    """The splits that hold just the images of an earlier one, as `val` where it is the folder of `train`."""
+    first: dict[frozenset[Path], str] = {}
+    same = {}
+    for split, entries in listed.items():
+        images = frozenset(entry.image for entry in entries)
+        if (earlier := first.setdefault(images, split)) != split:
+            same[split] = earlier
+    return same
 
 
 def list_split(

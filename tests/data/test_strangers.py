@@ -437,6 +437,14 @@ def test_an_export_of_roboflow_is_read_from_beside_its_yaml(dataset: Path) -> No
         load(dataset / "data.yaml")
 
 
+def test_a_val_that_is_a_link_to_train_is_refused(dataset: Path) -> None:
+    for folder in ("images", "labels"):
+        shutil.rmtree(dataset / folder / "val")
+        (dataset / folder / "val").symlink_to("train")
+    with pytest.raises(UserError, match=r"no image of 'val' is usable; .* is in 'val' and, as .* 'train'"):
+        load(dataset / "data.yaml")
+
+
 def test_names_with_a_gap_name_the_missing_id(dataset: Path) -> None:
     described(YAML.replace("[cat, dog]", "{0: cat, 2: dog}"))(dataset)
     with pytest.raises(UserError, match="must be 0 to 1, each once; 1 is missing"):

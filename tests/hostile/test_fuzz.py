@@ -133,7 +133,9 @@ def test_data_yamls(folder: Path, keys: dict[str, Any], good: dict[str, Any], re
 
 
 list_lines = st.lists(
-    st.sampled_from(["images/a.jpg", "/", "..", "/etc/passwd", "../../x.jpg", "./", "\0", "~", "C:\\x", "..\\x.jpg", "/a/images/a.jpg", "C:\\..\\images\\a.jpg", "._a.jpg"])
+    st.sampled_from(["images/a.jpg", "/", "..", "/etc/passwd", "../../x.jpg", "./", "\0", "~",
+                     "C:\\x", "..\\x.jpg",
+                     "/a/images/a.jpg", "C:\\..\\images\\a.jpg", "._a.jpg"])
     | st.text(max_size=10), max_size=5,
 )  # fmt: skip
 
