@@ -26,7 +26,7 @@ def add_check(commands: Commands) -> None:
         "check",
         help="everything that is wrong or odd with a dataset, before training on it",
         description="Read every image and label of a dataset, and report what is wrong. Writes nothing but "
-        "the file given to --sheet. Exit code 0: no errors, no warnings; 1: some; 2: unusable.",
+        "the file given to --sheet. Exit code 0: no errors, repairs or warnings; 1: some; 2: unusable.",
     )
     parser.add_argument("data", metavar="DATA.yaml", help="the data YAML, as in data.path")
     parser.add_argument(
