@@ -17,9 +17,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from detector.config.loading import load_config
+from detector.config.loading import as_overrides, load_config
 from detector.errors import UserError
 from detector.runtime import streams
+from detector.runtime.files import run_directory
 from detector.runtime.process import main_process
 
 ROOT = Path(__file__).resolve().parent
@@ -40,12 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start.add_argument("--ablation", metavar="NAME", help="--config ablations/NAME.yaml; or baseline")
     parser.add_argument("--seed", metavar="N", help="train.seed=N")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as train.seed=1")
+    arguments = as_overrides(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_intermixed_args(arguments)  # keys may stand before and after --config
     if options.ablation is not None and options.ablation != "baseline":
         options.config = ROOT / "ablations" / f"{options.ablation}.yaml"
     if options.seed is not None:
         options.overrides.append(f"train.seed={options.seed}")
-    return main_process(lambda: train(options.config, options.overrides, options.resume))
+    resume = None if options.resume is None else run_directory(options.resume)
+    return main_process(lambda: train(options.config, options.overrides, resume))
 
 
 def train(config: Path, overrides: Sequence[str], resume: Path | None) -> int:

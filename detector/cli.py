@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from detector import __version__
 from detector.errors import UserError, for_terminal
+from detector.runtime import streams
 from detector.tools.check.command import add_check
 from detector.tools.compare.command import add_compare
 from detector.tools.convert.command import add_convert
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code: 0, 2 for a mistake the user can fix, or the command's own."""
+    streams.accept_any_text()
     parser = argparse.ArgumentParser(prog="detector", description="Tools around train.py.")
     parser.add_argument("--version", action="version", version=f"detector {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -190,6 +190,11 @@ def parse_overrides(overrides: Iterable[str]) -> Layer:
     return layer
 
 
+def as_overrides(arguments: Iterable[str]) -> list[str]:
+    """A command line in which `--section.key=value`, as W&B sweeps write it, is `section.key=value`."""
+    return [argument[2:] if re.match(r"--\w+\.\w+=", argument) else argument for argument in arguments]
+
+
 def _fallback_layer(path: Path) -> tuple[Layer, Value]:
     """The data and training values of the fallback file itself, and the dataset that it ends up with."""
     chain = read_chain(path)

@@ -81,6 +81,12 @@ class DataConfig(Section):
     close_mosaic: Annotated[int, Field(ge=0)] = 10  # epochs at the end without mosaic and mixup; 0: none
     # A bad label line or image: stop, or drop and count it.
     on_error: Annotated[Literal["raise", "skip"], COMPARED_OTHERWISE] = "raise"
+    # Read what has one meaning only (polygons, a box given twice, …) and count it; false: that is an error.
+    repair: Annotated[bool, COMPARED_OTHERWISE] = True
+    # A sixth field of a label line, a score, is not used; false: it is an error.
+    ignore_scores: Annotated[bool, COMPARED_OTHERWISE] = False
+    # Hold out so much of train as val, by train.seed, where the data has no val; look-alikes stay together.
+    val_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.0
     # A list file may name images outside the dataset's folder.
     allow_outside: Annotated[bool, RUNTIME] = False
     fallback: Annotated[Literal["shapes", "none"], RUNTIME] = "shapes"  # if COCO8 cannot be had
@@ -209,6 +215,18 @@ class TrainConfig(Section):
     # A NaN or Inf: exit 3, record it as the finding (exit 0), or skip that step.
     on_nonfinite: Literal["stop", "record", "skip"] = "stop"
     max_skipped: Positive = 10  # steps skipped in a row; one more is as with stop
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _a_number_is_a_gpu(cls, value: Any) -> Any:
+        several = value if isinstance(value, list | tuple) else str(value).split(",")
+        words = [str(one).strip() for one in several]
+        if words and all(word.isdecimal() for word in words):
+            if len(words) > 1:
+                many = f"torchrun --nproc-per-node {len(words)} train.py …"
+                raise broken_rule("device", f"is one device; to train on {len(words)} GPUs: {many}")
+            return f"cuda:{words[0]}"
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -8,13 +8,17 @@ from pathlib import Path
 
 from detector.config import safe_yaml
 from detector.config.safe_yaml import printable
+from detector.data.places import find_root, find_source
+from detector.data.problems import Problem, Severity
+from detector.data.problems import shown as shown
 from detector.errors import UserError, has_control, spelt_out
 
 GENERIC_STEMS = {"data", "dataset"}  # such a file is named after its folder
+MOST_CLASSES = 10_000  # that may go without names
+_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}  # and other names
 _MEANINGS = {
     "train": "the folder of the training images",
-    "val": "the folder of the validation images",
-    "names": "the classes, such as names: [cat, dog]",
+    "val": "the folder of the validation images, or let data.val_fraction=0.2 hold out a fifth of 'train'",
 }
 
 
@@ -28,45 +32,78 @@ class DataYaml:
     splits: dict[str, tuple[str, ...]]  # as written
     path: str  # the key `path` as written
     source: str | None  # the key `source` where it is a string: see sources.py
+    repair: bool = True  # whether what is written for another machine or program is understood
+    keypoints: int = 0  # fields of keypoints that follow a box in a label file
+    problems: tuple[Problem, ...] = ()  # how it was understood
 
     @property
     def name(self) -> str:
         """What to call the dataset: the file's stem, or its folder's name for a plain `data.yaml`."""
-        return spelt_out(self.file.parent.name if self.file.stem in GENERIC_STEMS else self.file.stem)
+        stem, folder = self.file.stem, self.file.parent.name  # the root of a file system has no name
+        return spelt_out(folder if folder and stem in GENERIC_STEMS else stem)
 
     def at(self, root: Path) -> DataYaml:
         """The same description of data that lies elsewhere."""
-        return replace(self, root=Path(os.path.abspath(root)))
+        return replace(self, root=Path(os.path.abspath(root)), path=str(root), problems=())
 
-    def sources(self, split: str) -> list[Path]:
-        """The folders and list files of a split.
+    def require(self, split: str) -> None:
+        """Raise UserError if there is no such split."""
+        if split not in self.splits:
+            if split in _MEANINGS:
+                raise UserError(f"{shown(self.file)}: {split!r} is missing; add {_MEANINGS[split]}")
+            raise UserError(f"{shown(self.file)}: has no split {split!r}, only {', '.join(self.splits)}")
+
+    def without_val(self) -> DataYaml:
+        """The same without a val split. One may be named, but must be the folder of train, or not there.
+
+        Raises:
+            UserError: there is one.
+        """
+        if self.splits.get("val", self.splits.get("train")) != self.splits.get("train"):
+            try:
+                self.sources("val", [])
+            except UserError:
+                pass  # Roboflow names folders that it does not export
+            else:
+                raise UserError(
+                    f"{shown(self.file)}: has a val split; remove it, or leave data.val_fraction out"
+                )
+        return replace(self, splits={split: self.splits[split] for split in self.splits if split != "val"})
+
+    def sources(self, split: str, problems: list[Problem]) -> list[Path]:
+        """The folders and list files of a split; how they were found is added to `problems`.
 
         Raises:
             UserError: one is missing, or a file is not a .txt list.
         """
         found = []
         for entry in self.splits[split]:
-            path = Path(os.path.normpath(self.root / entry))
-            if not os.path.exists(path) and entry.startswith("../"):
-                # Roboflow writes `../train/images` for a folder that is beside the YAML.
-                path = Path(os.path.normpath(self.root / entry.removeprefix("../")))
+            path, remark = find_source(self.root, self.file.parent, entry, self.path == ".", self.repair)
+            if remark:
+                message = f"{split!r} is {printable(entry)}, {remark}"
+                problems.append(Problem(self.file, None, message, "path", "repair"))
             if not os.path.exists(path):  # unlike Path.exists, no error for an overlong name
-                expected = shown(Path(os.path.normpath(self.root / entry)))
-                raise UserError(f"{shown(self.file)}: {split!r} names {expected}, which does not exist; "
-                                f"correct {split!r} or 'path'")  # fmt: skip
+                hint = f"correct {split!r} or 'path'"
+                if "\\" in entry:
+                    hint = f"write / instead of \\, and {hint}"
+                elif os.path.isabs(entry):
+                    hint += f"; its end is not below {shown(self.file.parent)} either"
+                raise UserError(
+                    f"{shown(self.file)}: {split!r} names {shown(path)}, which does not exist; {hint}"
+                )
             if not path.is_dir() and not (path.is_file() and path.suffix.lower() == ".txt"):
                 raise UserError(f"{shown(self.file)}: {split!r} names {shown(path)}, which is neither a "
                                 f"folder nor a .txt list of images")  # fmt: skip
             found.append(path)
         return found
 
-    def describe(self, split: str) -> str:
-        """The sources of a split, for a message."""
-        return ", ".join(map(shown, self.sources(split)))
 
-
-def read_data_yaml(path: Path) -> DataYaml:
+def read_data_yaml(path: Path, *, repair: bool = True) -> DataYaml:
     """Read a data YAML. Keys that are not needed are ignored; none is ever executed.
+
+    Args:
+        path: the file.
+        repair: understand what is written for another machine or program, such as `valid` for `val`.
 
     Raises:
         UserError: the file is missing or no YAML, or a value is missing or of the wrong type.
@@ -76,36 +113,54 @@ def read_data_yaml(path: Path) -> DataYaml:
     content = document.value
     if not isinstance(content, dict):
         raise UserError(f"{shown(file)}: expected the keys train, val and names; this is no data YAML")
-    for key in ("train", "val", "names"):
-        if key not in content or content[key].value is None:
-            raise UserError(f"{shown(file)}: {key!r} is missing; add {_MEANINGS[key]}")
-    names = _names(content["names"])
-    nc = content.get("nc")
-    if nc is not None and nc.value != len(names):
-        raise UserError(f"{nc.where}: nc is {nc} but names has {len(names)}; correct or remove nc")
-    splits = {
-        split: _entries(split, content[split])
-        for split in ("train", "val", "test")
-        if split in content and content[split].value is not None
-    }
-    root, source = ".", None
-    if "path" in content and content["path"].value is not None:
-        root = content["path"].value
-        if not _is_path(root):
-            raise UserError(f"{content['path'].where}: path is {content['path']}; write the dataset's folder")
-    if "source" in content and isinstance(content["source"].value, str):
-        source = content["source"].value
-    base = Path(os.path.normpath(file.parent / os.path.expanduser(root)))
-    return DataYaml(file, base, names, splits, root, source)
+    given = {key: value for key, value in content.items() if value.value is not None}
+    problems: list[Problem] = []
 
+    def understood(kind: str, severity: Severity, message: str) -> None:
+        problems.append(Problem(file, None, message, kind, severity))
 
-def shown(path: Path) -> str:
-    """A path as the user would write it: relative to the working directory where it is below it.
-
-    For messages only: control characters in it are spelt out.
-    """
-    path = Path(os.path.abspath(path))
-    return spelt_out(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
+    splits = {}
+    for split, aliases in _SPLITS.items():
+        if key := next((key for key in aliases[: None if repair else 1] if key in given), None):
+            splits[split] = _entries(key, given[key])
+            if key != split:
+                understood("split-name", "note", f"{key!r} is read as {split!r}")
+    if not splits:
+        DataYaml(file, file.parent, (), {}, ".", None).require("train")
+    nc = given.get("nc")
+    if "names" in given:
+        names = _names(given["names"])
+        if nc is not None and nc.value != len(names):
+            raise UserError(f"{nc.where}: nc is {nc} but names has {len(names)}; correct or remove nc")
+    elif repair and nc is not None:
+        if type(nc.value) is not int or not 0 < nc.value <= MOST_CLASSES:
+            raise UserError(f"{nc.where}: nc is {nc}; write the number of classes, or their names")
+        names = tuple(f"class_{index}" for index in range(nc.value))
+        understood("no-names", "note", f"has no names; the classes are called {names[0]} to {names[-1]}")
+    else:
+        raise UserError(f"{shown(file)}: 'names' is missing; add the classes, such as names: [cat, dog]")
+    written, source = ".", None
+    if "path" in given:
+        written = given["path"].value
+        if not _is_path(written):
+            raise UserError(f"{given['path'].where}: path is {given['path']}; write the dataset's folder")
+    if "source" in given and isinstance(given["source"].value, str):
+        source = given["source"].value
+    entries = [entry for split in splits.values() for entry in split]
+    root, remark = find_root(file.parent, written, entries, repair)
+    if remark:
+        understood("path", "repair", f"path is {printable(written)}, {remark}")
+    return DataYaml(
+        file,
+        root,
+        names,
+        splits,
+        written,
+        source,
+        repair,
+        _keypoints(given.get("kpt_shape")),
+        tuple(problems),
+    )
 
 
 def _is_path(value: object) -> bool:
@@ -120,13 +175,23 @@ def _entries(split: str, value: safe_yaml.Value) -> tuple[str, ...]:
     return tuple(entries)
 
 
+def _keypoints(shape: safe_yaml.Value | None) -> int:
+    """How many fields `kpt_shape: [points, values a point]` adds to a label line; 0 where it says nothing."""
+    if shape is None or not isinstance(shape.value, list) or len(shape.value) != 2:
+        return 0
+    points, values = shape.value
+    return points * values if type(points) is type(values) is int and points > 0 and values in (2, 3) else 0
+
+
 def _names(value: safe_yaml.Value) -> tuple[str, ...]:
     """The class names by id, from a list or from a map 0..n-1."""
     names = value.value
     if isinstance(names, dict):
         ids = [str(index) for index in range(len(names))]
         if set(names) != set(ids):
-            raise UserError(f"{value.where}: the ids in names must be 0 to {len(names) - 1}, each once")
+            missing = next((index for index in ids if index not in names), "0")
+            raise UserError(f"{value.where}: the ids in names must be 0 to {len(names) - 1}, each once; "
+                            f"{missing} is missing")  # fmt: skip
         names = [names[index].value for index in ids]
     if not isinstance(names, list) or not names:
         raise UserError(f"{value.where}: names must list the classes, such as [cat, dog]")

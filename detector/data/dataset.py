@@ -8,28 +8,49 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.data.data_yaml import DataYaml, read_data_yaml, shown
 from detector.data.geometry import Floats, Image
-from detector.data.images import MAX_BYTES, BadImage, decode_with_header
+from detector.data.hold_out import hold_out
+from detector.data.images import MAX_BYTES, BadImage, dark_range, decode_with_header
 from detector.data.labels import MAX_BYTES as MAX_LABEL_BYTES
 from detector.data.labels import Labels, read_labels
-from detector.data.listing import Listed, label_path, list_split
-from detector.data.problems import Problem
+from detector.data.listing import Listed, label_path, list_splits, same_splits
+from detector.data.near_duplicates import thumbnail
+from detector.data.orphans import stray_labels
+from detector.data.problems import Note, Problem, tally
 from detector.errors import UserError
 from detector.runtime.files import read_bytes
 from detector.runtime.image_header import Header
 
 Signature = NDArray[np.uint8]
 REPORTED = 10  # problems listed in one error: enough to see the pattern
+
+
+class Reading(TypedDict, total=False):
+    """How a configuration says that a dataset is read, beside `on_error`."""
+
+    allow_outside: bool  # accept images that a list file names outside the folders of dataset and YAML
+    repair: bool  # read what has one meaning only, and count it; otherwise that is an error
+    ignore_scores: bool  # do without the sixth field of a label line
+    val_fraction: float  # hold out so much of train as val; 0: the data has a val split
+    seed: int  # of the images that are held out
+
+
+class Options(Reading, total=False):
+    """How a dataset is read, and which part of it."""
+
+    root: Path | None  # the dataset's folder, instead of the YAML's `path`
+    # Read these only; the fingerprint is then theirs, and images that another split holds too go unnoticed.
+    splits: Collection[str] | None
 
 
 @dataclass(frozen=True)
@@ -50,20 +71,24 @@ class Dataset:
     splits: dict[str, tuple[Item, ...]]  # "train", "val" and, where there is one, "test"
     skipped: tuple[str, ...]  # what on_error="skip" dropped, one line each
     fingerprint: str  # sha256 of names, relative image paths, file sizes and labels
+    notes: tuple[Note, ...] = ()  # what was left out, repaired or is odd, one for each kind
 
 
 @dataclass(frozen=True, eq=False)
 class File:
     """What one image and its label file hold."""
 
+    label_file: Path  # where its labels are, or would be
     item: Item | None = None  # None: the image is unusable
     labelled: bool = False  # there is a label file
+    lost: bool = False  # there is one, but nothing in it can be used
     content: bytes = b""  # digest of the image file
     bytes: int = 0
     problems: tuple[Problem, ...] = ()
     header: Header | None = None  # of the image as stored
     size: tuple[int, int] = (0, 0)  # width and height of the upright image, pixels
     labels: Labels | None = None
+    dark: int | None = None  # the largest value of a picture of 16 bits that is black in 8
     signature: Signature | None = None  # where one was asked for
 
 
@@ -76,56 +101,45 @@ class Scan:
     problems: tuple[Problem, ...]
     listed: dict[str, tuple[Listed, ...]]  # split -> all its images, usable or not
     files: dict[Path, File]  # image -> what is in it
+    same: dict[str, str]  # split -> an earlier one of exactly the same images
 
 
 def read_dataset(
-    yaml_path: Path,
-    on_error: Literal["raise", "skip"] = "raise",
-    *,
-    root: Path | None = None,
-    splits: Collection[str] | None = None,
-    allow_outside: bool = False,
+    yaml_path: Path, on_error: Literal["raise", "skip"] = "raise", **options: Unpack[Options]
 ) -> Dataset:
     """Read and check a dataset: every label parsed, every image decoded once.
 
     Args:
         yaml_path: the data YAML: `train`, `val`, optional `test` (a folder, a .txt list of images, or
             a list of these, relative to `path`), `names` (list, or map 0..n-1), optional `nc`.
-        on_error: "raise" reports all bad lines and images in one error; "skip" drops and notes them.
-        root: the dataset's folder, instead of the YAML's `path`.
-        splits: read these only; the fingerprint is then theirs, and images that another split holds too
-            go unnoticed.
-        allow_outside: accept images that a list file names outside the folders of the dataset and its YAML.
+        on_error: "raise" reports all bad lines and images in one error; "skip" drops and notes them, and with
+            them each image that has lost all its labels.
+        options: see `Reading` and `Options`.
 
     Raises:
         UserError: with "raise", any problem; with either, what cannot be dropped, such as a missing
             folder, an empty split or wrong names.
     """
-    dataset, problems = scan_dataset(yaml_path, root=root, splits=splits, allow_outside=allow_outside)
-    if problems and on_error == "raise":
-        lines = [str(problem) for problem in problems[:REPORTED]]
-        if len(problems) > REPORTED:
-            lines.append(f"and {len(problems) - REPORTED} more")
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise UserError(f"{shown(yaml_path)}: {count} in the data (data.on_error=skip drops them):\n  "
-                        + "\n  ".join(lines))  # fmt: skip
-    return dataset
+    found = scan(yaml_path, **options)
+    refuse(found, on_error)
+    return found.dataset
 
 
-def scan_dataset(
-    yaml_path: Path,
-    *,
-    root: Path | None = None,
-    splits: Collection[str] | None = None,
-    allow_outside: bool = False,
-) -> tuple[Dataset, tuple[Problem, ...]]:
-    """Read a dataset without its bad lines and images, and list those: the base of `read_dataset`.
-
-    Raises:
-        UserError: what cannot be dropped: a missing folder, an empty split, wrong names.
-    """
-    found = scan(yaml_path, root=root, splits=splits, allow_outside=allow_outside)
-    return found.dataset, found.problems
+def refuse(found: Scan, on_error: Literal["raise", "skip"]) -> None:
+    """Raise UserError for the errors of a dataset: for all of them, or for those that cannot be skipped."""
+    errors = [problem for problem in found.problems if problem.severity == "error"]
+    hint = "data.on_error=skip drops them"
+    if on_error == "skip":  # a box is not dropped for its score
+        errors = [problem for problem in errors if problem.kind == "score"]
+        hint = "data.on_error=skip would drop good boxes"
+    if not errors:
+        return
+    lines = [str(problem) for problem in errors[:REPORTED]]
+    if len(errors) > REPORTED:
+        lines.append(f"and {len(errors) - REPORTED} more")
+    count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
+    where = shown(found.data.file)
+    raise UserError(f"{where}: {count} in the data ({hint}):\n  " + "\n  ".join(lines))
 
 
 def scan(
@@ -134,108 +148,200 @@ def scan(
     root: Path | None = None,
     splits: Collection[str] | None = None,
     allow_outside: bool = False,
+    repair: bool = True,
+    ignore_scores: bool = False,
+    val_fraction: float = 0.0,
+    seed: int = 0,
     sign: Callable[[Image], Signature] | None = None,
     track: Callable[[Iterable[File], int], Iterable[File]] = lambda files, _: files,
 ) -> Scan:
-    """Read a dataset and keep everything that was seen: see `scan_dataset`.
+    """Read a dataset without its bad lines and images, and keep everything that was seen: see `Options`.
 
     Args:
-        yaml_path: the data YAML.
-        root: the dataset's folder, instead of the YAML's `path`.
-        splits: read these only; None reads all.
-        allow_outside: accept images that a list file names outside of it: see `read_dataset`.
         sign: what to keep of each picture's pixels, such as a small copy.
         track: is given the files as they are read and their number, and passes them on.
 
     Raises:
         UserError: what cannot be dropped: a missing folder, an empty split, wrong names.
     """
-    data = read_data_yaml(yaml_path)
+    data = read_data_yaml(yaml_path, repair=repair)
     if root is not None:
         data = data.at(root)
-    wanted = data.splits if splits is None else splits
-    for split in wanted:
-        if split not in data.splits:
-            raise UserError(f"{shown(yaml_path)}: has no split {split!r}, only {', '.join(data.splits)}")
-    problems: list[Problem] = []
-    listed = {split: tuple(list_split(data, split, problems, allow_outside)) for split in wanted}
+    if val_fraction:
+        data = data.without_val()
+        sign = sign or thumbnail
+    problems = list(data.problems)
+    listed = list_splits(data, splits, problems, val_fraction > 0, allow_outside)
     paths = list(dict.fromkeys(entry.image for entries in listed.values() for entry in entries))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding and hashing release the GIL
-        reading = pool.map(lambda path: _read(path, len(data.names), sign), paths)
-        files = dict(zip(paths, track(reading, len(paths)), strict=True))
 
+    def labels_of(text: str) -> Labels:
+        return read_labels(
+            text, len(data.names), repair=repair, ignore_scores=ignore_scores, keypoints=data.keypoints
+        )
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding and hashing release the GIL
+        reading = pool.map(lambda path: _with_labels(_read(path, sign), labels_of), paths)
+        files = dict(zip(paths, track(reading, len(paths)), strict=True))
+    labelled = {path for path, file in files.items() if file.labelled}
+    for path, label_file in stray_labels(paths, labelled, problems, repair).items():
+        files[path] = _with_labels(replace(files[path], label_file=label_file), labels_of)
+
+    same = same_splits(listed)
+    read = _usable(data, listed, files, same, problems)
     digest = hashlib.sha256(repr(data.names).encode())
+    for split, items in read.items():
+        for item in items:
+            name = Path(os.path.relpath(item.image, data.root)).as_posix()
+            size = files[item.image].bytes
+            digest.update(f"{split}\0{name}\0{size}\0".encode(errors="surrogateescape"))
+            digest.update(item.classes.tobytes() + item.boxes.tobytes())
+    if val_fraction and "train" in read:
+        read = _divide(data, read.pop("train"), files, val_fraction, seed) | read
+    if splits is not None:
+        read = {split: read[split] for split in splits}
+    skipped = tuple(str(problem) for problem in problems if problem.severity == "error")
+    dataset = Dataset(data.name, data.names, read, skipped, digest.hexdigest(), tally(problems))
+    return Scan(data, dataset, tuple(problems), listed, files, same)
+
+
+def _usable(
+    data: DataYaml,
+    listed: Mapping[str, Sequence[Listed]],
+    files: Mapping[Path, File],
+    same: Mapping[str, str],
+    problems: list[Problem],
+) -> dict[str, tuple[Item, ...]]:
+    """The images of each split that can be used, one copy of each; what is wrong is added to `problems`.
+
+    Raises:
+        UserError: nothing is left of a split, or it has no labels at all.
+    """
+    home: dict[Path, str] = {}  # the first split of each image
+    for split, entries in listed.items():
+        home = {entry.image: split for entry in entries} | home
+    best = _best_copies(files)
+    kept: dict[str, set[Path]] = {}
     read: dict[str, tuple[Item, ...]] = {}
-    seen: dict[bytes, tuple[str, Path]] = {}  # content of an image -> where it was met
     for split, entries in listed.items():
         images = [entry.image for entry in entries]
         if split != "test" and not any(files[path].labelled for path in images):
-            raise UserError(f"{shown(yaml_path)}: none of the {len(images)} images of {split!r} has a label "
-                            f"file; the first is looked for at {shown(label_path(images[0]))}")  # fmt: skip
-        items = []
-        before = len(problems)
-        for path in images:
+            stray = next((f"; {one}" for one in problems if one.kind in ("label-name", "labels-beside")), "")
+            expected = shown(label_path(images[0]))
+            raise UserError(f"{shown(data.file)}: none of the {len(images)} images of {split!r} has a label "
+                            f"file; the first is looked for at {expected}{stray}")  # fmt: skip
+        found: list[Problem] = []
+        kept[split] = set(kept[same[split]]) if split in same else set()
+        for path in dict.fromkeys(images) if split not in same else ():
             file = files[path]
-            problems += file.problems
-            if file.item is None:
+            found += file.problems
+            if file.item is None or file.lost:
                 continue
-            if file.content in seen:
-                problems.append(_duplicate(path, split, *seen[file.content]))
-                continue
-            seen[file.content] = split, path
-            items.append(file.item)
-            name = Path(os.path.relpath(path, data.root)).as_posix()
-            digest.update(f"{split}\0{name}\0{file.bytes}\0".encode(errors="surrogateescape"))
-            digest.update(file.item.classes.tobytes() + file.item.boxes.tobytes())
+            copy = best[file.content]
+            if copy == path and home[path] == split:
+                kept[split].add(path)
+            else:
+                found.append(_copy(path, split, copy, home[copy], data.repair))
+        items = [item for path in images if path in kept[split] and (item := files[path].item) is not None]
         if not items:
-            raise UserError(f"{shown(yaml_path)}: no image of {split!r} is usable; the first problem is "
-                            f"{problems[before]}")  # fmt: skip
+            first = next(problem for problem in found if problem.severity == "error")
+            raise UserError(
+                f"{shown(data.file)}: no image of {split!r} is usable; the first problem is {first}"
+            )
+        problems += found
         read[split] = tuple(items)
-    skipped = tuple(map(str, problems))
-    dataset = Dataset(data.name, data.names, read, skipped, digest.hexdigest())
-    return Scan(data, dataset, tuple(problems), listed, files)
+    return read
 
 
-def _read(path: Path, classes: int, sign: Callable[[Image], Signature] | None) -> File:
-    """Decode one image and parse its labels."""
-    labels_file = label_path(path)
+def _read(path: Path, sign: Callable[[Image], Signature] | None) -> File:
+    """Decode one image."""
+    label_file = label_path(path)
     try:
         data = read_bytes(path, MAX_BYTES)
         image, header = decode_with_header(data)
     except OSError as error:
         problem = Problem(path, None, f"the image cannot be read: {error.strerror}", "unreadable")
-        return File(problems=(problem,), labelled=labels_file.is_file())
+        return File(label_file, problems=(problem,), labelled=label_file.is_file())
     except BadImage as error:
         problem = Problem(path, None, f"{error}; replace or remove it", error.kind)
-        return File(problems=(problem,), labelled=labels_file.is_file())
-    problems: tuple[Problem, ...] = ()
-    labelled, text = True, ""
-    try:
-        text = read_bytes(labels_file, MAX_LABEL_BYTES).decode("utf-8-sig")  # Windows editors write a BOM
-    except FileNotFoundError:
-        labelled = False  # a background: an image on purpose without objects
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        problems = (Problem(labels_file, None, f"the labels cannot be read: {reason}", "unreadable"),)
-    labels = read_labels(text, classes)
-    problems += tuple(Problem(labels_file, line, message, kind) for line, kind, message in labels.mistakes)
+        return File(label_file, problems=(problem,), labelled=label_file.is_file())
     return File(
-        item=Item(path, labels.classes, labels.boxes),
-        labelled=labelled,
+        label_file,
+        item=Item(path, np.empty(0, np.int64), np.empty((0, 4), np.float32)),
         content=hashlib.blake2b(data, digest_size=16).digest(),
         bytes=len(data),
-        problems=problems,
         header=header,
         size=(image.shape[1], image.shape[0]),
-        labels=labels,
+        dark=dark_range(data, image, header),
         signature=None if sign is None else sign(image),
     )
 
 
-def _duplicate(path: Path, split: str, other_split: str, other: Path) -> Problem:
-    """The problem of an image met before."""
-    if split == other_split:
-        return Problem(path, None, f"is identical to {shown(other)}; remove one of them",
-                       "duplicate")  # fmt: skip
-    return Problem(path, None, f"is in {split!r} and, as {shown(other)}, in {other_split!r}: "
-                   f"scores on it would mean nothing; keep it in one split", "leak")  # fmt: skip
+def _with_labels(file: File, parse: Callable[[str], Labels]) -> File:
+    """The same with what its label file says, if there is one and the image is usable."""
+    if file.item is None:
+        return file
+    problems: list[Problem] = []
+    text = ""
+    try:
+        data = read_bytes(file.label_file, MAX_LABEL_BYTES)
+        text = data.decode("utf-8-sig")  # Windows editors write a BOM
+    except FileNotFoundError:
+        return replace(file, labels=parse(""))  # a background: an image on purpose without objects
+    except UnicodeDecodeError as error:
+        reason = "UTF-16, save it as UTF-8" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else error
+        problems.append(_unreadable(file.label_file, reason))
+    except OSError as error:
+        problems.append(_unreadable(file.label_file, error.strerror))
+    labels = parse(text)
+    for line, kind, message in labels.mistakes:
+        problems.append(Problem(file.label_file, line, message, kind))
+    lost = bool(problems) and not len(labels.classes)
+    for line, kind, message in labels.repairs:
+        problems.append(Problem(file.label_file, line, message, kind, "repair"))
+    item = replace(file.item, classes=labels.classes, boxes=labels.boxes)
+    return replace(file, item=item, labelled=True, lost=lost, problems=tuple(problems), labels=labels)
+
+
+def _unreadable(file: Path, reason: object) -> Problem:
+    return Problem(file, None, f"the labels cannot be read: {reason}", "unreadable")
+
+
+def _best_copies(files: Mapping[Path, File]) -> dict[bytes, Path]:
+    """Of equal files the first with objects, else the first with a label file, else the first."""
+    best: dict[bytes, tuple[tuple[bool, bool], Path]] = {}
+    for path, file in files.items():
+        if file.item is not None and not file.lost:
+            rank = len(file.item.classes) > 0, file.labelled
+            if file.content not in best or rank > best[file.content][0]:
+                best[file.content] = rank, path
+    return {content: path for content, (_, path) in best.items()}
+
+
+def _copy(path: Path, split: str, other: Path, other_split: str, repair: bool) -> Problem:
+    """The problem of an image of which another copy is used."""
+    if split != other_split:
+        message = (
+            f"is in {split!r} and, as {shown(other)}, in {other_split!r}: scores on it would mean nothing; "
+            "keep it in one split"
+        )
+        return Problem(path, None, message, "leak")
+    if repair:
+        return Problem(path, None, f"is identical to {shown(other)}, which is used", "duplicate", "repair")
+    return Problem(path, None, f"is identical to {shown(other)}; remove one of them", "duplicate")
+
+
+def _divide(
+    data: DataYaml, items: Sequence[Item], files: Mapping[Path, File], fraction: float, seed: int
+) -> dict[str, tuple[Item, ...]]:
+    """Train and val, by the seed. Raises UserError."""
+    pictures = {item.image: thumb for item in items if (thumb := files[item.image].signature) is not None}
+    held = hold_out(list(pictures), list(pictures.values()), fraction, seed)
+    if not held:
+        raise UserError(
+            f"{shown(data.file)}: data.val_fraction={fraction} needs images that can be told apart, "
+            f"and the {len(pictures)} of 'train' look alike"
+        )
+    return {
+        "train": tuple(item for item in items if item.image not in held),
+        "val": tuple(item for item in items if item.image in held),
+    }

@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from detector.data.geometry import Image
 from detector.errors import UserError
 from detector.runtime.files import read_bytes
 from detector.runtime.image_header import JPEG_END, JPEG_SCAN, Header, jpeg_segments, read_header
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+JPEG_SUFFIXES = frozenset({".jpeg", ".jpg", ".jpe", ".jfif", ".mpo"})  # of a stereo picture, the first half
+SUFFIXES = JPEG_SUFFIXES | {".bmp", ".png", ".tif", ".tiff", ".webp"}
+UNREAD_SUFFIXES = frozenset(
+    {
+        ".arw",
+        ".avif",
+        ".cr2",
+        ".dng",
+        ".exr",
+        ".gif",
+        ".heic",
+        ".heif",
+        ".jp2",
+        ".jxl",
+        ".nef",
+        ".pgm",
+        ".ppm",
+    }
+    | {".psd", ".raw", ".svg", ".tga"}
+)
 
 MAX_PIXELS = 100_000_000  # 300 MB once decoded; what is larger is a bomb, or wants to be cut into tiles
 MAX_BYTES = 400_000_000  # of the file: more than MAX_PIXELS take uncompressed
 MAX_SCANS = 100  # of a JPEG: a progressive one has about ten, and each costs as much as decoding it all
+DARK = 64  # of 255: what 14 bits come to where 16 are expected
 _TRUNCATED = "the image is truncated (its end is missing)"
 _PNG_END = b"IEND\xae\x42\x60\x82"
 
@@ -68,8 +90,32 @@ def decode_with_header(data: bytes) -> tuple[Image, Header]:
     except cv2.error as error:  # such as a side longer than OpenCV's limit
         raise BadImage("corrupt", f"the image cannot be decoded ({error.err})") from None
     if image is None:
-        raise BadImage("corrupt", "the image cannot be decoded: it is corrupt")
+        raise BadImage(*_why_not(encoded, header))
     return np.asarray(image, np.uint8), header
+
+
+def _why_not(encoded: NDArray[np.uint8], header: Header) -> tuple[str, str]:
+    """Why OpenCV gives no 8-bit picture: the kind of problem and the message."""
+    raw = None
+    if (
+        header.width * header.height <= MAX_PIXELS // 10
+    ):  # with 64 bits a channel it takes eight times as much
+        with suppress(cv2.error):
+            raw = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    if raw is None or raw.dtype == np.uint8:
+        return "corrupt", "the image cannot be decoded: it is corrupt"
+    kind = f"{raw.dtype} numbers in {1 if raw.ndim == 2 else raw.shape[2]} channels"
+    return "pixels", f"the image cannot be decoded: its pixels are {kind}; save it with 8 bits, grey or RGB"
+
+
+def dark_range(data: bytes, image: Image, header: Header) -> int | None:
+    """The largest value of a picture of 16 bits that turns black in 8, as from a 12-bit camera; else None."""
+    if header.format not in ("PNG", "TIFF") or image.max(initial=0) >= DARK:
+        return None
+    raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if raw is None or raw.dtype != np.uint16 or not raw.any():
+        return None
+    return int(raw.max())
 
 
 def read_image(path: Path) -> Image:

@@ -12,7 +12,7 @@ off two sides 30. Mirrored pictures and stronger crops are not found.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -47,20 +47,41 @@ def thumbnail(image: Image) -> Thumbnail:
 
 def near_duplicates(queries: Sequence[Thumbnail], references: Sequence[Thumbnail]) -> list[Pair]:
     """For each query that looks like some reference, the reference that is closest to it."""
+    return [
+        Pair(query, int(alike[0]), int(bits[0]))
+        for query, alike, bits in _alike(queries, references, _CANDIDATES)
+        if len(alike)
+    ]
+
+
+def look_alikes(pictures: Sequence[Thumbnail]) -> list[list[int]]:
+    """The pictures' numbers in groups, in order: those that look the same, directly or by way of others."""
+    group = np.arange(len(pictures))  # of each picture: its first member
+    for _, alike, _ in _alike(pictures, pictures, None):
+        joined = np.unique(group[alike])
+        if len(joined) > 1:
+            group[np.isin(group, joined)] = joined[0]
+    return [np.flatnonzero(group == first).tolist() for first in np.unique(group)]
+
+
+def _alike(
+    queries: Sequence[Thumbnail], references: Sequence[Thumbnail], most: int | None
+) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+    """Of each query the references that look like it, the closest first, and how many bits differ.
+
+    `most` of the closest by hash are looked at; None: all.
+    """
     if not queries or not references:
-        return []
+        return
     query_pixels, pixels = np.stack(queries), np.stack(references)
     query_hashes, hashes = _hashes(query_pixels), _hashes(pixels)
     query_vectors, vectors = _vectors(query_pixels), _vectors(pixels)
-    pairs = []
     for query, (code, vector) in enumerate(zip(query_hashes, query_vectors, strict=True)):
         bits = np.bitwise_count(hashes ^ code).sum(axis=1)  # (references,)
         close = np.flatnonzero(bits <= MAX_BITS)
-        close = close[np.argsort(bits[close], kind="stable")[:_CANDIDATES]]
+        close = close[np.argsort(bits[close], kind="stable")[:most]]
         alike = close[vectors[close] @ vector >= MIN_CORRELATION]
-        if len(alike):
-            pairs.append(Pair(query, int(alike[0]), int(bits[alike[0]])))
-    return pairs
+        yield query, alike, bits[alike]
 
 
 def _hashes(pixels: NDArray[np.uint8]) -> NDArray[np.uint64]:

@@ -1,49 +1,129 @@
-"""Label files without an image: usually an image was renamed, and is now taken as a background."""
+"""Label files without an image and images without a label file, which often belong together.
+
+A renamed image, `A.TXT` or `a.jpg.txt` for `a.jpg`, an accent written in another way: the image would be
+taken as a background, and its labels as nothing.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from detector.data.data_yaml import DataYaml
+from detector.data.data_yaml import DataYaml, shown
 from detector.data.images import SUFFIXES
 from detector.data.listing import Listed, label_path
+from detector.data.problems import Problem
 
 _OTHER_TEXTS = {"classes", "labels", "notes"}  # what annotation tools leave beside labels
 
 
-def orphan_labels(data: DataYaml, listed: Mapping[str, Sequence[Listed]]) -> Iterator[tuple[Path, Path]]:
+def stray_labels(
+    images: Iterable[Path], labelled: Collection[Path], problems: list[Problem], repair: bool
+) -> dict[Path, Path]:
+    """The label files of images that have none at their place: image -> file, where one reading is possible.
+
+    Names are compared without case and with accents in one form. Files beside images of a folder called
+    `images` are taken where none of these has labels in the folder `labels`.
+
+    Args:
+        images: all that are used.
+        labelled: those of them that have a label file at its place.
+        problems: what is found is added here.
+        repair: otherwise nothing is taken, and what is found is an error.
+    """
+    found: dict[Path, Path] = {}
+    folders: dict[Path, list[Path]] = defaultdict(list)
+    for image in images:
+        folders[image.parent].append(image)
+    for folder, members in folders.items():
+        bare = [image for image in members if image not in labelled]
+        if not bare:
+            continue
+        place = label_path(folder / "any.jpg").parent
+        taken = {label_path(image) for image in members if image in labelled}
+        here = _matches(bare, _texts(place) - taken)
+        kind = "label-name"
+        if place != folder and len(bare) == len(members) and not here:
+            here, kind = _matches(bare, _texts(folder)), "labels-beside"
+        elif place != folder and (beside := _matches(bare, _texts(folder))):
+            message = (
+                f"{len(beside)} label files beside their images are not read: move them to {shown(place)}"
+            )
+            problems.append(Problem(folder, None, message, "labels-beside", "warning", len(beside)))
+        for image, file in here.items():
+            message = (
+                f"is read as the labels of {shown(image)}"
+                if repair
+                else f"belongs to {shown(image)}? rename it"
+            )
+            problems.append(Problem(file, None, message, kind, "repair" if repair else "error"))
+        found |= here
+    return found if repair else {}
+
+
+def _texts(folder: Path) -> set[Path]:
+    """The files of a folder that may be labels."""
+    try:
+        return {Path(folder, name) for name in os.listdir(folder) if _is_label(name)}
+    except OSError:
+        return set()
+
+
+def _matches(images: Sequence[Path], files: Collection[Path]) -> dict[Path, Path]:
+    """Image -> its label file, where either could be no other's."""
+    by_name: dict[str, set[Path]] = defaultdict(set)
+    for file in files:
+        by_name[_plain(file.stem)].add(file)
+    candidates = {image: by_name[_plain(image.stem)] | by_name[_plain(image.name)] for image in images}
+    owners: dict[Path, list[Path]] = defaultdict(list)
+    for image, members in candidates.items():
+        for file in members:
+            owners[file].append(image)
+    single = {image: next(iter(members)) for image, members in candidates.items() if len(members) == 1}
+    return {image: file for image, file in single.items() if len(owners[file]) == 1}
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def orphan_labels(
+    data: DataYaml, listed: Mapping[str, Sequence[Listed]], used: Collection[Path]
+) -> Iterator[tuple[Path, Path]]:
     """Label files whose image exists nowhere, each with the folder where its image should be.
 
     Looked for in the folders that belong to the images of any split. An image that exists but is in no
     split keeps its label file from being an orphan: list files may select from a larger collection.
+    `used` are label files that are read.
     """
     lists = {entry.source for entries in listed.values() for entry in entries if entry.line is not None}
     folders: dict[Path, None] = {}
     for entries in listed.values():
         for entry in entries:
             folders[entry.source if entry.line is None else entry.image.parent] = None
-    seen: set[Path] = set()
+    seen: set[Path] = {*used, *lists}
     for images in folders:
         labels = label_path(images / "any.jpg").parent
         for parent, below, files in os.walk(labels):
-            below.sort()
+            below[:] = sorted(name for name in below if not name.startswith("."))
             folder = images / Path(parent).relative_to(labels)
             stems: set[str] | None = None
             for name in sorted(files):
                 file = Path(parent, name)
-                if file.suffix != ".txt" or file in seen or file in lists or not _is_label(file):
+                if file in seen or not _is_label(name):
                     continue
                 seen.add(file)
                 stems = _image_stems(folder) if stems is None else stems
-                if file.stem not in stems:
+                if file.suffix != ".txt" or file.stem not in stems:
                     yield file, folder
 
 
-def _is_label(file: Path) -> bool:
-    stem = file.stem.lower()
-    return not stem.startswith((".", "readme")) and stem not in _OTHER_TEXTS
+def _is_label(name: str) -> bool:
+    stem, suffix = os.path.splitext(name.lower())
+    return suffix == ".txt" and not stem.startswith((".", "readme")) and stem not in _OTHER_TEXTS
 
 
 def _image_stems(folder: Path) -> set[str]:

@@ -7,19 +7,20 @@ they seem to, and notes, which are only worth knowing.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from detector.data.data_yaml import shown
 from detector.data.dataset import File, Scan, Signature
-from detector.data.geometry import xywh_to_xyxy
+from detector.data.geometry import Floats, xywh_to_xyxy
+from detector.data.images import JPEG_SUFFIXES
 from detector.data.labels import Labels
-from detector.data.listing import label_path
 from detector.data.near_duplicates import near_duplicates
 from detector.data.orphans import orphan_labels
-from detector.data.problems import Problem, Severity
-from detector.data.statistics import STRIDE, Statistics, box_sides
+from detector.data.problems import SEVERITIES, Problem
+from detector.data.statistics import STRIDE, Statistics, box_sides, count
 
 CLIPPED = 1.0  # pixels beyond the edge: less is rounding
 SAME_OBJECT = 0.95  # IoU above which two boxes of a class surely mean one object
@@ -28,13 +29,23 @@ TINY_SHARE = 0.05  # of a class's boxes: below it, a few tiny ones are a note
 LISTED = 8  # names in one message
 
 _SUFFIXES = {
-    "BMP": {".bmp"}, "JPEG": {".jpg", ".jpeg"}, "PNG": {".png"}, "TIFF": {".tif", ".tiff"}, "WebP": {".webp"}
+    "BMP": {".bmp"}, "JPEG": JPEG_SUFFIXES, "PNG": {".png"}, "TIFF": {".tif", ".tiff"}, "WebP": {".webp"}
 }  # fmt: skip
-_SEVERITIES: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
+
+
+def inspect(scan: Scan, image_size: int) -> tuple[list[Problem], Statistics]:
+    """All problems of a dataset and its statistics: what the check prints and a run counts.
+
+    Args:
+        scan: what reading it showed.
+        image_size: side of the square that images are letterboxed to, pixels.
+    """
+    statistics = count(scan.dataset, {path: file.size for path, file in scan.files.items()}, image_size)
+    return preflight(scan, statistics), statistics
 
 
 def preflight(scan: Scan, statistics: Statistics) -> list[Problem]:
-    """All problems of a dataset: the errors of reading it, then warnings, then notes.
+    """All problems of a dataset: the errors of reading it, then repairs, then warnings, then notes.
 
     Near-duplicates are looked for where the scan kept thumbnails (`sign=thumbnail`).
     """
@@ -42,14 +53,17 @@ def preflight(scan: Scan, statistics: Statistics) -> list[Problem]:
     for path, file in scan.files.items():
         found += _of_image(path, file)
         if file.labels is not None:
-            found += _of_labels(path, file.size, file.labels)
+            found += _of_labels(file, file.labels)
+    found += _corners(scan)
+    found += _same_images(scan)
     found += _outside(scan)
     found += _orphans(scan)
     found += _near_duplicates(scan)
     found += _unlabelled(scan)
+    found += _without_objects(scan.data.file, statistics)
     found += _classes(scan.data.file, statistics)
     found += _tiny(scan, statistics)
-    return sorted(found, key=lambda problem: _SEVERITIES[problem.severity])  # stable
+    return sorted(found, key=lambda problem: SEVERITIES.index(problem.severity))  # stable
 
 
 def _warning(kind: str, file: Path, line: int | None, message: str) -> Problem:
@@ -76,18 +90,50 @@ def _of_image(path: Path, file: File) -> Iterator[Problem]:
             f"{width} x {height}; its labels must refer to that"
         )
         yield _note("exif-rotated", path, None, message)
+    if file.dark is not None:
+        message = (
+            f"is nearly black: its 16 bits hold no more than {file.dark} of 65535; multiply all images by "
+            "the same number before training"
+        )
+        yield _warning("dark", path, None, message)
 
 
-def _of_labels(image: Path, size: tuple[int, int], labels: Labels) -> Iterator[Problem]:
-    file = label_path(image)
-    beyond = (labels.outside * np.array(size, np.float32)).max(axis=1, initial=0)
+def _of_labels(file: File, labels: Labels) -> Iterator[Problem]:
+    beyond = _beyond(file, labels)
     for line, pixels in zip(labels.lines.tolist(), beyond.tolist(), strict=True):
         if pixels > CLIPPED:
             message = f"the box leaves the image by {pixels:.0f} pixels and is clipped; check it"
-            yield _warning("clipped", file, line, message)
+            yield _warning("clipped", file.label_file, line, message)
     for first, second, iou in _same_objects(labels):
         message = f"covers the same object as line {labels.lines[first]} (IoU {iou:.2f}); remove one"
-        yield _warning("double-box", file, int(labels.lines[second]), message)
+        yield _warning("double-box", file.label_file, int(labels.lines[second]), message)
+
+
+def _beyond(file: File, labels: Labels) -> Floats:
+    """(N,) how far each box leaves the image, pixels."""
+    pixels: Floats = (labels.outside * np.array(file.size, np.float32)).max(axis=1, initial=0)
+    return pixels
+
+
+def _corners(scan: Scan) -> Iterator[Problem]:
+    """Whether labels are corners: most boxes would leave the image, and nearly all could be x1 y1 x2 y2."""
+    labels = [(file, file.labels) for file in scan.files.values() if file.labels is not None]
+    outside = sum(int((_beyond(file, one) > CLIPPED).sum()) for file, one in labels)
+    corners = sum(int(one.corners.sum()) for _, one in labels)
+    boxes = sum(len(one.lines) for _, one in labels)
+    if outside > boxes / 2 and corners >= 0.95 * boxes:
+        first = next((file, one) for file, one in labels if one.corners.any())
+        message = (
+            f"this looks like x1 y1 x2 y2 instead of cx cy w h: {outside} of {boxes} boxes would leave "
+            "their image; write centres and sizes"
+        )
+        yield _warning("corners", first[0].label_file, int(first[1].lines[first[1].corners][0]), message)
+
+
+def _same_images(scan: Scan) -> Iterator[Problem]:
+    for split, other in scan.same.items():
+        message = f"{split!r} holds the images of {other!r}: its scores show what was memorised, no more"
+        yield _warning("same-images", scan.data.file, None, message)
 
 
 def _same_objects(labels: Labels) -> Iterator[tuple[int, int, float]]:
@@ -115,7 +161,9 @@ def _outside(scan: Scan) -> Iterator[Problem]:
 
 
 def _orphans(scan: Scan) -> Iterator[Problem]:
-    for file, folder in orphan_labels(scan.data, scan.listed):
+    for file, folder in orphan_labels(
+        scan.data, scan.listed, {file.label_file for file in scan.files.values() if file.labelled}
+    ):
         message = f"no image is called {file.stem!r} in {shown(folder)}; add it or remove the labels"
         yield _warning("orphan-label", file, None, message)
 
@@ -124,6 +172,8 @@ def _near_duplicates(scan: Scan) -> Iterator[Problem]:
     """Images of val and test that look like one of an earlier split; identical ones are errors already."""
     earlier: list[tuple[str, Path]] = []
     for split, items in scan.dataset.splits.items():
+        if split in scan.same:
+            continue
         here = [item.image for item in items if scan.files[item.image].signature is not None]
         pairs = near_duplicates(_thumbnails(scan, here), _thumbnails(scan, [path for _, path in earlier]))
         for pair in pairs:
@@ -148,12 +198,28 @@ def _unlabelled(scan: Scan) -> Iterator[Problem]:
                 f"{len(missing)} of {len(items)} images of {split!r} without a label file, taken as "
                 f"backgrounds; the first is {shown(missing[0])}"
             )
-            yield _note("unlabelled", scan.data.file, None, message)
+            yield replace(_note("unlabelled", scan.data.file, None, message), count=len(missing))
+        lost = [entry.image for entry in scan.listed.get(split, ()) if scan.files[entry.image].lost]
+        if lost:
+            message = (
+                f"{len(lost)} images of {split!r} have lost all their labels: data.on_error=skip leaves them "
+                f"out; the first is {shown(lost[0])}"
+            )
+            yield replace(_note("labels-lost", scan.data.file, None, message), count=len(lost))
+
+
+def _without_objects(file: Path, statistics: Statistics) -> Iterator[Problem]:
+    for split, one in statistics.splits.items():
+        if split != "test" and not one.boxes:
+            what = "there is nothing to learn" if split == "train" else "it has no mAP"
+            yield _warning("no-objects", file, None, f"{split!r} shows no object at all: {what}")
 
 
 def _classes(file: Path, statistics: Statistics) -> Iterator[Problem]:
     """Classes that are absent, from everywhere or from a split, or drowned by others."""
     classes = statistics.classes
+    if not {"train", "val"} <= statistics.splits.keys():
+        return
     if empty := [one.name for one in classes if one.total == 0]:
         message = f"{len(empty)} of {len(classes)} classes without a box: {_names(empty)}"
         yield _warning("empty-class", file, None, message)
@@ -187,7 +253,7 @@ def _tiny(scan: Scan, statistics: Statistics) -> Iterator[Problem]:
             narrow = box_sides(item, file.size, statistics.image_size).min(axis=1, initial=np.inf) < STRIDE
             if file.labels is not None:
                 for index, line in zip(item.classes[narrow], file.labels.lines[narrow], strict=True):
-                    first.setdefault(int(index), (label_path(item.image), int(line)))
+                    first.setdefault(int(index), (file.label_file, int(line)))
     for index, (path, line) in sorted(first.items()):
         one = statistics.classes[index]
         share = one.sizes.below_stride / one.total

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from detector.data.data_yaml import shown
+from detector.errors import spelt_out
 
-Severity = Literal["error", "warning", "note"]
+# An error is what training refuses, a repair what it mends by itself, a warning what costs accuracy or makes
+# scores mean less than they seem to, and a note what is only worth knowing.
+Severity = Literal["error", "repair", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "repair", "warning", "note")
 
 
 @dataclass(frozen=True)
@@ -19,8 +23,68 @@ class Problem:
     line: int | None
     message: str  # what is wrong and the fix
     kind: str = "other"  # a stable word for machines, such as `class-id`
-    severity: Severity = "error"  # an error is what training refuses
+    severity: Severity = "error"
+    count: int = 1  # of images or files that this one message is about
 
     def __str__(self) -> str:
         """`file:line: what is wrong and the fix`."""
         return f"{shown(self.file)}{'' if self.line is None else f':{self.line}'}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Note:
+    """All problems of one kind, as a run says them: one line with how many files or lines and the first."""
+
+    severity: Severity
+    kind: str
+    count: int
+    first: str  # `file:line: what is wrong and the fix`
+
+    def __str__(self) -> str:
+        """`repaired (polygon, 12): labels/a.txt:3: the polygon is read as its enclosing box`."""
+        number = f", {self.count}" if self.count > 1 else ""
+        return f"{_SAID[self.severity]} ({self.kind}{number}): {self.first}"
+
+
+_SAID = {"error": "skipped", "repair": "repaired", "warning": "warning", "note": "note"}
+_COUNTED = {"error": "skipped", "repair": "repaired", "warning": "warnings", "note": "notes"}
+_QUIET = {"exif-rotated", "non-ascii-name", "outside"}  # as it should be: for the check only
+_OF_THE_WHOLE = {"empty-class", "imbalance", "missing-from-train", "missing-from-val", "tiny"}
+
+
+def tally(problems: Iterable[Problem]) -> tuple[Note, ...]:
+    """One note for each kind of problem, the gravest first."""
+    kinds: dict[tuple[Severity, str], list[Problem]] = {}
+    for problem in problems:
+        kinds.setdefault((problem.severity, problem.kind), []).append(problem)
+    notes = [
+        Note(*kind, sum(problem.count for problem in members), str(members[0]))
+        for kind, members in kinds.items()
+    ]
+    return tuple(sorted(notes, key=lambda note: SEVERITIES.index(note.severity)))  # stable
+
+
+def said(notes: Sequence[Note], command: str) -> list[str]:
+    """What a run prints of its data before it trains: a line each kind, then the command that lists all."""
+    lines = [str(note) for note in notes if note.kind not in _QUIET | _OF_THE_WHOLE]
+    if whole := [note for note in notes if note.kind in _OF_THE_WHOLE]:
+        kinds = ", ".join(note.kind + (f" ({note.count})" if note.count > 1 else "") for note in whole)
+        lines.append(f"warning (classes and sizes): {kinds}")
+    return [*lines, f"all of that, by file and line: {command}"] if lines else []
+
+
+def counted(notes: Sequence[Note]) -> dict[str, dict[str, int]]:
+    """The same for `summary.json`: `data/repaired` is `{"polygon": 12}`; what there is none of has no key."""
+    found: dict[str, dict[str, int]] = {}
+    for note in notes:
+        found.setdefault(f"data/{_COUNTED[note.severity]}", {})[note.kind] = note.count
+    return found
+
+
+def shown(path: Path) -> str:
+    """A path as the user would write it: relative to the working directory where it is below it.
+
+    For messages only: control characters in it are spelt out.
+    """
+    path = Path(path).absolute()
+    return spelt_out(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))

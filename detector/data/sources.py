@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Collection
+import shlex
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
+from detector.config.schema import DataConfig
 from detector.data.coco8 import DatasetUnavailable, fetch_coco8
 from detector.data.data_yaml import DataYaml, read_data_yaml, shown
-from detector.data.dataset import Dataset, read_dataset
+from detector.data.dataset import Dataset, Options, Reading, read_dataset, refuse, scan
+from detector.data.near_duplicates import thumbnail
+from detector.data.places import VARIABLE
+from detector.data.preflight import inspect
+from detector.data.problems import tally
 from detector.data.shapes import render_shapes
 from detector.errors import UserError
 
-__all__ = ["DatasetUnavailable", "datasets_dir", "load_dataset", "locate", "obtain"]
+__all__ = [
+    "DatasetUnavailable",
+    "check_command",
+    "datasets_dir",
+    "load_configured",
+    "load_dataset",
+    "locate",
+    "obtain",
+    "options_of",
+]
 
 PROJECT = Path(__file__).resolve().parents[2]
-VARIABLE = "DETECTOR_DATASETS"
+CHECK_SIZE = 320  # pixels: what `detector check` takes where nobody says at what size training will be
 
 
 def datasets_dir() -> Path:
@@ -51,22 +66,59 @@ def locate(data_path: str) -> Path:
 
 
 def load_dataset(
-    data_path: str,
-    on_error: Literal["raise", "skip"] = "raise",
-    *,
-    splits: Collection[str] | None = None,
-    allow_outside: bool = False,
+    data_path: str, on_error: Literal["raise", "skip"] = "raise", **options: Unpack[Options]
 ) -> Dataset:
-    """Find, and if need be fetch or render, a dataset, then read it strictly.
-
-    `splits`: read these only.
+    """Find, and if need be fetch or render, a dataset, then read it: see `read_dataset`.
 
     Raises:
         DatasetUnavailable: COCO8 is absent and cannot be downloaded.
         UserError: as `locate` and `read_dataset`.
     """
     path, root = obtain(data_path)
-    return read_dataset(path, on_error, root=root, splits=splits, allow_outside=allow_outside)
+    return read_dataset(path, on_error, **({"root": root} | options))
+
+
+def load_configured(data: DataConfig, seed: int) -> Dataset:
+    """The dataset of a run. Its notes count everything that `check_command(data, seed)` lists.
+
+    Args:
+        data: the section of the configuration.
+        seed: `train.seed`.
+
+    Raises:
+        DatasetUnavailable: COCO8 is absent and cannot be downloaded.
+        UserError: as `locate` and `read_dataset`.
+    """
+    path, root = obtain(data.path)
+    found = scan(path, root=root, sign=thumbnail, **options_of(data, seed))
+    refuse(found, data.on_error)
+    problems, _ = inspect(found, data.image_size)
+    return replace(found.dataset, notes=tally(problems))
+
+
+def options_of(data: DataConfig, seed: int) -> Reading:
+    """How a configuration says that its dataset is read."""
+    return Reading(
+        allow_outside=data.allow_outside,
+        repair=data.repair,
+        ignore_scores=data.ignore_scores,
+        val_fraction=data.val_fraction,
+        seed=seed if data.val_fraction else 0,
+    )
+
+
+def check_command(data: DataConfig, seed: int) -> str:
+    """The command that lists what a run counts."""
+    plain = DataConfig(image_size=CHECK_SIZE)
+    keys = ("image_size", "allow_outside", "repair", "ignore_scores", "val_fraction")
+    changed = [
+        f"data.{key}={str(getattr(data, key)).lower()}"
+        for key in keys
+        if getattr(data, key) != getattr(plain, key)
+    ]
+    if data.val_fraction and seed:
+        changed.append(f"train.seed={seed}")
+    return shlex.join(["detector", "check", data.path, *changed])
 
 
 def obtain(data_path: str) -> tuple[Path, Path | None]:

@@ -114,7 +114,7 @@ class ConsoleTracker(Tracker):
             verdict = f"{verdict} {verdict_word(index)}"
         parts = [
             f"loss {_short(seen.get('train/loss'))}",
-            f"mAP train {_short(seen.get('train/mAP50-95'))} val {_short(seen.get('val/mAP50-95'))}",
+            f"mAP train {_map(seen.get('train/mAP50-95'))} val {_map(seen.get('val/mAP50-95'))}",
             verdict,
             self._left(step),
         ]
@@ -173,6 +173,8 @@ def _table(summary: Mapping[str, object]) -> Table:
             value = summary[key]
             style = _VERDICT_STYLE.get(str(value), _BAD) if "verdict" in key else ""
             number = f"{value:+.2f}" if "index" in key and isinstance(value, float) else _number(value)
+            if "mAP" in key and isinstance(value, float) and math.isnan(value):
+                number = "no objects"
             table.add_row(label, Text(number, style=style), Text(meaning))
     return table
 
@@ -184,6 +186,9 @@ def _meanings(summary: Mapping[str, object]) -> list[tuple[str, str, str]]:
     if coco8:
         seen = "memorisation: the 4 pictures of every step"
         unseen = "on 4 unseen images: about 0 is expected, 4 pictures teach no detector"
+    warnings = summary.get("data/warnings")
+    if isinstance(warnings, Mapping) and "same-images" in warnings:
+        unseen = "memorisation: val holds the images of train"
     return [
         ("train/mAP50-95", "train mAP50-95", seen),
         ("val/mAP50-95", "val mAP50-95", unseen),
@@ -196,6 +201,11 @@ def _meanings(summary: Mapping[str, object]) -> list[tuple[str, str, str]]:
         ("signal/input_dependence", "input dependence", "below 0.2 the trunk hardly sees its input"),
         ("parameters", "parameters", "of the whole network"),
     ]
+
+
+def _map(value: float | None) -> str:
+    """A mAP in at most five characters; that of a split without objects does not exist."""
+    return "none" if value is not None and math.isnan(value) else _short(value)
 
 
 def _short(value: float | None) -> str:

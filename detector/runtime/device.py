@@ -16,7 +16,7 @@ def choose_device(name: str, setting: str = "train.device=") -> torch.device:
     """`auto` is the first CUDA GPU where there is one, else the CPU.
 
     Args:
-        name: auto, cpu, cuda or cuda:N.
+        name: auto, cpu, cuda, cuda:N or N.
         setting: what the user wrote before the name, for the error.
 
     Raises:
@@ -25,7 +25,7 @@ def choose_device(name: str, setting: str = "train.device=") -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        device = torch.device(f"cuda:{name}" if name.isdecimal() else name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

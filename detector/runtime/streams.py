@@ -1,7 +1,8 @@
-"""stdout and stderr, where they are closed: training goes on without an audience."""
+"""stdout and stderr, where they are closed or take no Unicode: a program goes on, whoever listens."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from contextlib import suppress
@@ -20,6 +21,14 @@ def open_missing() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  until the process ends
+    accept_any_text()
+
+
+def accept_any_text() -> None:
+    """Write what the encoding of stdout or stderr lacks (a redirected Windows console's) as `\\u2500`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def flush() -> None:

@@ -15,7 +15,8 @@ from detector.data.augment_ultralytics import mixing_epochs
 from detector.data.coco8 import DatasetUnavailable
 from detector.data.dataset import Dataset
 from detector.data.loader import Batch, Loader
-from detector.data.sources import load_dataset
+from detector.data.problems import said
+from detector.data.sources import check_command, load_configured
 from detector.errors import UserError, say
 from detector.models.base import DetectionModel, freeze
 from detector.models.build import architecture_of, build_model, facts_of, rebuild
@@ -55,9 +56,9 @@ def load_data(loaded: LoadedConfig, dist: SingleProcess) -> tuple[Dataset, dict[
 
 
 def _read_dataset(loaded: LoadedConfig, announce: bool) -> tuple[Dataset, LoadedConfig]:
-    data = loaded.config.data
+    data, seed = loaded.config.data, loaded.config.train.seed
     try:
-        return load_dataset(data.path, data.on_error, allow_outside=data.allow_outside), loaded
+        return load_configured(data, seed), loaded
     except DatasetUnavailable as error:
         if data.fallback == "none":
             raise
@@ -69,8 +70,7 @@ def _read_dataset(loaded: LoadedConfig, announce: bool) -> tuple[Dataset, Loaded
     if announce:
         say(banner)
     loaded = load_config(loaded.path, loaded.overrides, fallback=FALLBACK)
-    data = loaded.config.data
-    return load_dataset(data.path, data.on_error, allow_outside=data.allow_outside), loaded
+    return load_configured(loaded.config.data, seed), loaded
 
 
 def training_batches(
@@ -167,7 +167,7 @@ def memory_advice(config: Config) -> str:
 
 def notes(config: Config, dataset: Dataset, schedule: Schedule) -> list[str]:
     """What a person should know of a run before it starts."""
-    lines = [f"skipped: {line}" for line in dataset.skipped]
+    lines = said(dataset.notes, check_command(config.data, config.train.seed))
     if config.data.mixes and mixing_epochs(config.data, schedule.epochs) == 0:
         shorter = f"it has no more than data.close_mosaic={config.data.close_mosaic} epochs"
         lines.append(f"no mosaic or mixup in this run: {shorter}")

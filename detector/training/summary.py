@@ -8,6 +8,7 @@ import torch
 
 from detector.analysis.diagnosis import diagnose
 from detector.data.dataset import Dataset
+from detector.data.problems import counted
 from detector.gradients.nonfinite import NonFiniteOrigin
 from detector.runtime.device import device_name
 from detector.training.engine import Status
@@ -58,6 +59,7 @@ def summarize(
         "processes": processes,
         "parameters": sum(p.numel() for p in state.model.parameters()),
         "data_fingerprint": dataset.fingerprint,
+        **counted(dataset.notes),
         "precision": state.precision_name,
         "threads": torch.get_num_threads(),  # sums come out differently on another number of them
         "cpu": torch.backends.cpu.get_cpu_capability(),  # so they do with other instructions

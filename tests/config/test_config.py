@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector.config import safe_yaml
-from detector.config.loading import KEYS, load_config, save
+from detector.config.loading import KEYS, as_overrides, load_config, save
 from detector.config.schema import Config, ModelConfig, TrackingConfig, TrainConfig
 from detector.errors import UserError
 
@@ -295,6 +295,20 @@ def test_a_mistake_on_the_command_line_is_told_what_is_allowed(override: str, ex
     text = message(BASELINE, override)
     assert text.startswith("command line: ")
     assert expected in text
+
+
+def test_a_sweeps_arguments_are_overrides() -> None:
+    written = [
+        "--train.lr=0.01",
+        "--ablation=no_residual",
+        "--seed",
+        "1",
+        "train.seed=2",
+        "--data.path=a --b.c=d",
+    ]
+    assert as_overrides(written) == ["train.lr=0.01", *written[1:5], "data.path=a --b.c=d"]
+    assert load_config(BASELINE, as_overrides(["--train.lr=0.01"])).config.train.lr == 0.01
+    assert "unknown key; did you mean train.lr?" in message(BASELINE, *as_overrides(["--trian.lr=1"]))
 
 
 def test_perspective_is_bounded_by_the_canvas_it_tilts() -> None:

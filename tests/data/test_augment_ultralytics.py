@@ -27,7 +27,7 @@ from detector.data.augment_ultralytics import (
 )
 from detector.data.dataset import Item
 from detector.data.geometry import GREY, xywh_to_xyxy
-from detector.data.labels import parse_labels
+from detector.data.labels import read_labels
 from detector.data.loader import Batch, Loader
 from detector.data.samples import AUGMENT
 from detector.errors import UserError
@@ -77,7 +77,8 @@ def items(folder: Path) -> list[Item]:
     found = []
     for image in sorted((folder / "images" / "train").iterdir()):
         text = (folder / "labels" / "train" / f"{image.stem}.txt").read_text()
-        classes, boxes, _ = parse_labels(text, 6)
+        labels = read_labels(text, 6)
+        classes, boxes = labels.classes, labels.boxes
         found.append(Item(image, classes, boxes))
     return found
 

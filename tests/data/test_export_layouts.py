@@ -80,7 +80,7 @@ def test_label_studio_yolo_and_the_lists_of_the_documentation(tmp_path: Path) ->
         (tmp_path / folder / "classes.txt").write_text("cat\ndog\n")
         (tmp_path / folder / "notes.json").write_text("{}")
     documented = (
-        (ROOT / "docs/own_data.md").read_text(encoding="utf-8").partition("## A YOLO folder without")[2]
+        (ROOT / "docs/own_data.md").read_text(encoding="utf-8").partition("To choose them yourself")[2]
     )
     script = documented.partition("```bash\n")[2].partition("```")[0]
     subprocess.run(["bash", "-euc", script], cwd=tmp_path, check=True)

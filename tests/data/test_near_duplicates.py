@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from detector.data.near_duplicates import Pair, near_duplicates, thumbnail
+from detector.data.near_duplicates import Pair, look_alikes, near_duplicates, thumbnail
 from tests.data.preflight_data import scene
 
 
@@ -58,6 +58,19 @@ def test_the_closest_is_named() -> None:
     changed = CHANGES["jpeg"](image)
     references = [thumbnail(changed), thumbnail(image)]
     assert near_duplicates([thumbnail(image)], references) == [Pair(0, 1, 0)]
+
+
+def test_look_alikes_are_grouped_directly_and_by_way_of_others() -> None:
+    """The frames of a film, of which the ends have little in common, beside other pictures and plain ones."""
+    film = [photograph(5)]
+    for _ in range(4):
+        film.append(CHANGES["jpeg"](np.roll(film[-1], 2, axis=1)))
+    pictures = [photograph(1), *film[::2], photograph(2), *film[1::2], np.zeros((50, 60, 3), np.uint8)]
+    thumbnails = [thumbnail(picture) for picture in pictures]
+    first, last = thumbnail(film[0]), thumbnail(film[-1])
+    assert near_duplicates([first], [thumbnail(film[1])]) and not near_duplicates([first], [last])
+    assert look_alikes(thumbnails) == [[0], [1, 2, 3, 5, 6], [4], [7]]
+    assert look_alikes([]) == []
 
 
 def test_plain_pictures_are_not_alike() -> None:

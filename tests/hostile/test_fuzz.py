@@ -112,15 +112,19 @@ def test_config_files(folder: Path, text: str | bytes) -> None:
 
 
 @given(
-    st.dictionaries(st.sampled_from(["train", "val", "test", "names", "nc", "path", "source"]), values),
+    st.dictionaries(
+        st.sampled_from(["train", "val", "valid", "test", "names", "nc", "path", "source", "kpt_shape"]),
+        values,
+    ),
     st.sampled_from([{}, {"train": "images", "val": "images", "names": ["a"]}]),
+    st.booleans(),
 )
-def test_data_yamls(folder: Path, keys: dict[str, Any], good: dict[str, Any]) -> None:
+def test_data_yamls(folder: Path, keys: dict[str, Any], good: dict[str, Any], repair: bool) -> None:
     path = folder / "data.yaml"
     path.write_text(json.dumps(good | keys))
     problems: list[Problem] = []
     try:
-        data = read_data_yaml(path)
+        data = read_data_yaml(path, repair=repair)
         for split in data.splits:
             if not any(entry in ("/", "..") for entry in data.splits[split]):
                 list(list_split(data, split, problems))
@@ -129,7 +133,9 @@ def test_data_yamls(folder: Path, keys: dict[str, Any], good: dict[str, Any]) ->
 
 
 list_lines = st.lists(
-    st.sampled_from(["images/a.jpg", "/", "..", "/etc/passwd", "../../x.jpg", "./", "\0", "~", "C:\\x"])
+    st.sampled_from(["images/a.jpg", "/", "..", "/etc/passwd", "../../x.jpg", "./", "\0", "~",
+                     "C:\\x", "..\\x.jpg",
+                     "/a/images/a.jpg", "C:\\..\\images\\a.jpg", "._a.jpg"])
     | st.text(max_size=10), max_size=5,
 )  # fmt: skip
 
@@ -157,12 +163,17 @@ fields = st.one_of(
 )  # fmt: skip
 
 
-@given(st.lists(st.lists(fields, max_size=8).map(" ".join), max_size=6).map("\n".join))
-def test_labels(text: str) -> None:
-    labels = read_labels(text, len(NAMES))
+@given(
+    st.lists(st.lists(fields, max_size=12).map(" ".join), max_size=6).map("\n".join),
+    st.booleans(), st.booleans(), st.sampled_from([0, 4, 6]),
+)  # fmt: skip
+def test_labels(text: str, repair: bool, ignore_scores: bool, keypoints: int) -> None:
+    labels = read_labels(text, len(NAMES), repair=repair, ignore_scores=ignore_scores, keypoints=keypoints)
     assert ((labels.classes >= 0) & (labels.classes < len(NAMES))).all()
     assert np.isfinite(labels.boxes).all() and ((labels.boxes >= 0) & (labels.boxes <= 1)).all()
-    assert all(len(mistake.message) < 500 for mistake in labels.mistakes)
+    assert all(len(mistake.message) < 500 for mistake in (*labels.mistakes, *labels.repairs))
+    assert len(labels.classes) == len(labels.lines) == len(labels.outside) == len(labels.corners)
+    assert repair or not labels.repairs
 
 
 def _pictures() -> list[bytes]:
@@ -205,7 +216,7 @@ def test_pictures(data: bytes) -> None:
     try:
         image = decode(data)
     except BadImage as error:
-        assert error.kind in ("empty", "truncated", "corrupt", "too-large")
+        assert error.kind in ("empty", "truncated", "corrupt", "too-large", "pixels")
     else:
         assert image.dtype == np.uint8 and image.ndim == 3 and image[..., 0].size <= MAX_PIXELS
 

@@ -141,6 +141,7 @@ CASES = [
     _list("leads out", "../secret/images/s.jpg\n", "data.allow_outside=true accepts that"),
     _list("leads out and back in name only", "images/../../secret/images/s.jpg\n", "lies outside"),
     _list("absolute", "/etc/passwd\n", "lies outside the dataset's folder"),
+    _list("NUL outside", b"/\x00\n", "lies outside the dataset's folder"),
     _list("NUL", b"images/train/a\x00.jpg\n", "there is no image"),
     _list("overlong", "x" * 1_000_000 + ".jpg\n", "there is no image"),
     _list("escape codes", "\x1b[2J.jpg\n", "there is no image"),

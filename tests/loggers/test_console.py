@@ -76,6 +76,19 @@ def test_own_data_is_not_called_memorisation(summary: dict[str, Any]) -> None:
     assert "memorisation" not in results and "unseen" in results
 
 
+def test_a_val_that_is_train_is_called_memorisation(summary: dict[str, Any]) -> None:
+    warned = {"dataset": "mine", "data/warnings": {"same-images": 1}}
+    _, results = _run([], summary | warned, io.StringIO())
+    assert "memorisation: val holds the images of train" in results and "unseen" not in results
+
+
+def test_the_map_of_a_split_without_objects(summary: dict[str, Any]) -> None:
+    shown, results = _run(
+        [{"step": 1, "val/mAP50-95": math.nan}], summary | {"val/mAP50-95": math.nan}, io.StringIO()
+    )
+    assert "val none" in shown and "no objects" in results and "nan" not in shown + results
+
+
 def test_numbers_gone_wrong_are_shown(summary: dict[str, Any]) -> None:
     rows = [{"step": 0, "train/loss": math.nan, "gradient/vanishing_index": math.inf}, {"step": 149}]
     bad = {"train/loss": math.nan, "gradient/verdict": "diverged", "gradient/first_bad_layer": "07_p3.2"}

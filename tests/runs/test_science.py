@@ -19,10 +19,10 @@ from detector.data.sources import load_dataset
 from detector.gradients.recorder import GradientRecorder
 from detector.models.detector import build_detector
 from detector.models.loss import DetectionLoss
-from detector.training.engine import backward
 from detector.runtime.random_state import seed_everything
-from tests.training.harness import create_state
+from detector.training.engine import backward
 from tests.support import ROOT, Run
+from tests.training.harness import create_state
 
 SEEDS = (0, 1, 2)
 PLAIN_P3 = [f"{5 + i:02d}_p3.{i}" for i in range(10)]  # the ten blocks of the P3 stage, 20 convolutions

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from detector.cli import main
-from tests.support import ROOT, Run, environment, wait_for
 from tests.runs.test_train import without_times
+from tests.support import ROOT, Run, environment, wait_for
 
 pytestmark = [
     pytest.mark.slow,

@@ -15,10 +15,12 @@ import torch
 import yaml
 
 import train as front_door
+from detector import cli
 from detector.config.schema import ModelConfig
 from detector.models.detector import build_detector
-from tests.support import ROOT, Run, environment
+from tests.data.preflight_data import SPOILED, make_dataset
 from tests.loggers import wandb_file
+from tests.support import ROOT, Run, environment
 
 TRUNK = list(build_detector(ModelConfig(), 80).trunk_points())
 QUICK = ("data.image_size=64", "train.steps=12", "train.eval_every=6", "gradients.every=3")
@@ -148,6 +150,41 @@ def test_bad_labels_are_named_before_training(train_py: TrainPy, coco8: Path, tm
     skipped = train_py(*QUICK, f"data.path={data}", "data.on_error=skip")
     assert f"000000000009.txt:{lines}" in skipped.err
     assert sorted(path for path in mine.rglob("*")) == before  # nothing was written beside the data
+
+
+def test_what_is_repaired_is_said_and_counted(train_py: TrainPy, tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "cells")
+    for kind in ("duplicate-box", "clipped", "unlabelled", "near-leak"):
+        SPOILED[kind].spoil(data.parent)
+    data.write_text(data.read_text().replace("val: images/val", "val: images/train"))
+    run = train_py(*QUICK, f"data.path={data}", "--train.seed=1")
+    line = "repaired (duplicate-box): cells/labels/train/05.txt:5: repeats line 2; it counts once"
+    assert line in run.err and "warning (clipped): " in run.err and "warning (near-leak): " in run.err
+    assert "warning (same-images): " in run.err and "memorisation: val holds" in run.out
+    assert "1 of 30 images of 'train' without a label file" in run.err
+    assert f"all of that, by file and line: detector check {data} data.image_size=64" in run.err
+    assert run.summary["data/repaired"] == {"duplicate-box": 1} and run.summary["seed"] == 1
+    assert run.summary["data/warnings"]["same-images"] == 1
+    assert run.summary["data/notes"]["unlabelled"] == 2  # once in train, once in val
+    refused = train_py(*QUICK, f"data.path={data}", "data.repair=false", check=False)
+    assert refused.code == 2 and "05.txt:5: repeats line 2; remove one" in refused.err
+
+
+def test_a_run_is_resumed_by_its_checkpoint_and_val_finds_what_was_held_out(
+    train_py: TrainPy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_dataset(tmp_path / "cells")
+    data.write_text("train: images/train\nnames: [cell, platelet]\n")
+    run = train_py(*QUICK, f"data.path={data}", "data.val_fraction=0.2", "train.seed=7")
+    assert "(24 train, 6 val images)" in run.err
+    again = front_door.main(["--resume", str(run.directory / "checkpoints/last.pt")])
+    assert again == 0
+    capsys.readouterr()
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["val", str(run.directory), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    expected = run.summary["val/mAP50-95"]
+    assert result["images"] == 6 and result["metrics"]["mAP50-95"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_where_coco8_cannot_be_had_the_run_says_so_and_trains_on_shapes(

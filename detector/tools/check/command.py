@@ -5,19 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detector.errors import UserError
 
 if TYPE_CHECKING:
+    from detector.config.schema import Config
     from detector.data.dataset import File
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 EXIT_CLEAN, EXIT_PROBLEMS = 0, 1
-IMAGE_SIZE = 320
 
 
 def add_check(commands: Commands) -> None:
@@ -26,16 +26,19 @@ def add_check(commands: Commands) -> None:
         "check",
         help="everything that is wrong or odd with a dataset, before training on it",
         description="Read every image and label of a dataset, and report what is wrong. Writes nothing but "
-        "the file given to --sheet. Exit code 0: no errors, no warnings; 1: some; 2: unusable.",
+        "the file given to --sheet. Exit code 0: no errors, repairs or warnings; 1: some; 2: unusable.",
     )
     parser.add_argument("data", metavar="DATA.yaml", help="the data YAML, as in data.path")
     parser.add_argument(
         "--image-size",
         type=int,
-        default=IMAGE_SIZE,
         metavar="PX",
-        help=f"the size to train at, for what counts as small or tiny; default: {IMAGE_SIZE}",
+        help="the size to train at, for what counts as small or tiny; default: as --config says, else 320",
     )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="read the data as training with this configuration would"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as data.repair=false")
     parser.add_argument(
         "--sheet", type=Path, metavar="FILE.png", help="draw images with boxes into a new file"
     )
@@ -58,27 +61,29 @@ def run_check(options: argparse.Namespace) -> int:
     """
     from detector.data.dataset import scan
     from detector.data.near_duplicates import thumbnail
-    from detector.data.preflight import preflight
-    from detector.data.sources import obtain
-    from detector.data.statistics import count
+    from detector.data.preflight import inspect
+    from detector.data.sources import obtain, options_of
     from detector.tools.check.report import print_json, print_report, print_unusable
     from detector.tools.check.sheet import refuse_existing, write_sheet
 
-    if options.image_size < 32:
-        raise UserError(f"--image-size: must be at least 32 pixels, not {options.image_size}")
+    config = _config(options.config, options.overrides)
+    image_size = config.data.image_size if options.image_size is None else options.image_size
+    if image_size < 32:
+        raise UserError(f"--image-size: must be at least 32 pixels, not {image_size}")
     if options.sheet is not None:
         refuse_existing(options.sheet)
     began = time.monotonic()
     try:
         path, root = obtain(options.data)
         sign = None if options.no_near_duplicates else thumbnail
-        found = scan(path, root=root, allow_outside=options.allow_outside, sign=sign, track=_track)
+        how = options_of(config.data, config.train.seed)
+        how["allow_outside"] |= options.allow_outside
+        found = scan(path, root=root, sign=sign, track=_track, **how)
     except UserError as error:
         if options.json:
             print_unusable(options.data, str(error))
         raise
-    statistics = count(found.dataset, {p: file.size for p, file in found.files.items()}, options.image_size)
-    problems = preflight(found, statistics)
+    problems, statistics = inspect(found, image_size)
     if options.json:
         print_json(found, statistics, problems)
     else:
@@ -88,6 +93,17 @@ def run_check(options: argparse.Namespace) -> int:
         drawn = write_sheet(found.dataset, options.sheet)
         print(f"{options.sheet}: {drawn} images with their boxes", file=sys.stderr)
     return EXIT_PROBLEMS if any(one.severity != "note" for one in problems) else EXIT_CLEAN
+
+
+def _config(file: Path | None, overrides: Sequence[str]) -> Config:
+    """What says how the data is read. Raises UserError."""
+    from detector.config.loading import check, load_config, parse_overrides
+    from detector.config.safe_yaml import Value
+    from detector.data.sources import CHECK_SIZE
+
+    if file is not None:
+        return load_config(file, overrides).config
+    return check({"data.image_size": Value(CHECK_SIZE, ""), **parse_overrides(overrides)})
 
 
 def _track(files: Iterable[File], total: int) -> Iterator[File]:

@@ -22,19 +22,20 @@ if TYPE_CHECKING:
 CLASSES_SHOWN = 30
 SHAPES_SHOWN = 3
 WIDE = 200  # columns, where there is no terminal: a squeezed table in a file is of no use
-_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan", "repair": "green"}
 
 
 def print_json(found: Scan, statistics: Statistics, problems: Sequence[Problem]) -> None:
     """Print everything as one JSON document; the keys are part of the public interface."""
     severities = Counter(problem.severity for problem in problems)
     document = {
-        "verdict": "problems" if severities["error"] or severities["warning"] else "clean",
+        "verdict": "problems" if set(severities) - {"note"} else "clean",
         "dataset": found.dataset.name,
         "file": str(found.data.file),
         "root": str(found.data.root),
         "fingerprint": found.dataset.fingerprint,
         "errors": severities["error"],
+        "repairs": severities["repair"],
         "warnings": severities["warning"],
         "notes": severities["note"],
         "problems": [
@@ -44,6 +45,7 @@ def print_json(found: Scan, statistics: Statistics, problems: Sequence[Problem])
                 "file": str(problem.file),
                 "line": problem.line,
                 "message": problem.message,
+                "count": problem.count,
             }
             for problem in problems
         ],
@@ -158,9 +160,10 @@ def _verdict(problems: Sequence[Problem], images: int, seconds: float) -> Text:
     severities = Counter(problem.severity for problem in problems)
     counts = ", ".join(
         f"{severities[key]} {key}{'' if severities[key] == 1 else 's'}"
-        for key in ("error", "warning", "note")
+        for key in ("error", "repair", "warning", "note")
+        if key != "repair" or severities[key]
     )
-    word, style = ("problems", "yellow") if severities["warning"] else ("clean", "bold green")
+    word, style = ("problems", "yellow") if set(severities) - {"note"} else ("clean", "bold green")
     if severities["error"]:
         word, style = "problems", "bold red"
     return Text.assemble((word, style), f": {counts} in {images} images, {seconds:.1f} s")

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 import cv2
 
 from detector.data.geometry import Floats, Image, xyxy_to_xywh
+from detector.data.images import JPEG_SUFFIXES
 from detector.errors import UserError
 from detector.tools.predict.annotate import annotate
 from detector.training.metrics import Prediction
@@ -52,10 +53,11 @@ class Results:
         self._add({"file": str(path)}, image, found, Path("labels") / f"{stem}.txt")
         if self.pictures:
             picture = cv2.cvtColor(annotate(image, found, self.names), cv2.COLOR_RGB2BGR)
-            done, data = cv2.imencode(path.suffix.lower(), picture)
+            suffix = ".jpg" if path.suffix.lower() in JPEG_SUFFIXES - {".jpeg"} else path.suffix
+            done, data = cv2.imencode(suffix.lower(), picture)
             if not done:
-                raise UserError(f"{path}: the picture cannot be encoded as {path.suffix}")
-            self._write_file(Path(f"{stem}{path.suffix}"), data.tobytes())
+                raise UserError(f"{path}: the picture cannot be encoded as {suffix}")
+            self._write_file(Path(f"{stem}{suffix}"), data.tobytes())
 
     def frame(self, source: str, labels: str, number: int, image: Image, found: Prediction) -> None:
         """One frame, counted from 0: its boxes only, the video is the caller's.

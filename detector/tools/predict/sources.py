@@ -55,7 +55,12 @@ def find_sources(arguments: Sequence[str]) -> Sources:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.iterdir() if path.is_file() and _is_media(path))
+    # What is hidden is no data: macOS leaves a `._photo.jpg` beside every photo it copies.
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and _is_media(path) and not path.name.startswith(".")
+    )
     if not found:
         deeper = "; for its sub-folders too: " + repr(str(folder / "**" / "*.jpg"))
         raise UserError(f"{folder}: no image or video in this folder ({_known()}){deeper}")

@@ -85,7 +85,7 @@ def rebuild_step(
     import torch
 
     from detector.data.loader import Loader
-    from detector.data.sources import load_dataset
+    from detector.data.sources import load_configured
     from detector.models.base import freeze
     from detector.models.build import rebuild
     from detector.models.loss import DetectionLoss
@@ -94,7 +94,7 @@ def rebuild_step(
     from detector.training.schedule import Schedule
     from detector.training.state import TrainState
 
-    dataset = load_dataset(config.data.path, config.data.on_error, allow_outside=config.data.allow_outside)
+    dataset = load_configured(config.data, config.train.seed)
     if saved["extra"]["data_fingerprint"] != dataset.fingerprint:
         raise UserError(f"{config.data.path}: the data changed since this step was saved")
     if config.train.threads is not None:

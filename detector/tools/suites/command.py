@@ -75,14 +75,17 @@ def ablate(options: argparse.Namespace) -> int:
 def _fetch_data(cells: list[Cell]) -> None:
     """Download, render and check the data once, before several processes would do so at the same time."""
     from detector.data.coco8 import DatasetUnavailable
-    from detector.data.sources import load_dataset
+    from detector.data.sources import load_dataset, options_of
 
     configs = [cell.config for cell in cells]
-    for path, on_error, allow_outside in dict.fromkeys(
-        (c.data.path, c.data.on_error, c.data.allow_outside) for c in configs
-    ):
+    how = [options_of(config.data, config.train.seed) for config in configs]
+    distinct = {
+        (config.data.path, config.data.on_error, *options.values()): (config.data, options)
+        for config, options in zip(configs, how, strict=True)
+    }
+    for data, options in distinct.values():
         try:
-            load_dataset(path, on_error, allow_outside=allow_outside)
+            load_dataset(data.path, data.on_error, **options)
         except DatasetUnavailable as error:
             raise UserError(f"{error}\nwithout COCO8: ablations/suites/factorial_shapes.yaml") from error
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from detector.config.schema import Config, DataConfig
 from detector.data.dataset import Dataset
 from detector.data.loader import Loader
-from detector.data.sources import load_dataset, locate
+from detector.data.sources import load_dataset, locate, options_of
 from detector.errors import UserError
 from detector.loggers.base import PredictionImage
 from detector.loggers.images import save_grid
@@ -57,8 +57,12 @@ def val(options: argparse.Namespace) -> None:
     if not data:
         raise UserError(f"{checkpoint} does not say what it was trained on: name the data with --data")
     on_error = options.on_error or (config.data.on_error if config else "raise")
-    outside = options.allow_outside or (config is not None and config.data.allow_outside)
-    dataset = load_dataset(data, on_error, splits=(options.split,), allow_outside=outside)
+    as_trained = config or Config()
+    how = options_of(as_trained.data, as_trained.train.seed)
+    how["allow_outside"] |= options.allow_outside
+    if data != as_trained.data.path:
+        how["val_fraction"] = 0.0  # other data has its own splits
+    dataset = load_dataset(data, on_error, splits=(options.split,), **how)
     columns = class_columns(loaded.names, dataset.names, str(checkpoint), data)
     directory = new_folder(options.out, f"runs/val-{name}", "--out")
 
@@ -93,6 +97,7 @@ def val(options: argparse.Namespace) -> None:
         seconds=clock.seconds | {"total": time.perf_counter() - started},
     )
     notes = [f"left out: {line}" for line in dataset.skipped]
+    notes += [str(note) for note in dataset.notes if note.severity == "repair"]
     if extra := len(loaded.names) - len(dataset.names):
         notes.append(f"{extra} of the model's classes are not in the data and do not count")
     content = document(result, setting, notes, provenance()) | {"out": str(directory)}

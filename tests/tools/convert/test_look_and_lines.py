@@ -13,7 +13,7 @@ from PIL import Image as PillowImage
 
 from detector.data.geometry import xywh_to_xyxy
 from detector.data.images import read_image
-from detector.data.labels import parse_labels
+from detector.data.labels import read_labels
 from detector.tools.convert.lines import label_lines
 from detector.tools.convert.look import Look, look_at
 from detector.tools.convert.records import Box, Picture, claimed_size, finite
@@ -41,9 +41,9 @@ def white(image: np.ndarray) -> tuple[int, int, int, int]:
 
 def boxes_of(lines: list[str], look: Look) -> np.ndarray:
     """The lines' boxes, parsed by the project's reader, as corners in pixels."""
-    _, boxes, problems = parse_labels("\n".join(lines), 1)
-    assert not problems
-    return xywh_to_xyxy(boxes) * np.array([look.width, look.height] * 2, np.float32)
+    labels = read_labels("\n".join(lines), 1)
+    assert not labels.mistakes and not labels.repairs
+    return xywh_to_xyxy(labels.boxes) * np.array([look.width, look.height] * 2, np.float32)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp"])

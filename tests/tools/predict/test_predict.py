@@ -79,6 +79,14 @@ def test_pictures_labels_and_json_say_the_same(
         assert np.abs(drawn.astype(int) - image).max() > 50
 
 
+def test_a_jpeg_by_another_name_is_drawn_as_jpg(model: Path, images: Path) -> None:
+    for suffix in ("jfif", "jpe", "mpo"):
+        shutil.copy("images/0.jpg", f"images/as_{suffix}.{suffix}")
+    assert main(["predict", str(model), "images", "--out", "out"]) == 0
+    drawn = {path.name for path in Path("out").iterdir() if path.name.startswith("as_")}
+    assert drawn == {"as_jfif.jpg", "as_jpe.jpg", "as_mpo.jpg"}
+
+
 def test_by_default_a_new_folder_is_made_each_time(model: Path, images: Path) -> None:
     for _ in range(3):
         assert predict(model, images / "0.jpg") == 0

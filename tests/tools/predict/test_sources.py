@@ -35,6 +35,15 @@ def test_a_folder_gives_its_images_and_videos_in_order(folder: Path) -> None:
     assert [path.name for path in found.videos] == ["clip.mp4"]
 
 
+def test_what_is_hidden_is_no_data(folder: Path) -> None:
+    (folder / "._b.jpg").touch()
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / ".ipynb_checkpoints/b-checkpoint.jpg").touch()
+    for source in (str(folder), "*.jpg", "**/*.jpg"):
+        assert all("." not in path.name[:1] for path in find_sources([source]).images)
+    assert [path.name for path in find_sources(["._b.jpg"]).images] == ["._b.jpg"]  # who asks for it gets it
+
+
 def test_patterns_reach_into_folders_and_no_file_comes_twice(folder: Path) -> None:
     found = find_sources(["deep/c.webp", "**/*.*", "b.jpg", str(folder / "b.jpg")])
     assert [path.name for path in found.images] == ["c.webp", "a.PNG", "b.jpg", "d.jpg"]

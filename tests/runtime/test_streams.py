@@ -1,0 +1,60 @@
+"""Output whose encoding lacks characters, as a redirected Windows console's: no traceback, same exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.data.preflight_data import SPOILED, make_dataset
+from tests.support import ROOT, environment
+
+RUN = ("data.image_size=32", "train.steps=1", "train.device=cpu", "tracking.wandb=disabled",
+       "tracking.plots=false")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset with a fault, and a run on it."""
+    folder = tmp_path_factory.mktemp("streams")
+    data = make_dataset(folder / "größe")
+    SPOILED["non-ascii-name"].spoil(data.parent)
+    SPOILED["clipped"].spoil(data.parent)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), f"data.path={data}", f"run.dir={folder / 'run'}", *RUN],
+        env=environment() | {"PYTHONIOENCODING": "ascii:strict", "PYTHONUTF8": "0"}, cwd=folder,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert "gr\\xf6\\xdfe" in done.stdout + done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("check", "größe/data.yaml"),
+        ("check", "größe/nothing.yaml"),
+        ("compare", "run"),
+        ("val", "run", "--split", "val"),
+        ("theory", "--help"),
+        ("val", "--help"),
+        ("compare", "--help"),
+        ("info", "--config", str(ROOT / "configs/coco8.yaml")),
+    ],
+    ids=" ".join,
+)
+def test_a_narrow_encoding_ends_as_utf_8_does(folder: Path, command: tuple[str, ...], encoding: str) -> None:
+    def run(settings: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [sys.executable, "-m", "detector", *command], cwd=folder, capture_output=True, check=False,
+            env=environment(None) | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"} | settings,
+        )  # fmt: skip
+
+    narrow = run({"PYTHONIOENCODING": f"{encoding}:strict", "PYTHONUTF8": "0"})
+    assert b"Traceback" not in narrow.stderr and b"UnicodeEncodeError" not in narrow.stderr
+    assert narrow.returncode == run({"PYTHONUTF8": "1"}).returncode
+    narrow.stdout.decode(encoding)
