@@ -45,8 +45,24 @@ def thumbnail(image: Image) -> Thumbnail:
     return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
+def look_alikes(pictures: Sequence[Thumbnail]) -> list[list[int]]:
+    """The pictures' numbers in groups, in order: those that look the same, directly or by way of others."""
+    groups = {number: [number] for number in range(len(pictures))}  # the group of each picture
+    for pair in _pairs(pictures, pictures, closest=False):
+        one, other = groups[pair.query], groups[pair.reference]
+        if one is not other:
+            one += other
+            groups |= dict.fromkeys(other, one)
+    return sorted({id(group): sorted(group) for group in groups.values()}.values())
+
+
 def near_duplicates(queries: Sequence[Thumbnail], references: Sequence[Thumbnail]) -> list[Pair]:
     """For each query that looks like some reference, the reference that is closest to it."""
+    return _pairs(queries, references, closest=True)
+
+
+def _pairs(queries: Sequence[Thumbnail], references: Sequence[Thumbnail], closest: bool) -> list[Pair]:
+    """For each query the closest reference that looks like it, or all of them."""
     if not queries or not references:
         return []
     query_pixels, pixels = np.stack(queries), np.stack(references)
@@ -56,10 +72,9 @@ def near_duplicates(queries: Sequence[Thumbnail], references: Sequence[Thumbnail
     for query, (code, vector) in enumerate(zip(query_hashes, query_vectors, strict=True)):
         bits = np.bitwise_count(hashes ^ code).sum(axis=1)  # (references,)
         close = np.flatnonzero(bits <= MAX_BITS)
-        close = close[np.argsort(bits[close], kind="stable")[:_CANDIDATES]]
+        close = close[np.argsort(bits[close], kind="stable")[: _CANDIDATES if closest else None]]
         alike = close[vectors[close] @ vector >= MIN_CORRELATION]
-        if len(alike):
-            pairs.append(Pair(query, int(alike[0]), int(bits[alike[0]])))
+        pairs += [Pair(query, int(one), int(bits[one])) for one in (alike[:1] if closest else alike)]
     return pairs
 
 
