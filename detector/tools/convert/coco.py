@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import json
 import os
+import re
 from collections import defaultdict
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
@@ -22,23 +24,23 @@ from detector.tools.convert.files import (
     ImageIndex,
     files_below,
     image_folder,
-    safe_relative,
     split_named_in,
     split_of,
 )
 from detector.tools.convert.records import Annotations, Box, Corners, Note, Picture, claimed_size, finite
 
 _LISTS = ("images", "annotations", "categories")
+_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,18}))(?:\.0+)?")  # as text; 007 and 7 are different ids
 
 
 class _Document(NamedTuple):
-    """One JSON file whose three lists are there; their entries are not looked at yet."""
+    """One JSON file whose three lists are there; images and annotations are not looked at yet."""
 
     file: Path
     images: list[Any]
     annotations: list[Any]
     categories: dict[Any, str]  # id -> name, in the order of the ids
-    parents: dict[str, object]  # name -> supercategory
+    umbrella: str | None  # the name of a category that is no class
 
 
 def read_coco(source: Path, images: Path | None, *, keep_crowd: bool) -> Annotations:
@@ -52,27 +54,28 @@ def read_coco(source: Path, images: Path | None, *, keep_crowd: bool) -> Annotat
     """
     if source.is_dir():
         root = Path(os.path.abspath(source))
-        files = _choose(root)
+        documents = _choose(root)
     elif source.is_file():
         root = Path(os.path.abspath(source)).parent
-        files = [root / source.name]
+        documents = [_document(root / source.name, _parse(root / source.name))]
         if split_named_in(root.name) is None and root.name.lower() == "annotations":
             root = root.parent  # COCO's own layout: annotations/ beside the folders of images
     else:
         raise UserError(f"{source}: there is no such file or folder; name a COCO JSON or the folder with it")
-    documents = [_load(file) for file in files]
-    index = ImageIndex(image_folder(images, root))
-    reader = _Reader(root, index, images is not None, keep_crowd)
+    reader = _Reader(root, ImageIndex(image_folder(images, root)), images is not None, keep_crowd)
     for document in documents:
         reader.read(document)
     if not reader.pictures:
         first = f"the first problem is {reader.notes[0]}" if reader.notes else "it lists none"
         raise UserError(f"{shown(source)}: no image of it can be used; {first}")
-    return Annotations(reader.names(documents), tuple(reader.pictures), tuple(reader.notes), reader.crowds)
+    names = tuple(dict.fromkeys(name for document in documents for name in document.categories.values()))
+    if not names:
+        raise UserError(f"{shown(documents[0].file)}: it has no categories")
+    return Annotations(names, tuple(reader.pictures), tuple(reader.notes), reader.crowds)
 
 
 def segmentation_corners(segmentation: object) -> Corners:
-    """The box around polygons (flat lists of x, y) or a run-length encoded mask, in pixels.
+    """The box around polygons (lists of x, y, …, or only one such list) or a run-length encoded mask, pixels.
 
     Raises:
         ValueError: it is neither.
@@ -92,10 +95,13 @@ def segmentation_corners(segmentation: object) -> Corners:
         except (RuntimeError, TypeError, OverflowError) as error:
             raise ValueError(f"its segmentation is no mask: {error}") from None
         return left, top, left + w, top + h
-    if not isinstance(segmentation, list) or not all(isinstance(part, list) for part in segmentation):
-        raise ValueError("it has neither a bbox nor a segmentation")
-    x = [finite(value) for part in segmentation for value in part[0::2]]
-    y = [finite(value) for part in segmentation for value in part[1::2]]
+    parts = segmentation if isinstance(segmentation, list) else []
+    if not any(isinstance(part, list) for part in parts):
+        parts = [parts]
+    if not all(isinstance(part, list) for part in parts):
+        raise ValueError("its segmentation mixes numbers and lists")
+    x = [finite(value) for part in parts for value in part[0::2]]
+    y = [finite(value) for part in parts for value in part[1::2]]
     if not y:
         raise ValueError("it has neither a bbox nor a segmentation")
     return min(x), min(y), max(x), max(y)
@@ -108,47 +114,39 @@ class _Reader:
         self.root, self.index, self.loose, self.keep_crowd = root, index, loose, keep_crowd
         self.pictures: list[Picture] = []
         self.notes: list[Note] = []
-        self.used: set[str] = set()  # names of classes with an annotation
         self.crowds = 0
 
     def read(self, document: _Document) -> None:
         file = document.file
+        if document.umbrella is not None:
+            message = "has no objects and is the supercategory of all others: it is not made a class"
+            self.notes.append(
+                Note("check", file, "", f"the category {printable(document.umbrella)!r} {message}")
+            )
         split = split_named_in(file.stem) or split_of(file, self.root)
         boxes = self._boxes(document)
         seen: set[Any] = set()
         for number, entry in enumerate(document.images, start=1):
-            where = f"image {number}"
+            where, lost = f"image {number}", 0
             try:
                 identity = _id(entry, "id")
                 where = f"image {printable(str(identity))}"
                 if identity in seen:
                     raise ValueError("its id is given twice")
                 seen.add(identity)
-                image = self._image(entry.get("file_name"), file, split)
+                lost = len(boxes.get(identity, ()))
+                if not isinstance(name := entry.get("file_name"), str):
+                    raise ValueError("it has no file_name")
+                image = self.index.by_file_name(name, file, split, self.loose)
             except ValueError as error:
-                self.notes.append(Note("left out", file, where, str(error)))
+                self.notes.append(Note("left out", file, where, str(error), lost))
                 continue
             size = claimed_size(entry.get("width"), entry.get("height"))
             chosen = split or split_of(image, self.index.root)
             self.pictures.append(Picture(image, file, chosen, size, tuple(boxes.get(identity, ()))))
         for identity in boxes.keys() - seen:
-            for box in boxes[identity]:
-                self.notes.append(
-                    Note("dropped", file, box.where, f"there is no image {printable(str(identity))}")
-                )
-
-    def _image(self, written: object, file: Path, split: str | None) -> Path:
-        if not isinstance(written, str):
-            raise ValueError("it has no file_name")
-        try:
-            wanted, loose = safe_relative(written), self.loose
-        except ValueError as error:
-            # Label Studio writes where the image was on its server. With --images the last part is enough.
-            last = written.replace("\\", "/").rpartition("/")[2]
-            if not self.loose or last in ("", ".", "..") or "\0" in last:
-                raise ValueError(f"{error}; --images DIR looks for {printable(last)} there") from None
-            wanted, loose = PurePosixPath(last), True
-        return self.index.by_file_name(wanted, file, split, loose)
+            message = f"there is no image {printable(str(identity))}"
+            self.notes += [Note("dropped", file, box.where, message, 1) for box in boxes[identity]]
 
     def _boxes(self, document: _Document) -> dict[Any, list[Box]]:
         """The objects by the id of their image."""
@@ -161,103 +159,110 @@ class _Reader:
                 image, category = _id(entry, "image_id"), _id(entry, "category_id")
                 if category not in document.categories:
                     raise ValueError(f"there is no category {printable(str(category))}")
-                name = document.categories[category]
-                self.used.add(name)
-                if entry.get("iscrowd") and not self.keep_crowd:
+                if entry.get("iscrowd") in (1, "1") and not self.keep_crowd:
                     self.crowds += 1
                     continue
+                name = document.categories[category]
                 boxes[image].append(Box(name, _corners(entry), f"{where} ({printable(name)})"))
             except ValueError as error:
-                self.notes.append(Note("dropped", document.file, where, str(error)))
+                self.notes.append(Note("dropped", document.file, where, str(error), 1))
         return boxes
 
-    def names(self, documents: list[_Document]) -> tuple[str, ...]:
-        """All classes: in the order of their ids in the first file, then what only later files have.
 
-        Left out is a category that nothing belongs to and that all others name as their supercategory:
-        Roboflow writes the project's name so, as category 0; it would become a class without objects.
-        """
-        parents: dict[str, object] = {}
-        for document in documents:
-            for name, parent in document.parents.items():
-                parents.setdefault(name, parent)
-        if not parents:
-            raise UserError(f"{shown(documents[0].file)}: it has no categories")
-        for name in set(parents) - self.used:
-            if len(parents) > 1 and all(parents[other] == name for other in parents.keys() - {name}):
-                message = (
-                    f"the category {printable(name)!r} has no objects and is the supercategory of all others"
-                )
-                self.notes.append(Note("check", documents[0].file, "", f"{message}: it is not made a class"))
-                del parents[name]
-                break
-        return tuple(parents)
-
-
-def _choose(root: Path) -> list[Path]:
+def _choose(root: Path) -> list[_Document]:
     """The files to read: COCO's own folder also has captions and key points for the same images."""
     files = [path for path in files_below(root) if path.suffix.lower() == ".json"]
     for start in ("instances", "_annotations.coco"):
         if chosen := [path for path in files if path.name.startswith(start)]:
-            return chosen
-    chosen = [path for path in files if _is_coco(path)]
-    if not chosen:
+            return [_document(path, _parse(path)) for path in chosen]
+    contents = {path: _parse(path, any_json=True) for path in files}
+    documents = [
+        _document(path, content)
+        for path, content in contents.items()
+        if isinstance(content, dict) and content.keys() >= set(_LISTS)
+    ]
+    if not documents:
         raise UserError(f"{shown(root)}: none of its {len(files)} JSON files is COCO: one with images, "
                         f"annotations and categories")  # fmt: skip
-    return chosen
+    return documents
 
 
-def _is_coco(file: Path) -> bool:
+def _parse(file: Path, any_json: bool = False) -> Any:
+    """What a JSON file holds; with `any_json` None for a damaged one that does not look like COCO."""
+    data = b""
     try:
         data = file.read_bytes().removeprefix(codecs.BOM_UTF8)
-        content = orjson.loads(data)
-    except OSError:
-        return True  # reading it again says why
-    except orjson.JSONDecodeError:
-        return b'"annotations"' in data  # a damaged one must not go unnoticed
-    return isinstance(content, dict) and all(key in content for key in _LISTS)
-
-
-def _load(file: Path) -> _Document:
-    try:
-        content = orjson.loads(file.read_bytes().removeprefix(codecs.BOM_UTF8))
+        try:
+            return orjson.loads(data)
+        except orjson.JSONDecodeError:
+            return json.loads(data)  # slower, but it takes the NaN that pandas writes for what is missing
     except OSError as error:
         raise UserError(f"{shown(file)}: cannot be read: {error.strerror}") from None
-    except orjson.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        if any_json and b'"annotations"' not in data:
+            return None
         raise UserError(f"{shown(file)}: is not valid JSON: {error}; export it again") from None
+
+
+def _document(file: Path, content: Any) -> _Document:
+    """The file's lists, and its classes; what Roboflow adds to these is the umbrella.
+
+    Raises:
+        UserError: a list is missing, or a category has no id or name of its own.
+    """
     for key in _LISTS:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise UserError(f"{shown(file)}: is not COCO: it has no list {key!r}")
-    categories: dict[Any, str] = {}
+
+    def wrong(number: int, problem: object) -> UserError:
+        return UserError(f"{shown(file)}: category number {number}: {problem}; correct it in the JSON")
+
+    names: dict[Any, str] = {}
+    parents: dict[Any, object] = {}
     for number, entry in enumerate(content["categories"], start=1):
         try:
             identity, name = _id(entry, "id"), entry.get("name")
             if not isinstance(name, str) or not name.strip():
                 raise ValueError("it has no name")
-            if identity in categories:
+            if identity in names:
                 raise ValueError("its id is given twice")
-            if name.strip() in categories.values():
-                raise ValueError(f"its name {printable(name)!r} is given twice")
         except ValueError as error:
-            raise UserError(
-                f"{shown(file)}: category number {number}: {error}; correct it in the JSON"
-            ) from None
-        categories[identity] = name.strip()
-    order = sorted(categories, key=lambda identity: (isinstance(identity, str), identity))
-    parents = {entry["name"].strip(): entry.get("supercategory") for entry in content["categories"]}
-    return _Document(
-        file,
-        content["images"],
-        content["annotations"],
-        {identity: categories[identity] for identity in order},
-        {categories[identity]: parents[categories[identity]] for identity in order},
-    )
+            raise UserError(wrong(number, error)) from None
+        names[identity], parents[identity] = name.strip(), entry.get("supercategory")
+    umbrella = _umbrella(names, parents, content["annotations"])
+    ids: dict[str, Any] = {}
+    for number, (identity, name) in enumerate(names.items(), start=1):
+        if identity != umbrella and ids.setdefault(name, identity) != identity:
+            raise UserError(wrong(number, f"its name {printable(name)!r} is given twice"))
+    order = sorted(ids.values(), key=lambda identity: (isinstance(identity, str), identity))
+    categories = {identity: names[identity] for identity in order}
+    return _Document(file, content["images"], content["annotations"], categories, names.get(umbrella))
+
+
+def _umbrella(names: dict[Any, str], parents: dict[Any, object], annotations: list[Any]) -> Any:
+    """The id of a category without objects that all others name as their supercategory, or None.
+
+    Roboflow writes the project's name so, as category 0, even where a class is called the same.
+    """
+    used = set()
+    for entry in annotations:
+        with contextlib.suppress(ValueError):
+            used.add(_id(entry, "category_id"))
+    for identity, name in names.items():
+        others = [parent for other, parent in parents.items() if other != identity]
+        if others and identity not in used and all(parent == name for parent in others):
+            return identity
+    return None
 
 
 def _id(entry: object, key: str) -> Any:
-    """An id: a number or a text. Raises ValueError."""
+    """An id: a whole number, also as pandas and others write it (1.0, "1"), or a text. Raises ValueError."""
     value = entry.get(key) if isinstance(entry, dict) else None
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
+    if isinstance(value, str) and (whole := _WHOLE.fullmatch(value)):
+        value = int(whole[1])
+    elif isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"it has no {key}")
     return value
 
@@ -265,7 +270,7 @@ def _id(entry: object, key: str) -> Any:
 def _corners(entry: dict[str, Any]) -> Corners:
     """The box, or the one around the segmentation if there is no box. Raises ValueError."""
     bbox = entry.get("bbox")
-    if not bbox:
+    if not bbox or bbox != bbox:  # NaN
         return segmentation_corners(entry.get("segmentation"))
     if not isinstance(bbox, list) or len(bbox) != 4:
         raise ValueError("its bbox is not x, y, width, height")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detector.errors import UserError
+from detector.errors import UserError, for_terminal, say
 
 if TYPE_CHECKING:
     from detector.tools.convert.conversion import Report
@@ -24,7 +24,8 @@ def add_convert(commands: Commands) -> None:
         "convert",
         help="Pascal VOC or COCO annotations to the YOLO format",
         description="Convert annotations and images into a new folder with a data.yaml; the source is not "
-        "touched. Exit code 0: done, and what was clipped or left out is reported; 2: not usable.",
+        "touched. Exit code 0: done, and what was clipped or left out is reported; 1: done, but most boxes "
+        "were lost; 2: not usable.",
     )
     parser.add_argument(
         "--from", dest="format", required=True, choices=("voc", "coco"), help="the source's format"
@@ -42,13 +43,15 @@ def add_convert(commands: Commands) -> None:
     parser.add_argument(
         "--keep-difficult", action="store_true", help="keep objects marked difficult, or iscrowd"
     )
+    parser.add_argument("--merge", action="store_true", help="join the boxes of files that annotate the same "
+                        "images; default: one of them is used")  # fmt: skip
     parser.add_argument("--link", choices=("hard", "sym"), help="link to the images instead of copying them")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(run=run_convert)
 
 
-def run_convert(options: argparse.Namespace) -> None:
-    """Convert as the command line says, and print what came of it.
+def run_convert(options: argparse.Namespace) -> int:
+    """Convert as the command line says, print what came of it, and return the exit code.
 
     Raises:
         UserError: as `convert`, or a bad option.
@@ -69,12 +72,16 @@ def run_convert(options: argparse.Namespace) -> None:
             names=None if options.names is None else _names(options.names),
             zero_based=options.zero_based,
             keep_difficult=options.keep_difficult,
+            merge=options.merge,
             link=options.link,
         ),
         show_progress if sys.stderr.isatty() else silent,
     )
     text = json.dumps(report.as_json(), indent=1) if options.json else _text(report)
     print(text.encode(errors="backslashreplace").decode())  # file names need not be Unicode
+    if complaint := report.complaint():
+        say(for_terminal(f"error: {complaint}"))
+    return int(bool(complaint))
 
 
 def show_progress(stage: str, done: int, total: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ class Options:
     names: tuple[str, ...] | None = None
     zero_based: bool = False
     keep_difficult: bool = False
+    merge: bool = False
     link: LinkKind | None = None
 
 
@@ -55,6 +55,25 @@ class Report:
         """How many notes there are of a kind."""
         return sum(note.kind == kind for note in self.notes)
 
+    @property
+    def lost(self) -> int:
+        """How many of the source's boxes were not written."""
+        return self.difficult + sum(note.boxes for note in self.notes)
+
+    def complaint(self) -> str:
+        """Why most boxes were lost; empty if they were not."""
+        written = sum(self.boxes.values())
+        if self.lost <= written:
+            return ""
+        reasons = [f"{self.lost} of {self.lost + written} boxes were lost"]
+        if self.difficult:
+            reasons.append(f"{self.difficult} are marked difficult or iscrowd (--keep-difficult keeps them)")
+        for kind, what in (("dropped", "cannot be used"), ("left out", "belong to images that are left out")):
+            notes = [note for note in self.notes if note.kind == kind and note.boxes]
+            if notes:
+                reasons.append(f"{sum(note.boxes for note in notes)} {what}, first {notes[0]}")
+        return "; ".join(reasons)
+
     def as_json(self) -> dict[str, object]:
         """The same as plain data."""
         return {
@@ -64,6 +83,7 @@ class Report:
                 name: {"images": self.images[name], "boxes": self.boxes[name]} for name in self.images
             },
             "difficult": self.difficult,
+            "lost": self.lost,
             **{
                 kind.replace(" ", "_"): self.count(kind)
                 for kind in ("left out", "dropped", "clipped", "check")
@@ -92,7 +112,7 @@ def convert(options: Options, progress: Progress = silent) -> Report:
     if options.format == "voc":
         found = read_voc(options.source, options.images,
                          zero_based=options.zero_based, keep_difficult=options.keep_difficult,
-                         own_splits=options.fractions is None)  # fmt: skip
+                         own_splits=options.fractions is None, merge=options.merge)  # fmt: skip
     else:
         found = read_coco(options.source, options.images, keep_crowd=options.keep_difficult)
     names = _ordered(found, options.names)
@@ -103,23 +123,23 @@ def convert(options: Options, progress: Progress = silent) -> Report:
                 f"{shown(options.source)}: the class {shown_name} holds a control character; rename it there"
             )
     notes = list(found.notes)
-    pictures, looks = _look(found.pictures, notes, progress)
-    splits = split.assign([picture.split for picture in pictures], [look.digest for look in looks],
-                          options.fractions, options.seed)  # fmt: skip
+    groups = _look(found.pictures, notes, options.merge, progress)
+    own, looks = [pictures[0].split for pictures, _ in groups], [look for _, look in groups]
+    digests, thumbnails = [look.digest for look in looks], [look.thumbnail for look in looks]
+    splits, remark = split.assign(own, digests, options.fractions, options.seed, thumbnails)
+    if remark:
+        notes.append(Note("check", options.source, "", remark))
     ids = {name: index for index, name in enumerate(names)}
     entries = []
-    for picture, look, name in zip(pictures, looks, splits, strict=True):
-        lines, more = label_lines(picture, look, ids)
-        entries.append(Entry(picture.image, name, tuple(lines)))
+    for (pictures, look), name in zip(groups, splits, strict=True):
+        lines, more = label_lines(pictures, look, ids)
+        entries.append(Entry(pictures[0].image, name, tuple(lines)))
         notes += more
-    images = Counter(entry.split for entry in entries)
-    boxes = Counter(dict.fromkeys(images, 0))
-    for entry in entries:
-        boxes[entry.split] += len(entry.lines)
-    order = [name for name in split.SPLITS if name in images]
-    report = Report(Path(os.path.abspath(options.destination)) / "data.yaml", names,
-                    {name: images[name] for name in order}, {name: boxes[name] for name in order},
-                    found.difficult, tuple(notes))  # fmt: skip
+    order = [name for name in split.SPLITS if name in splits]
+    boxes = {name: sum(len(entry.lines) for entry in entries if entry.split == name) for name in order}
+    images = {name: splits.count(name) for name in order}
+    data = Path(os.path.abspath(options.destination)) / "data.yaml"
+    report = Report(data, names, images, boxes, found.difficult, tuple(notes))
     write_dataset(
         options.destination,
         entries,
@@ -150,43 +170,42 @@ def _ordered(found: Annotations, wanted: tuple[str, ...] | None) -> tuple[str, .
 
 
 def _look(
-    pictures: tuple[Picture, ...], notes: list[Note], progress: Progress
-) -> tuple[list[Picture], list[Look]]:
+    pictures: tuple[Picture, ...], notes: list[Note], merge: bool, progress: Progress
+) -> list[tuple[list[Picture], Look]]:
     """Open every image once. Those that cannot be opened, and copies of another, are left out.
 
-    Of copies in several splits the one in test stays, else the one in val: leaving it in train too would make
-    their scores meaningless.
+    Of copies a labelled one stays; then the one in test, else in val: leaving it in train too would make
+    their scores meaningless. With `merge` the boxes of all are kept.
     """
-    with ThreadPoolExecutor() as pool:  # reading and hashing release the GIL
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding and hashing release the GIL
         seen = []
         for look in pool.map(lambda picture: _try(picture.image), pictures):
             seen.append(look)
             progress("read", len(seen), len(pictures))
-    usable: list[tuple[Picture, Look]] = []
+    groups: dict[bytes, tuple[list[Picture], Look]] = {}
     for picture, look in zip(pictures, seen, strict=True):
         if isinstance(look, Look):
-            usable.append((picture, look))
+            groups.setdefault(look.digest, ([], look))[0].append(picture)
         else:
-            notes.append(Note("left out", picture.image, "", look))
-    first: dict[bytes, Picture] = {}
-    order = {"test": 0, "val": 1}
-    for picture, look in sorted(usable, key=lambda pair: order.get(pair[0].split or "", 2)):
-        if look.digest in first:
-            kept = first[look.digest]
-            what = f"is identical to {shown(kept.image)}"
-            if kept.image == picture.image:
-                what = (
-                    f"is annotated in {shown(kept.file)}; {shown(picture.file)} does so again and is not used"
-                )
-            if len(kept.boxes) != len(picture.boxes):
-                what += f"; {len(kept.boxes)} boxes there, {len(picture.boxes)} here"
-            notes.append(Note("left out", picture.image, "", what))
-        else:
-            first[look.digest] = picture
-    kept_ones = [(picture, look) for picture, look in usable if first[look.digest] is picture]
-    if not kept_ones:
+            notes.append(Note("left out", picture.image, "", look, len(picture.boxes)))
+    if not groups:
         raise UserError(f"none of the {len(pictures)} images can be used; the first problem is {notes[-1]}")
-    return [picture for picture, _ in kept_ones], [look for _, look in kept_ones]
+    for same, _ in groups.values():
+        same.sort(key=lambda one: (not one.boxes, {"test": 0, "val": 1}.get(one.split or "", 2)))
+        if not merge:
+            notes += [_copy(other, same[0]) for other in same[1:]]
+            del same[1:]
+    return list(groups.values())
+
+
+def _copy(picture: Picture, kept: Picture) -> Note:
+    what, lost = f"is identical to {shown(kept.image)}", 0
+    if kept.image == picture.image:
+        what = f"is annotated in {shown(kept.file)}; {shown(picture.file)} does so again and is not used"
+        lost = len(picture.boxes)
+    if len(kept.boxes) != len(picture.boxes):
+        what += f"; {len(kept.boxes)} boxes there, {len(picture.boxes)} here"
+    return Note("left out", picture.image, "", f"{what} (--merge joins them)" if lost else what, lost)
 
 
 def _try(image: Path) -> Look | str:

@@ -6,14 +6,14 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from detector.config.safe_yaml import printable
 from detector.data.data_yaml import shown
 from detector.data.images import SUFFIXES
 from detector.errors import UserError
 
-_SPLITS = {
+SPLIT_NAMES = {
     "train": "train", "training": "train", "trainval": "train",
     "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test",
@@ -42,7 +42,7 @@ def files_below(folder: Path) -> list[Path]:
 
 def split_named_in(part: str) -> str | None:
     """The split in a file's stem or a folder's name, such as val in `instances_val2017`; None if unclear."""
-    words = {_SPLITS[word] for word in re.findall("[a-z]+", part.lower()) if word in _SPLITS}
+    words = {SPLIT_NAMES[word] for word in re.findall("[a-z]+", part.lower()) if word in SPLIT_NAMES}
     return words.pop() if len(words) == 1 else None
 
 
@@ -52,26 +52,6 @@ def split_of(path: PurePath, root: PurePath) -> str | None:
         if split := split_named_in(part):
             return split
     return None
-
-
-def safe_relative(written: str) -> PurePosixPath:
-    r"""A file name from an annotation, with `\` as `/`.
-
-    Raises:
-        ValueError: it is empty, absolute or an address, or climbs out of its folder.
-    """
-    path = PurePosixPath(written.replace("\\", "/"))
-    drive = PureWindowsPath(written).drive
-    if (
-        not path.name
-        or "\0" in written
-        or ".." in path.parts
-        or path.is_absolute()
-        or drive
-        or "://" in written
-    ):
-        raise ValueError(f"the file name {printable(written)!r} is not one inside the dataset")
-    return path
 
 
 class ImageIndex:
@@ -86,11 +66,13 @@ class ImageIndex:
             self._by_name[_key(path.name)].append(path)
             self._by_stem[_key(path.stem)].append(path)
 
-    def by_file_name(self, wanted: PurePosixPath, near: Path, split: str | None, loose: bool) -> Path:
-        """The image that an annotation calls `wanted`, a path that may lack its first folders.
+    def by_file_name(self, written: str, near: Path, split: str | None, loose: bool) -> Path:
+        r"""The image that an annotation calls `written`, a path that may lack its first folders.
+
+        Only images below the index's folder are ever found, whatever is written.
 
         Args:
-            wanted: such as `a.jpg` or `images/a.jpg`.
+            written: such as `a.jpg` or `images\a.jpg`.
             near: the annotation file; among several images, the one beside it is meant.
             split: of the annotation file, which decides where nearness does not.
             loose: whether the name without its folders is enough, if there is one such image.
@@ -98,16 +80,19 @@ class ImageIndex:
         Raises:
             ValueError: there is none, or it is unclear which.
         """
+        wanted = PurePosixPath(written.replace("\\", "/"))
         same_name = self._by_name.get(_key(wanted.name), [])
         parts = [_key(part) for part in wanted.parts]
         found = [path for path in same_name if [_key(part) for part in path.parts[-len(parts) :]] == parts]
         if not found and loose:
             found = same_name
         if not found:
-            unread = (
-                "" if wanted.suffix.lower() in SUFFIXES else "; of this format none is read: use jpg or png"
-            )
-            raise ValueError(f"there is no image {printable(str(wanted))!r}{unread}")
+            hint = ""
+            if wanted.suffix.lower() not in SUFFIXES:
+                hint = "; of this format none is read: use jpg or png"
+            elif len(parts) > 1 and not loose:  # Label Studio writes where the image was on its server
+                hint = f"; --images DIR looks for {printable(wanted.name)} there"
+            raise ValueError(f"there is no image {printable(written)!r}{hint}")
         return self._nearest(found, near, split)
 
     def by_stem(self, xml: Path, root: Path, unique: bool) -> Path | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from detector.data.data_yaml import shown
 from detector.data.labels import TOLERANCE
 from detector.tools.convert.look import Look, turn
@@ -10,29 +12,32 @@ from detector.tools.convert.records import Box, Corners, Note, Picture
 NOTED = 1e-3  # pixels; less is the rounding of the tool that wrote the annotations
 
 
-def label_lines(picture: Picture, look: Look, ids: dict[str, int]) -> tuple[list[str], list[Note]]:
+def label_lines(pictures: Iterable[Picture], look: Look, ids: dict[str, int]) -> tuple[list[str], list[Note]]:
     """Write `class cx cy w h` for every box that can be kept, clipped to the image.
 
     Args:
-        picture: the image and its boxes; their names are all in `ids`.
+        pictures: the boxes that are to be written for one image; their names are all in `ids`.
         look: the image's true size.
         ids: class name -> id.
 
     Returns:
         The lines, and what was clipped, dropped or looks wrong.
     """
-    boxes, notes = _upright(picture, look)
+    notes: list[Note] = []
     lines: dict[str, str] = {}  # line -> the box it came from
-    for box in boxes:
-        line, message = _line(box, look, ids)
-        if line is None:
-            notes.append(Note("dropped", picture.file, box.where, message))
-        elif line in lines:
-            notes.append(Note("dropped", picture.file, box.where, f"repeats {lines[line]}"))
-        else:
-            lines[line] = box.where
-            if message:
-                notes.append(Note("clipped", picture.file, box.where, message))
+    for picture in pictures:
+        boxes, remarks = _upright(picture, look)
+        notes += remarks
+        for box in boxes:
+            line, message = _line(box, look, ids)
+            if line is None:
+                notes.append(Note("dropped", picture.file, box.where, message, 1))
+            elif line in lines:
+                notes.append(Note("dropped", picture.file, box.where, f"repeats {lines[line]}"))
+            else:
+                lines[line] = box.where
+                if message:
+                    notes.append(Note("clipped", picture.file, box.where, message))
     return list(lines), notes
 
 
@@ -42,7 +47,7 @@ def _upright(picture: Picture, look: Look) -> tuple[list[Box], list[Note]]:
     if picture.size in (None, true):
         return boxes, []
     claim = f"the annotation says {_by(picture.size)}, but {shown(picture.image)} is {_by(true)}"
-    if look.on_its_side and picture.size == look.stored:
+    if look.orientation > 1 and picture.size == look.stored:
         if all(_inside(box, look.stored) for box in boxes) and not all(_inside(box, true) for box in boxes):
             turned = [Box(box.name, turn(box.corners, look), box.where) for box in boxes]
             message = f"{claim} upright (EXIF {look.orientation}): its boxes are turned with it"

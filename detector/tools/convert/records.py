@@ -23,6 +23,7 @@ class Note:
     file: Path
     where: str  # "object 3 (cat), line 40", "annotation 17", or ""
     message: str
+    boxes: int = 0  # that were lost with it
 
     def __str__(self) -> str:
         """`file: object 3 (cat), line 40: what is wrong`."""
@@ -66,12 +67,10 @@ def finite(value: object) -> float:
         ValueError: it is none; Python's own extras (1_000, non-ASCII digits, True) are typos here.
     """
     number = math.nan
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        with contextlib.suppress(OverflowError):
-            number = float(value)
-    elif isinstance(value, str) and value.isascii() and "_" not in value:
-        with contextlib.suppress(ValueError):
-            number = float(value)
+    text = isinstance(value, str) and value.isascii() and "_" not in value
+    if text or (isinstance(value, int | float) and not isinstance(value, bool)):
+        with contextlib.suppress(ValueError, OverflowError):
+            number = float(value)  # type: ignore[arg-type]
     if not math.isfinite(number):
         raise ValueError(f"{str(value)[:40]!r} is not a finite number")
     return number

@@ -21,6 +21,7 @@ from detector.data.dataset import read_dataset
 from detector.data.geometry import xywh_to_xyxy
 from detector.data.images import read_image
 from detector.errors import UserError
+from detector.runtime.ultralytics_import import import_ultralytics
 from detector.tools.convert.coco import segmentation_corners
 from detector.training.metrics import Prediction, Truth, to_coco
 from tests.tools.convert.builders import coco_json, labels, messages, run, save_json, save_picture, splits
@@ -150,6 +151,55 @@ def test_the_real_coco8_agrees_with_pycocotools(coco8: Path, tmp_path: Path) -> 
             np.testing.assert_allclose(new.boxes, old.boxes, atol=1e-6)
 
 
+@pytest.mark.parametrize("spell", [float, str, "{}.0".format], ids=["float", "text", "text of a float"])
+@pytest.mark.parametrize("part", ["annotations", "images", "categories", "all"])
+def test_ids_as_other_exporters_write_them(source: Path, tmp_path: Path, spell: Any, part: str) -> None:
+    """pandas turns a column with a gap into floats; others quote every number."""
+    content = json.loads((source / "coco.json").read_text())
+    content["annotations"].append(
+        {"id": 200, "image_id": 2, "category_id": 2, "bbox": [1, 2, 30, 20], "iscrowd": 0}
+    )
+    whole = official(json.loads(json.dumps(content)))
+    for kind in ("images", "categories", "annotations") if part == "all" else (part,):
+        for entry in content[kind]:
+            entry |= {key: spell(entry[key]) for key in ("id", "image_id", "category_id") if key in entry}
+    save_json(source / "coco.json", content)
+    report = run("coco", source, tmp_path / "out")
+    assert report.notes == () and report.lost == 0
+    assert_same(whole, tmp_path / "out")
+
+
+def test_ids_that_only_look_like_numbers_stay_apart(source: Path, tmp_path: Path) -> None:
+    content = json.loads((source / "coco.json").read_text())
+    for entry, identity in zip(content["images"], ("7", "007", "7.5", "+7"), strict=True):
+        entry["id"] = identity
+    for entry, identity in zip(content["annotations"], (7, "007", "7.5", "+7"), strict=True):
+        entry["image_id"] = identity
+    save_json(source / "coco.json", content)
+    assert run("coco", source, tmp_path / "out").notes == ()
+    assert all(len(rows) == 1 for rows in labels(tmp_path / "out").values())
+
+
+def test_nan_where_nothing_is_read_is_read_as_ultralytics_does(source: Path, tmp_path: Path) -> None:
+    """What a data frame writes for a missing value; strict JSON has no word for it."""
+    content = json.loads((source / "coco.json").read_text())
+    for entry in (*content["images"], *content["annotations"]):
+        entry |= {"license": float("nan"), "area": float("-inf")}
+    content["annotations"][2]["bbox"] = [1.5, 2.25, 30.75, 40.125]
+    save_json(source / "coco.json", content)
+    assert run("coco", source, tmp_path / "out").notes == ()
+    with contextlib.redirect_stdout(io.StringIO()):
+        import_ultralytics("data.converter").convert_coco(
+            str(source), str(tmp_path / "theirs"), cls91to80=False
+        )
+    theirs = {path.stem: [list(map(float, line.split())) for line in path.read_text().splitlines()]
+              for path in (tmp_path / "theirs/labels").rglob("*.txt")}  # fmt: skip
+    ours = labels(tmp_path / "out")
+    assert ours.keys() == theirs.keys() == set("abcd")
+    for stem, rows in theirs.items():
+        np.testing.assert_allclose(ours[stem], rows, atol=1e-6)  # they write six digits
+
+
 # -------------------------------------------------------------------------------- segmentations
 
 
@@ -180,9 +230,20 @@ def test_polygons_without_a_box(source: Path, tmp_path: Path) -> None:
     assert labels(tmp_path / "out")["a"] == [[0, 0.5, 0.5, 0.5, 0.5]]
 
 
+@pytest.mark.parametrize("bbox", [None, [], float("nan")])
+def test_a_polygon_that_is_one_flat_list(source: Path, tmp_path: Path, bbox: object) -> None:
+    flat = [16, 12, 48, 12, 48, 36, 20, 36]
+    assert segmentation_corners(flat) == segmentation_corners([flat])
+    change(source, segmentation=flat)
+    change(source, bbox=bbox)
+    assert run("coco", source, tmp_path / "out").notes == ()
+    assert labels(tmp_path / "out")["a"] == [[0, 0.5, 0.5, 0.5, 0.5]]
+
+
 @pytest.mark.parametrize(
     ("segmentation", "reason"),
     [
+        ([1, [2, 3]], "mixes numbers and lists"),
         (None, "neither a bbox nor a segmentation"),
         ([], "neither a bbox nor a segmentation"),
         ([[1]], "neither a bbox nor a segmentation"),
@@ -211,6 +272,18 @@ def test_crowds_are_counted_and_left_out(source: Path, tmp_path: Path) -> None:
     assert report.difficult == 1 and report.notes == () and labels(tmp_path / "out")["a"] == []
     report = run("coco", source, tmp_path / "kept", keep_difficult=True)
     assert report.difficult == 0 and len(labels(tmp_path / "kept")["a"]) == 1
+
+
+@pytest.mark.parametrize("written", [0, 0.0, "0", False, None, float("nan")])
+def test_what_is_no_crowd(source: Path, tmp_path: Path, written: object) -> None:
+    change(source, iscrowd=written)
+    assert run("coco", source, tmp_path / "out").lost == 0 and len(labels(tmp_path / "out")["a"]) == 1
+
+
+@pytest.mark.parametrize("written", [1, 1.0, "1", True])
+def test_what_is_a_crowd(source: Path, tmp_path: Path, written: object) -> None:
+    change(source, iscrowd=written)
+    assert run("coco", source, tmp_path / "out").difficult == 1
 
 
 @pytest.mark.parametrize(
@@ -263,6 +336,21 @@ def test_roboflows_umbrella_category_is_no_class(source: Path, tmp_path: Path) -
     assert run("coco", source, tmp_path / "used").names == ("pets", "cat", "dog")
 
 
+def test_a_roboflow_project_that_is_named_like_a_class(source: Path, tmp_path: Path) -> None:
+    content = json.loads((source / "coco.json").read_text())
+    content["categories"] = [{"id": 0, "name": "cat", "supercategory": "none"},
+                             {"id": 1, "name": "cat", "supercategory": "cat"},
+                             {"id": 2, "name": "dog", "supercategory": "cat"}]  # fmt: skip
+    save_json(source / "coco.json", content)
+    report = run("coco", source, tmp_path / "out")
+    assert report.names == ("cat", "dog") and "'cat' has no objects" in messages(report)[0]
+    assert labels(tmp_path / "out")["a"][0][0] == 0
+    content["annotations"][0]["category_id"] = 0  # now there really are two
+    save_json(source / "coco.json", content)
+    with pytest.raises(UserError, match="category number 2: its name 'cat' is given twice"):
+        run("coco", source, tmp_path / "both")
+
+
 def test_files_that_number_their_classes_differently_are_joined_by_name(tmp_path: Path) -> None:
     for seed, (split, ids) in enumerate([("train", {1: "cat", 2: "dog"}), ("valid", {1: "dog", 7: "owl"})]):
         save_picture(tmp_path / f"source/{split}/x.png", seed)
@@ -307,7 +395,7 @@ def test_names_that_leave_the_folder_are_refused(source: Path, tmp_path: Path, n
     before = set(tmp_path.rglob("*"))
     report = run("coco", source, tmp_path / "out")
     (text,) = messages(report)
-    assert text.startswith(f"left out: {source}/coco.json: image 1: the file name")
+    assert text.startswith(f"left out: {source}/coco.json: image 1: there is no image")
     assert {path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "out")} == before
 
 
@@ -365,6 +453,42 @@ def test_an_image_listed_twice(source: Path, tmp_path: Path) -> None:
     assert "c.png: is annotated in " in texts[1] and "1 boxes there, 0 here" in texts[1]
 
 
+def test_two_annotators_of_the_same_images(source: Path, tmp_path: Path) -> None:
+    other = json.loads((source / "coco.json").read_text())
+    other["categories"] = [{"id": 1, "name": "dog"}, {"id": 2, "name": "owl"}]
+    other["annotations"][0]["bbox"] = [0, 0, 32, 24]
+    other["annotations"][1] |= {"category_id": 2}
+    other["annotations"][2:] = []
+    save_json(source / "second.json", other)
+    report = run("coco", source, tmp_path / "one")
+    assert report.count("left out") == 4 and report.lost == 2
+    assert all("(--merge joins them)" in text for text in messages(report)[:2])
+    joined = run("coco", source, tmp_path / "both", merge=True)
+    assert joined.notes == () and joined.lost == 0 and joined.names == ("cat", "dog", "owl")
+    found = labels(tmp_path / "both")
+    assert found["a"] == [[0, 0.25, 0.25, 0.25, 0.25], [1, 0.25, 0.25, 0.5, 0.5]]
+    assert [row[0] for row in found["b"]] == [0, 2] and len(found["c"]) == len(found["d"]) == 1
+    read_dataset(tmp_path / "both/data.yaml")
+    save_json(source / "second.json", json.loads((source / "coco.json").read_text()))  # the same boxes
+    again = run("coco", source, tmp_path / "again", merge=True)
+    assert (
+        again.count("dropped") == 4
+        and again.lost == 0
+        and "repeats annotation 100 (cat)" in messages(again)[0]
+    )
+    assert labels(tmp_path / "again") == labels(tmp_path / "one")
+
+
+def test_a_labelled_copy_wins(source: Path, tmp_path: Path) -> None:
+    (source / "a (1).png").write_bytes((source / "a.png").read_bytes())  # sorts before a.png
+    content = json.loads((source / "coco.json").read_text())
+    content["images"].insert(0, {"id": 9, "file_name": "a (1).png"})
+    save_json(source / "coco.json", content)
+    (text,) = messages(run("coco", source, tmp_path / "out"))
+    assert "a (1).png: is identical to " in text
+    assert labels(tmp_path / "out")["a"] == [[0, 0.25, 0.25, 0.25, 0.25]]
+
+
 def test_splits_by_the_files_names(tmp_path: Path) -> None:
     names = {"train": ["a.png", "b.png"], "val": ["c.png"], "test": ["d.png"]}
     for seed, name in enumerate("abcd"):
@@ -385,7 +509,7 @@ def test_splits_by_the_files_names(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ('{"images": [', "is not valid JSON"),
-        ('{"images": [], "annotations": NaN, "categories": []}', "is not valid JSON"),
+        ('{"images": [], "annotations": NaN, "categories": []}', "it has no list 'annotations'"),
         ("[" * 100_000, "is not valid JSON"),
         ("[]", "is not COCO: it has no list 'images'"),
         ('{"images": [], "annotations": {}, "categories": []}', "it has no list 'annotations'"),

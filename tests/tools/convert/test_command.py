@@ -6,13 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from detector.cli import main
 from detector.data.dataset import read_dataset
 from tests.support import ROOT
-from tests.tools.convert.builders import save_voc
+from tests.tools.convert.builders import coco_json, save_json, save_picture, save_voc
 
 
 @pytest.fixture
@@ -73,6 +74,60 @@ def test_mistakes_are_named(
     error = capsys.readouterr().err
     assert error.startswith("error: ") and named in error and len(error.splitlines()) == 1
     assert not (tmp_path / "yolo").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "reasons"),
+    [
+        ({}, [], []),
+        ({"iscrowd": 1}, [], ["4 of 4 boxes were lost", "4 are marked difficult or iscrowd (--keep"]),
+        ({"iscrowd": 1}, ["--keep-difficult"], []),
+        ({"image_id": "a.png"}, [], ["4 cannot be used, first", "annotation 100 (cat): there is no image a"]),
+        ({"category_id": 9}, [], ["4 cannot be used, first", "annotation 100: there is no category 9"]),
+        ({"bbox": None}, [], ["4 of 4 boxes were lost; 4 cannot be used", "neither a bbox nor"]),
+    ],
+)  # fmt: skip
+def test_where_most_boxes_are_lost_that_is_an_error(
+    tmp_path: Path,
+    change: dict[str, Any],
+    options: list[str],
+    reasons: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for seed, stem in enumerate("abcd"):
+        save_picture(tmp_path / f"coco/{stem}.png", seed)
+    boxes = [{"image_id": number, "bbox": [1, 1, 9, 9], **change} for number in range(1, 5)]
+    save_json(tmp_path / "coco/x.json", coco_json([f"{stem}.png" for stem in "abcd"], boxes))
+    out = tmp_path / "yolo"
+    assert main(["convert", "--from", "coco", str(tmp_path / "coco"), str(out), *options]) == bool(reasons)
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == bool(reasons) and all(reason in error for reason in reasons)
+    lost = json.loads((out / "conversion.json").read_text())["lost"]
+    assert lost == (4 if reasons else 0)  # and what there is was written, to look at
+
+
+def test_half_is_not_most(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, stem in enumerate("abcd"):
+        save_voc(tmp_path / "voc", stem, [("cat", 1, 1, 9, 9), ("cat", 1, 1, 0, 0)], seed=seed)
+    assert main(["convert", "--from", "voc", str(tmp_path / "voc"), str(tmp_path / "half")]) == 0
+    (tmp_path / "voc/a.png").unlink()  # now with an image
+    assert main(["convert", "--from", "voc", str(tmp_path / "voc"), str(tmp_path / "most")]) == 1
+    error = capsys.readouterr().err
+    assert "5 of 8 boxes were lost; 3 cannot be used" in error
+    assert "2 belong to images that are left out, first" in error and "there is no image a.*" in error
+
+
+def test_merge(tmp_path: Path) -> None:
+    for seed, stem in enumerate("ab"):
+        save_picture(tmp_path / f"coco/{stem}.png", seed)
+    for person in ("ann", "bob", "eve"):
+        boxes = [
+            {"image_id": number, "bbox": [1, 1, 9, 9 + len(person) + ord(person[0])]} for number in (1, 2)
+        ]
+        save_json(tmp_path / f"coco/{person}.json", coco_json(["a.png", "b.png"], boxes))
+    command = ["convert", "--from", "coco", str(tmp_path / "coco")]
+    assert main([*command, str(tmp_path / "one")]) == 1  # two thirds are lost
+    assert main([*command, str(tmp_path / "all"), "--merge"]) == 0
 
 
 def test_zero_based_is_for_voc(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,7 +62,7 @@ def test_boxes_of_the_stored_picture_are_turned_with_it(tmp_path: Path, orientat
     look = look_at(path)
     # The second box lies where only the stored picture has room, so the tool showed the stored one.
     boxes = (Box("cat", (5, 3, 12, 9), "object 1"), Box("cat", (30, 2, 38, 9), "object 2"))
-    lines, notes = label_lines(Picture(path, path, None, STORED, boxes), look, {"cat": 0})
+    lines, notes = label_lines([Picture(path, path, None, STORED, boxes)], look, {"cat": 0})
     np.testing.assert_allclose(boxes_of(lines, look)[0], white(read_image(path)), atol=1e-4)
     assert [note.kind for note in notes] == ["check"] and "turned with it" in notes[0].message
 
@@ -74,7 +74,7 @@ def test_boxes_of_the_upright_picture_stay(tmp_path: Path) -> None:
     low = Box("cat", (2, 30, 9, 38), "object 2")  # below where the stored picture ends
     for size, kinds in (((look.width, look.height), []), (STORED, ["check"]), (None, [])):
         picture = Picture(path, path, None, size, (Box("cat", corners, "object 1"), low))
-        lines, notes = label_lines(picture, look, {"cat": 0})
+        lines, notes = label_lines([picture], look, {"cat": 0})
         np.testing.assert_allclose(boxes_of(lines, look)[0], corners, atol=1e-4)
         assert [note.kind for note in notes] == kinds
 
@@ -83,13 +83,13 @@ def test_a_size_that_disagrees_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     save_rotated(path, 1)
     picture = Picture(path, path, None, (100, 100), (Box("cat", (5, 3, 12, 9), ""),))
-    _, (note,) = label_lines(picture, look_at(path), {"cat": 0})
+    _, (note,) = label_lines([picture], look_at(path), {"cat": 0})
     assert note.kind == "check" and "says 100 x 100" in note.message and "is 40 x 24" in note.message
 
 
 @pytest.mark.parametrize(
     ("data", "reason"),
-    [(b"", "empty, corrupt"), (b"\x89PNG\r\n\x1a\n", "empty, corrupt"), (b"text", "empty, corrupt")],
+    [(b"", "is empty"), (b"\x89PNG\r\n\x1a\n", "truncated"), (b"text", "cannot be decoded")],
 )
 def test_what_is_no_picture(tmp_path: Path, data: bytes, reason: str) -> None:
     (tmp_path / "a.png").write_bytes(data)
@@ -106,9 +106,9 @@ edge = st.floats(-200, 400, allow_nan=False)
 def test_a_box_is_its_part_inside_the_image_or_dropped(
     width: int, height: int, edges: tuple[float, float, float, float]
 ) -> None:
-    look = Look(width, height, 1, b"")
+    look = Look(width, height, 1, b"", np.zeros((16, 17), np.uint8))
     picture = Picture(Path("a.png"), Path("a.xml"), None, None, (Box("cat", edges, "object 1"),))
-    lines, notes = label_lines(picture, look, {"cat": 0})
+    lines, notes = label_lines([picture], look, {"cat": 0})
     left, top = max(edges[0], 0.0), max(edges[1], 0.0)
     right, bottom = min(edges[2], float(width)), min(edges[3], float(height))
     if (right - left) / width <= 1e-6 or (bottom - top) / height <= 1e-6:

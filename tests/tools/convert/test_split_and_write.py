@@ -7,10 +7,13 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from detector.cli import main
 from detector.data.data_yaml import read_data_yaml
 from detector.data.dataset import read_dataset
 from detector.errors import UserError, has_control
@@ -31,13 +34,13 @@ digests = st.lists(st.binary(min_size=4, max_size=4), min_size=3, max_size=40, u
 def test_a_draw_is_complete_close_to_its_parts_and_repeatable(
     images: list[bytes], seed: int, fractions: tuple[float, ...]
 ) -> None:
-    drawn = draw(images, fractions, seed)
+    drawn, _ = draw(images, fractions, seed)
     counts = Counter(drawn)
     for name, fraction in zip(("train", "val", "test"), fractions, strict=False):
         assert counts[name] >= 1
         assert abs(counts[name] - fraction * len(images)) <= 2
     assert counts.total() == len(images) and len(counts) == len(fractions)
-    backwards = draw(images[::-1], fractions, seed)
+    backwards, _ = draw(images[::-1], fractions, seed)
     assert backwards[::-1] == drawn  # by content, not by order
 
 
@@ -49,15 +52,79 @@ def test_another_seed_is_another_draw() -> None:
 def test_the_sources_own_splits() -> None:
     images = [bytes([i]) for i in range(4)]
     own = ["train", "val", "train", "test"]
-    assert assign(own, images, None, 0) == own
-    assert set(assign(own, images, (0.5, 0.5), 0)) == {"train", "val"}
-    assert Counter(assign(["val"] * 4, images, None, 0)) == {"train": 3, "val": 1}
+    assert assign(own, images, None, 0) == (own, "")
+    assert set(assign(own, images, (0.5, 0.5), 0)[0]) == {"train", "val"}
+    assert Counter(assign(["val"] * 4, images, None, 0)[0]) == {"train": 3, "val": 1}
     with pytest.raises(UserError, match="test and val but no train; --split"):
         assign(["val", "test", "val", "test"], images, None, 0)
     with pytest.raises(UserError, match="1 images are in none of the source's splits train, val"):
         assign(["train", "val", "train", None], images, None, 0)
     with pytest.raises(UserError, match="1 usable images cannot be split into 2"):
         draw([b"x"], (0.8, 0.2), 0)
+
+
+# ------------------------------------------------------------------------------- near-duplicates
+
+
+def save_frames(source: Path, scene: str, seed: int, frames: int) -> None:
+    """Pictures of one scene, each with other noise: what consecutive frames of a video are."""
+    scenery = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    scenery = cv2.resize(scenery, (64, 48), interpolation=cv2.INTER_CUBIC).astype(float)
+    noise = np.random.default_rng(list(scene.encode()))
+    for frame in range(frames):
+        pixels = np.clip(scenery + noise.normal(0, 3, scenery.shape), 0, 255).astype(np.uint8)
+        save_voc(source, f"{scene}-{frame}", [("cat", 1, 1, 9, 9)], seed=0)
+        (source / f"{scene}-{frame}.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("fractions", [None, (0.6, 0.2, 0.2), (0.1, 0.9)])
+def test_images_that_look_alike_stay_on_one_side(
+    tmp_path: Path, fractions: tuple[float, ...] | None, seed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, frames in enumerate((1, 4, 1, 3, 6, 1, 2, 2)):
+        save_frames(tmp_path / "source", f"scene{number}", number, frames)
+    report = run("voc", tmp_path / "source", tmp_path / "out", fractions=fractions, seed=seed)
+    found = splits(tmp_path / "out")
+    scenes = {split: {stem.partition("-")[0] for stem in stems} for split, stems in found.items()}
+    assert sum(map(len, scenes.values())) == 8 and all(scenes.values())
+    assert len(scenes) == len(fractions or (0.8, 0.2)) and sum(report.images.values()) == 20
+    if fractions is None:
+        assert 2 <= report.images["val"] <= 4
+    assert "17 of the 20 images look like another one and are kept in one split" in messages(report)[-1]
+    main(["check", str(tmp_path / "out/data.yaml")])
+    assert "near-leak" not in capsys.readouterr().out  # the check's own search
+
+
+def test_a_draw_without_look_alikes_is_the_one_before(tmp_path: Path) -> None:
+    """The same seed gives the same split as ever."""
+    images = [bytes([i]) for i in range(12)]
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (16, 17), dtype=np.uint8) for _ in images]
+    assert draw(images, (0.5, 0.25, 0.25), 3, pictures) == draw(images, (0.5, 0.25, 0.25), 3)
+    before = "train train val test val val " \
+             "train train test test train train"  # fmt: skip
+    assert draw(images, (0.5, 0.25, 0.25), 3)[0] == before.split()
+
+
+def test_where_everything_looks_alike_it_is_drawn_and_said(tmp_path: Path) -> None:
+    save_frames(tmp_path / "source", "scene", 0, 10)
+    report = run("voc", tmp_path / "source", tmp_path / "out")
+    assert report.images == {"train": 8, "val": 2}
+    assert "the 10 images look too much alike to be split" in messages(report)[-1]
+
+
+def test_a_scene_that_is_larger_than_val(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        save_frames(tmp_path / "source", f"scene{seed}", seed, 5 + seed)
+    assert run("voc", tmp_path / "source", tmp_path / "out").images == {"train": 6, "val": 5}
+
+
+def test_the_sources_own_splits_are_kept_even_if_they_leak(tmp_path: Path) -> None:
+    save_frames(tmp_path / "source/train", "scene", 0, 2)
+    save_frames(tmp_path / "source/val", "other", 0, 2)  # the same scene
+    run("voc", tmp_path / "source", tmp_path / "out")
+    assert splits(tmp_path / "out") == {"train": {"scene-0", "scene-1"}, "val": {"other-0", "other-1"}}
 
 
 @pytest.mark.parametrize(
@@ -234,7 +301,7 @@ def test_unreadable_images_are_left_out_and_named(source: Path, tmp_path: Path) 
     (source / "a.png").write_bytes(b"no picture")
     report = run("voc", source, tmp_path / "out")
     (text,) = messages(report)
-    assert text.startswith(f"left out: {source}/a.png: the image is empty, corrupt or in an unknown format")
+    assert text.startswith(f"left out: {source}/a.png: the image cannot be decoded")
     for stem in "bc":
         (source / f"{stem}.png").write_bytes(b"")
     with pytest.raises(UserError, match="none of the 3 images can be used"):

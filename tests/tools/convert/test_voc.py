@@ -140,6 +140,87 @@ def test_the_object_is_where_it_was_drawn(tmp_path: Path) -> None:
             assert image[top:bottom, left:right].min() == 200
 
 
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_turned_box_becomes_the_upright_box_around_it(data: st.DataObject, tmp_path: Path) -> None:
+    """As roLabelImg writes it, the angle in radians; OpenCV finds the corners."""
+    cx, cy = data.draw(st.floats(20, 40)), data.draw(st.floats(15, 30))
+    w, h, angle = data.draw(st.floats(1, 9)), data.draw(st.floats(1, 9)), data.draw(st.floats(0, np.pi))
+    save_picture(tmp_path / "a.png", 0)
+    text = f"<robndbox><cx>{cx}</cx><cy>{cy}</cy><w>{w}</w><h>{h}</h><angle>{angle}</angle></robndbox>"
+    (tmp_path / "a.xml").write_text(f"<annotation><object><name>ship</name>{text}</object></annotation>")
+    found = read_voc(tmp_path, None, zero_based=False, keep_difficult=False)
+    corners = cv2.boxPoints(((cx, cy), (w, h), float(np.degrees(angle))))
+    expected = [*corners.min(axis=0), *corners.max(axis=0)]
+    np.testing.assert_allclose(found.pictures[0].boxes[0].corners, expected, atol=1e-4)
+    assert "1 objects have a polygon or a turned box" in str(found.notes[0])
+
+
+@pytest.mark.parametrize(
+    "polygon",
+    [
+        "<x1>9</x1><y1>13</y1><x2>40</x2><y2>5</y2><x3>24</x3><y3>36</y3>",  # Roboflow
+        "<pt><x>9</x><y>13</y></pt><pt><x>40</x><y>5</y></pt><pt><x>24</x><y>36</y></pt>",  # LabelMe
+    ],
+)
+def test_a_polygon_becomes_the_box_around_it(source: Path, tmp_path: Path, polygon: str) -> None:
+    text = voc_text([("cat", 9, 5, 40, 36)])
+    start, end = text.index("<bndbox>"), text.index("</object>")
+    (source / "a.xml").write_text(f"{text[:start]}<polygon>{polygon}</polygon>{text[end:]}")
+    (source / "b.xml").write_text(text)
+    report = run("voc", source, tmp_path / "out")
+    assert labels(tmp_path / "out")["a"] == labels(tmp_path / "out")["b"] != []
+    (text,) = messages(report)
+    assert "1 objects have a polygon or a turned box" in text
+
+
+# ----------------------------------------------------------------------------------- encodings
+
+HEADER = '<?xml version="1.0" encoding="{}"?>'
+
+
+@pytest.mark.parametrize("name", ["红细胞", "朱镕基", "café", "Löwe", "año", "élève"])
+@pytest.mark.parametrize(
+    "header", ["", "<?xml version='1.0'?>", HEADER.format("utf-8"), HEADER.format("true")]
+)
+def test_names_in_an_encoding_that_is_not_declared(tmp_path: Path, name: str, header: str) -> None:
+    """Annotation tools on a Chinese and on a Western Windows: GBK, and CP 1252."""
+    encoding = "cp1252" if name.isascii() or max(name) < "\u0100" else "gbk"
+    folder = tmp_path / "source"
+    for seed, stem in enumerate("ab"):
+        save_picture(folder / f"{stem}.png", seed)
+        text = header.replace("true", encoding) + voc_text([(name if stem == "a" else "cell", 1, 1, 32, 48)])
+        (folder / f"{stem}.xml").write_bytes(text.encode(encoding))
+    report = run("voc", folder, tmp_path / "out")
+    assert set(report.names) == {name, "cell"}
+    assert read_dataset(tmp_path / "out/data.yaml").names == report.names
+    guessed = {"gbk": "gb18030"}.get(encoding, encoding)
+    assert messages(report) == ([] if "true" in header else [
+        f"check: {folder}: 1 XML files are not in the encoding that they declare (or UTF-8), and read as "
+        f"{guessed}: if names look wrong, save them as UTF-8"])  # fmt: skip
+
+
+def test_the_encoding_is_guessed_from_all_files_together(tmp_path: Path) -> None:
+    """By itself the name in `a` could be Chinese."""
+    assert "créée".encode("cp1252").decode("gb18030") == "cr殚e"
+    for seed, (stem, name) in enumerate([("a", "créée"), ("b", "Löwe"), ("c", "père-grand-mère")]):
+        save_picture(tmp_path / f"source/{stem}.png", seed)
+        (tmp_path / f"source/{stem}.xml").write_bytes(voc_text([(name, 1, 1, 9, 9)]).encode("cp1252"))
+    assert run("voc", tmp_path / "source", tmp_path / "out").names == ("Löwe", "créée", "père-grand-mère")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [("gb2312", "猫"), ("GBK", "貓"), ("big5", "貓"), ("Shift_JIS", "ねこ"), ("EUC-KR", "고양이"),
+     ("iso-8859-2", "kůň"), ("koi8-r", "кот"), ("utf-16", "猫"), ("utf-8", "猫")],
+)  # fmt: skip
+def test_an_encoding_that_is_declared(source: Path, tmp_path: Path, encoding: str, name: str) -> None:
+    text = HEADER.format(encoding) + voc_text([(name, 1, 1, 9, 9)])
+    (source / "a.xml").write_bytes(text.encode(encoding))
+    report = run("voc", source, tmp_path / "out")
+    assert report.names == tuple(sorted(["cat", name])) and report.notes == ()
+
+
 # ------------------------------------------------------------------------------------- layouts
 
 
@@ -231,6 +312,22 @@ def test_images_elsewhere(tmp_path: Path) -> None:
         run("voc", xmls, tmp_path / "out2", images=Path("nowhere"))
 
 
+def test_two_annotators_of_the_same_images(tmp_path: Path) -> None:
+    folder = tmp_path / "both"
+    for seed, stem in enumerate("ab"):
+        save_picture(folder / f"images/{stem}.png", seed)
+        for person, name in (("ann", "cat"), ("bob", "dog")):
+            (folder / person).mkdir(exist_ok=True)
+            (folder / person / f"{stem}.xml").write_text(voc_text([(name, 1, 1, 32, 48)]))
+    with pytest.raises(UserError, match="there is no image a"):
+        run("voc", folder, tmp_path / "out")  # which camera or site is meant by a folder is not known
+    report = run("voc", folder, tmp_path / "out", merge=True)
+    assert report.notes == () and report.names == ("cat", "dog")
+    assert labels(tmp_path / "out") == {
+        stem: [[0, 0.25, 0.5, 0.5, 1], [1, 0.25, 0.5, 0.5, 1]] for stem in "ab"
+    }
+
+
 def test_the_file_name_helps_where_the_stem_does_not(source: Path, tmp_path: Path) -> None:
     (source / "a.xml").rename(source / "renamed.xml")
     (source / "renamed.xml").write_text(voc_text([("cat", 1, 1, 16, 48)], filename="C:\\data\\a.png"))
@@ -280,7 +377,9 @@ def test_names_fix_the_order_and_must_hold_all(source: Path, tmp_path: Path) -> 
         (voc_text([("cat", 9, 5, 5, 9)]), "has no area"),
         (voc_text([("cat", 70, 5, 80, 9)]), "is outside the 64 x 48 image"),
         (voc_text([("", 5, 5, 9, 9)]), "it has no name"),
-        (voc_text([("cat", 5, 5, 9, 9)]).replace("bndbox", "robndbox"), "it has no bndbox"),
+        (voc_text([("cat", 5, 5, 9, 9)]).replace("bndbox", "robndbox"), "'' is not a finite number"),
+        (voc_text([("cat", 5, 5, 9, 9)]).replace("bndbox", "points"), "it has no bndbox"),
+        (voc_text([("cat", 5, 5, 9, 9)]).replace("bndbox", "polygon"), "its polygon has no points"),
     ],
 )
 def test_an_unusable_object_is_dropped_and_named(
@@ -299,7 +398,7 @@ BOMB = "<!DOCTYPE a [<!ENTITY x 'xxxxxx'><!ENTITY y '&x;&x;&x;&x;&x;&x;'>]><anno
 FILE = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x;</annotation>'
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
 @pytest.mark.parametrize("text", [BOMB, FILE])
 def test_document_types_are_refused_in_any_encoding(text: str, encoding: str) -> None:
     with pytest.raises(ValueError, match="DOCTYPE"):
@@ -312,8 +411,10 @@ def test_document_types_are_refused_in_any_encoding(text: str, encoding: str) ->
         (b"<annotation><object>", "malformed"),
         (b"", "malformed"),
         (b"\xff\xd8\xff", "malformed"),
+        (b"<annotation>\x81</annotation>", "no text in its own encoding, UTF-8, GB 18030 or CP 1252"),
+        ("<annotation>\u0144".encode("cp1250"), "malformed"),
         (b"<?xml version='1.0' encoding='nonsense'?><annotation/>", "malformed"),
-        (b"<?xml version='1.0' encoding='gb2312'?><annotation/>", "encoding"),
+        (b"<?xml version='1.0' encoding='punycode'?><annotation/>", "encoding punycode is unknown"),
         (BOMB.encode(), "DOCTYPE"),
         (b"<annotations><image/></annotations>", "export 'Pascal VOC' or 'COCO' instead"),
         (b"<html/>", "is not Pascal VOC"),
