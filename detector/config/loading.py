@@ -256,13 +256,20 @@ def _wrong_value(dotted: str, setting: Value) -> str:
         match: str | None = "none"
     else:
         match = _near(str(setting.value), choices)
-    return f"{problem}; did you mean {match}?" if match else problem
+    if match:
+        problem += f"; did you mean {match}?"
+    kind = schema.get("items", schema).get("kind")
+    if kind and not isinstance(setting.value, bool | int | float | None):
+        problem += f" (a plugin's {kind} needs --plugin FILE.py)"
+    return problem
 
 
 def _allowed(schema: dict[str, Any]) -> str:
     """A field's JSON schema in words: "a number above 0, or null"."""
     if "anyOf" in schema:  # every optional field is [type, null]
         return f"{_allowed(schema['anyOf'][0])}, or null"
+    if "kind" in schema:
+        return str(schema["description"])
     if "enum" in schema:
         return f"one of {', '.join(schema['enum'])}"
     if schema["type"] == "array":
@@ -307,7 +314,9 @@ def _unknown(key: str, where: str) -> str:
 
 
 def _near(word: str, known: Iterable[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
+    by_lower = {name.lower(): name for name in reversed(list(known))}  # of two alike, the first
+    found = difflib.get_close_matches(word.lower(), list(by_lower), n=1)
+    return by_lower[found[0]] if found else None
 
 
 def _near_file(path: Path, written: str) -> str:

@@ -14,7 +14,7 @@ from detector.data.dataset import Item
 from detector.data.geometry import xywh_to_xyxy
 from detector.data.loader import Batch
 from detector.models.base import DetectionModel, Predictions
-from detector.models.decode import decode, select
+from detector.models.decode import decode, postprocess
 from detector.runtime.distributed import SingleProcess
 from detector.training.metrics import Prediction, Truth, coco_map
 from detector.training.state import TrainState
@@ -95,7 +95,7 @@ def predict_split(
                 scores = scores[..., list(columns)]
             offset = np.array([left, top, left, top], np.float32)
             for position, row in enumerate(rows):
-                best = select(boxes[position], scores[position])
+                best = postprocess(boxes[position], scores[position])
                 corners = batch.letterboxes[row].to_original(best.boxes.cpu().numpy() + offset)
                 found[row] = Prediction(corners, best.scores.cpu().numpy(), best.classes.cpu().numpy())
             lap("postprocess")

@@ -14,7 +14,7 @@ import yaml
 
 from detector.analysis.evidence import collect, conditions, find, metric_of, read_effects, write_effects
 from detector.analysis.explain import candidates, explain
-from detector.analysis.theory import trunk_names
+from detector.analysis.theory import layer_names
 from detector.config.schema import Config, DataConfig
 from detector.gradients.entries import Entry, read_ledger
 from tests.support import ROOT, Run
@@ -43,7 +43,7 @@ def summary(
 
 def row(factor: float) -> dict[str, float]:
     """Step 0 of a trunk whose every layer of two convolutions passes on `factor²`."""
-    names = trunk_names((2, 10, 4, 2))
+    names = layer_names((2, 10, 4, 2))
     return {"step": 0, **{f"activation_grad/{n}": factor ** (-2 * d) for d, n in enumerate(names)}}
 
 
@@ -129,11 +129,11 @@ def test_what_was_not_measured_is_not_said() -> None:
     assert "initialisation the" not in text
     assert "expects one layer" not in text
     broken = summary("diverged", math.nan, "exploding", 2.0) | {
-        "gradient/first_bad_layer": "trunk.p3_1.a.conv"
+        "gradient/first_bad_layer": "backbone.p3_1.conv1.conv"
     }
     nan = {0: [Entry("05_p3.0", "conv", "convolution", math.nan)]}
     text = explain(broken, [row(math.inf)], nan, config(norm="none"))["gradient/diagnosis"]
-    assert "stops being finite, first in trunk.p3_1.a.conv" in text
+    assert "stops being finite, first in backbone.p3_1.conv1.conv" in text
     assert "nan" not in text
 
 
@@ -318,7 +318,7 @@ def test_a_run_leaves_its_ledger_and_its_diagnosis(train_py: Callable[..., Run])
     run = train_py("--config", str(ROOT / "ablations/plain_sigmoid.yaml"), *QUICK)
     ledger = read_ledger(run.directory / "ledger.json")
     assert list(ledger) == [0, 5]
-    names = trunk_names((2, 10, 4, 2))
+    names = layer_names((2, 10, 4, 2))
     rows = {row["step"]: row for row in run.history}
     for step, entries in ledger.items():
         ends = [rows[step][f"activation_grad/{name}"] for name in (names[0], names[-1])]

@@ -16,7 +16,7 @@ from detector.config.schema import ModelConfig
 from detector.gradients.entries import Entry, read_ledger, summarise_ledger, write_ledger
 from detector.gradients.ledger import Ledger
 from detector.gradients.recorder import GradientRecorder
-from detector.models.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Block, Components, Unit
+from detector.models.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Block, Components, ConvNormAct
 from detector.models.detector import Detector, build_detector
 from detector.training.callbacks import RecordLedger
 from detector.training.schedule import Schedule
@@ -40,7 +40,7 @@ def model_of(**changes: object) -> Detector:
 
 
 def measure(model: Detector, *batches: Tensor) -> tuple[list[Entry], dict[str, float]]:
-    points = model.trunk_points()
+    points = model.backbone_layers()
     ledger, recorder = Ledger(points), GradientRecorder(points)
     ledger.begin()
     recorder.begin()
@@ -64,7 +64,7 @@ def test_the_product_is_the_recorded_curve(shortcut: str, norm: str, act: str) -
     torch.manual_seed(1)
     model = model_of(shortcut=shortcut, norm=norm, act=act)
     entries, record = measure(model, torch.rand(2, 3, 64, 64), torch.rand(1, 3, 64, 64))
-    names = list(model.trunk_points())
+    names = list(model.backbone_layers())
     curve = [record[f"activation_grad/{name}"] for name in names]
     factors = by_block(entries)
     assert list(factors) == names[1:]
@@ -78,7 +78,7 @@ def test_each_factor_by_hand(shortcut: str) -> None:
     """A stem and one block, each gradient asked of autograd for that tensor alone."""
     torch.manual_seed(0)
     parts = Components(ACTIVATIONS["silu"], NORMS["batch"], SHORTCUTS[shortcut])
-    stem, block = Unit(3, 8, parts), Block(8, parts)
+    stem, block = ConvNormAct(3, 8, parts), Block(8, parts)
     images, target = torch.rand(2, 3, 8, 8), torch.randn(2, 8, 8, 8)
     ledger = Ledger({"00_stem": stem, "01_p2.0": block})
     ledger.begin()
@@ -88,7 +88,7 @@ def test_each_factor_by_hand(shortcut: str) -> None:
     x = stem(images).detach().requires_grad_()
     branch = x.detach().clone().requires_grad_()  # a second copy: the branch's gradient stays apart
     seen = [branch]
-    for unit in (block.a, block.b):
+    for unit in (block.conv1, block.conv2):
         for part in (unit.conv, unit.norm, unit.act):
             seen.append(part(seen[-1]))
     y = block.shortcut(x, seen[-1])
@@ -96,7 +96,9 @@ def test_each_factor_by_hand(shortcut: str) -> None:
     norms = [float(g.double().norm()) for g in grads[:-1]]
     expected = {
         place: norms[at] / norms[at + 1]
-        for at, place in enumerate(["a.conv", "a.norm", "a.act", "b.conv", "b.norm", "b.act"])
+        for at, place in enumerate(
+            ["conv1.conv", "conv1.norm", "conv1.act", "conv2.conv", "conv2.norm", "conv2.act"]
+        )
     }
     total = grads[0] if grads[-1] is None else grads[0] + grads[-1]
     if shortcut != "none":
@@ -117,7 +119,7 @@ def test_a_frozen_trunk_has_the_same_ledger() -> None:
     free, frozen = measure(model_of(), images)[0], measure(model_of(freeze="backbone"), images)[0]
     assert [e.factor for e in frozen] == pytest.approx([e.factor for e in free], rel=1e-5)
     model = model_of(freeze="backbone")
-    ledger = Ledger(model.trunk_points())
+    ledger = Ledger(model.backbone_layers())
     ledger.begin()
     loss_of(model, images).backward()
     assert [e.factor for e in ledger.entries()] == pytest.approx([e.factor for e in free], rel=1e-5)
@@ -127,7 +129,7 @@ def test_a_frozen_trunk_has_the_same_ledger() -> None:
 def test_the_run_is_bit_for_bit_the_same_with_it(shortcut: str) -> None:
     def gradients(watched: bool) -> list[Tensor]:
         model = model_of(shortcut=shortcut)
-        ledger = Ledger(model.trunk_points())
+        ledger = Ledger(model.backbone_layers())
         torch.manual_seed(1)
         if watched:
             ledger.begin()
@@ -140,7 +142,7 @@ def test_the_run_is_bit_for_bit_the_same_with_it(shortcut: str) -> None:
 
 def test_no_hook_is_left_behind() -> None:
     model = model_of()
-    ledger = Ledger(model.trunk_points())
+    ledger = Ledger(model.backbone_layers())
     ledger.begin()
     assert ledger.active
     with torch.no_grad():
@@ -152,7 +154,7 @@ def test_no_hook_is_left_behind() -> None:
 
 def test_a_dead_branch_is_one_entry_and_the_product_stays_exact() -> None:
     model = model_of(act="relu", norm="none")
-    dead = model.trunk.p3_1.b.conv
+    dead = model.backbone.p3_1.conv2.conv
     nn.init.zeros_(dead.weight)
     nn.init.constant_(dead.bias, -1.0)
     entries, record = measure(model, torch.rand(2, 3, 64, 64))
@@ -167,21 +169,21 @@ def test_where_nothing_arrives_nothing_is_lost() -> None:
     for module in model.modules():  # so that what follows the dead layer is alive
         if isinstance(module, nn.Conv2d):
             nn.init.constant_(module.bias, 0.5)
-    dead = model.trunk.p3_1.b.conv
+    dead = model.backbone.p3_1.conv2.conv
     nn.init.zeros_(dead.weight)
     nn.init.constant_(dead.bias, -1.0)
     entries, record = measure(model, torch.rand(2, 3, 64, 64))
     assert record["activation_grad/00_stem"] == 0
     assert math.prod(e.factor for e in entries) == 0
     factors = {e.operation: e.factor for e in entries if e.block == "05_p3.1"}
-    assert factors["b.act"] == 0
-    assert factors["a.conv"] == 1
+    assert factors["conv2.act"] == 0
+    assert factors["conv1.conv"] == 1
 
 
 def test_numbers_that_are_not_finite_do_not_stop_it(tmp_path: Path) -> None:
     model = model_of()
     with torch.no_grad():
-        model.trunk.p3_1.b.conv.weight.fill_(math.inf)
+        model.backbone.p3_1.conv2.conv.weight.fill_(math.inf)
     entries, _ = measure(model, torch.rand(2, 3, 64, 64))
     write_ledger(tmp_path / "ledger.json", 0, entries)
     assert any(math.isnan(e.factor) for e in read_ledger(tmp_path / "ledger.json")[0])
@@ -192,7 +194,7 @@ def test_the_file_keeps_the_chosen_steps_and_replaces_what_is_repeated(tmp_path:
     model = model_of()
     path = tmp_path / "ledger.json"
     schedule = Schedule(10, 1, 1, 1, None)
-    keep = RecordLedger(schedule, Ledger(model.trunk_points()), partial(write_ledger, path))
+    keep = RecordLedger(schedule, Ledger(model.backbone_layers()), partial(write_ledger, path))
     for step in (0, 5, 9, 9):  # a resumed run repeats a step
         keep.on_step_begin(step)
         loss_of(model, torch.rand(2, 3, 64, 64)).backward()

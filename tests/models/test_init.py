@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from detector.config.schema import ModelConfig
-from detector.models.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Components, Gated, Unit
+from detector.models.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Components, ConvNormAct, HighwayGate
 from detector.models.detector import build_detector
 from detector.models.init import init_weights
 
@@ -26,7 +26,7 @@ PLAIN = Components(ACTIVATIONS["relu"], NORMS["none"], SHORTCUTS["none"])
 )
 def test_the_weights_have_the_promised_deviation(scheme: str, std: float) -> None:
     torch.manual_seed(0)
-    unit = Unit(64, 128, PLAIN)  # 73,728 weights: the sample deviation is within 1 % of the true one
+    unit = ConvNormAct(64, 128, PLAIN)  # 73,728 weights: the sample deviation is within 1 % of the true one
     init_weights(unit, scheme)
     assert float(unit.conv.weight.detach().std()) == pytest.approx(std, rel=0.01)
     assert float(unit.conv.weight.detach().mean()) == pytest.approx(0.0, abs=4 * std / math.sqrt(73_728))
@@ -36,12 +36,12 @@ def test_the_weights_have_the_promised_deviation(scheme: str, std: float) -> Non
 
 def test_xavier_is_torch_s_own() -> None:
     torch.manual_seed(0)
-    unit = Unit(16, 24, PLAIN)
+    unit = ConvNormAct(16, 24, PLAIN)
     init_weights(unit, "xavier")
     torch.manual_seed(0)
     reference = nn.Conv2d(16, 24, 3)
     torch.manual_seed(0)
-    Unit(16, 24, PLAIN)  # draws torch's default first, as above
+    ConvNormAct(16, 24, PLAIN)  # draws torch's default first, as above
     nn.init.xavier_normal_(reference.weight)
     assert torch.allclose(unit.conv.weight, reference.weight)
 
@@ -52,7 +52,7 @@ def test_he_keeps_the_second_moment_through_deep_relu() -> None:
     x = torch.randn(2000, 256)
     start = float(x.square().mean())
     for _ in range(20):
-        unit = Unit(256, 256, PLAIN, kernel=1)
+        unit = ConvNormAct(256, 256, PLAIN, kernel=1)
         init_weights(unit, "he")
         x = unit(x[..., None, None])[..., 0, 0].detach()
     # One draw of 20 layers fluctuates by a factor of a few; torch's default init would give (1/6)^20.
@@ -60,13 +60,13 @@ def test_he_keeps_the_second_moment_through_deep_relu() -> None:
 
 
 def test_naive_uses_the_given_deviation() -> None:
-    unit = Unit(64, 128, PLAIN)
+    unit = ConvNormAct(64, 128, PLAIN)
     init_weights(unit, "naive", std=0.1)
     assert float(unit.conv.weight.detach().std()) == pytest.approx(0.1, rel=0.02)
 
 
 def test_a_gate_starts_by_carrying() -> None:
-    gate = Gated(8)
+    gate = HighwayGate(8)
     init_weights(gate, "he")
     x, f = torch.ones(1, 8, 2, 2), torch.zeros(1, 8, 2, 2)
     assert torch.allclose(gate(x, f), torch.full_like(x, 1 - 1 / (1 + math.e)))

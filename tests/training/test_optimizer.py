@@ -28,7 +28,7 @@ def test_frozen_weights_are_not_the_optimiser_s() -> None:
     model = build_detector(ModelConfig(freeze="backbone"), num_classes=2)
     optimizer = build_optimizer(model, TrainConfig())
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    assert held.isdisjoint(id(p) for p in model.trunk.parameters())
+    assert held.isdisjoint(id(p) for p in model.backbone.parameters())
     assert held >= {id(p) for p in model.head.parameters()}
 
 
@@ -37,7 +37,7 @@ def test_the_backbone_can_learn_more_slowly() -> None:
     torch.manual_seed(0)
     model = build_detector(ModelConfig(depths=(1, 1, 1, 1)), num_classes=2)
     config = TrainConfig(lr=0.5, momentum=0.0, weight_decay=0.0, backbone_lr=0.1)
-    optimizer = build_optimizer(model, config, model.backbone())
+    optimizer = build_optimizer(model, config, model.backbone_modules())
     for group in optimizer.param_groups:
         group["lr"] = 0.5 * group["lr_factor"]  # as the engine does at each step
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -45,7 +45,7 @@ def test_the_backbone_can_learn_more_slowly() -> None:
         p.grad = torch.ones_like(p)
     optimizer.step()
     for name, p in model.named_parameters():
-        moved = 0.05 if name.startswith("trunk.") else 0.5
+        moved = 0.05 if name.startswith("backbone.") else 0.5
         torch.testing.assert_close(before[name] - p.detach(), torch.full_like(p, moved))
     members = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(members) == sorted(id(p) for p in model.parameters())  # each once

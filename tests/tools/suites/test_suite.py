@@ -71,7 +71,7 @@ def test_the_depth_suite_is_as_deep_as_it_says() -> None:
     from detector.models.detector import build_detector
 
     for cell in expand(load_suite(ROOT / "ablations/suites/depth.yaml"), seeds=1):
-        points = build_detector(cell.config.model, 1).trunk_points().values()
+        points = build_detector(cell.config.model, 1).backbone_layers().values()
         convolutions = [m for point in points for m in point.modules() if isinstance(m, nn.Conv2d)]
         assert len(convolutions) == int(cell.ablation.rpartition("_")[2])
 
