@@ -69,7 +69,12 @@ def fit_process(
     layers, stop = state.model.backbone_layers(), StopRequest(dist.all_reduce_max)
     guard = NonFiniteGuard(state, loss_fn, config.train, dist, run.save_nonfinite_step)
     checkpoints = Checkpointing(
-        state, schedule, run.directory / "checkpoints", run.metadata, writes=run.is_main
+        state,
+        schedule,
+        run.directory / "checkpoints",
+        run.metadata,
+        config.train.monitor,
+        writes=run.is_main,
     )
     callback = cb.CallbackList([
         cb.StopOnRequest(state, stop),

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from detector.config.names import NameOf
+from detector.config.names import BUILT_IN, NameOf
 
 Positive = Annotated[int, Field(gt=0, le=10**9)]  # no float loses a digit of it
 Channels = Annotated[int, Field(gt=0, le=8192)]
@@ -249,6 +249,12 @@ class TrainConfig(Section):
         if self.on_nonfinite != "skip" and self.max_skipped != type(self).model_fields["max_skipped"].default:
             what = f"train.on_nonfinite is {self.on_nonfinite}"
             raise broken_rule("max_skipped", f"only train.on_nonfinite=skip uses it, and {what}")
+        return self
+
+    @model_validator(mode="after")
+    def _monitor_is_measured(self) -> Self:
+        if self.monitor not in (*BUILT_IN["metric"], *self.metrics):
+            raise broken_rule("monitor", f"{self.monitor} is not measured; add it to train.metrics")
         return self
 
     @model_validator(mode="after")
