@@ -49,6 +49,7 @@ IMAGE_POWER = 0.25  # E[x²] of pixels in [0, 1]; matters only without a norm, a
 # c and t of a block y = c·x + t·f(x), at initialisation.
 SHORTCUTS = {"none": (0.0, 1.0), "residual": (1.0, 1.0), "gated": (1 - CARRY, CARRY)}
 NORMS = "none", "batch", "group"
+INITS = "he", "lecun", "xavier", "default", "naive"
 
 
 def _panels() -> tuple[Array, Array]:
@@ -70,7 +71,8 @@ _NODES, _WEIGHTS = _panels()
 
 def expectation(f: Function, scale: float = 1.0) -> float:
     """E[f(scale · z)] for z ~ N(0, 1)."""
-    return float(_WEIGHTS @ f(scale * _NODES))
+    with np.errstate(all="ignore"):  # what overflows is not finite, and the callers see that
+        return float(_WEIGHTS @ f(scale * _NODES))
 
 
 def _sigmoid(x: Array) -> Array:
@@ -192,7 +194,7 @@ def residual_ratio(act: str, norm: str, blocks: int, gain: float = 2.0) -> float
 
 
 def weight_gain(scheme: str, c_in: int, c_out: int, std: float, kernel: int = 3) -> tuple[float, float]:
-    """fan_in · Var(w) and Var(b) under a scheme of `detector.models.init`; of another, NaN and 0."""
+    """fan_in · Var(w) and Var(b) under a scheme of `detector.models.init.init_weights`."""
     fan_in, fan_out = c_in * kernel**2, c_out * kernel**2
     if scheme == "default":
         return 1 / 3, 1 / (3 * fan_in)
@@ -201,7 +203,7 @@ def weight_gain(scheme: str, c_in: int, c_out: int, std: float, kernel: int = 3)
         "lecun": 1 / fan_in,
         "xavier": 2 / (fan_in + fan_out),
         "naive": std**2,
-    }.get(scheme, math.nan)
+    }[scheme]
     return fan_in * variance, 0.0
 
 
@@ -224,16 +226,18 @@ def block_factors(
         act: φ and φ' of `model.act`, where `FUNCTIONS` does not have them.
 
     Returns:
-        A factor a layer; NaN where weights without a norm come from a scheme that the theory does not know.
-        Empty where it does not know the activation, the norm, the shortcut, the block or the network.
+        A factor a layer. Empty where the theory does not know the activation, the norm, the shortcut, the
+        block or the network, or, without a norm, how large the weights are.
     """
-    known = model.norm in NORMS and model.shortcut in SHORTCUTS and model.block == "basic"
     function = FUNCTIONS.get(model.act, act)
-    if function is None or not known or model.name != "compact" or model.pretrained is not None:
+    parts = model.norm in NORMS and model.shortcut in SHORTCUTS and model.block == "basic"
+    sized = model.norm != "none" or model.init in INITS
+    if function is None or not (parts and sized) or model.name != "compact" or model.pretrained is not None:
         return {}
 
     def layer(c_in: int, c_out: int) -> Layer:
-        return Layer(function, model.norm, *weight_gain(model.init, c_in, c_out, model.init_std))
+        scheme = model.init if model.init in INITS else "he"  # behind a norm it makes no difference
+        return Layer(function, model.norm, *weight_gain(scheme, c_in, c_out, model.init_std))
 
     signal, _ = layer(3, model.widths[0])(Signal(0.0, image_power, image_power))
     squares: list[float] = []

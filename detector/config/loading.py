@@ -62,7 +62,9 @@ class LoadedConfig:
         return self.sources[-1]
 
 
-def load_config(path: Path, overrides: Sequence[str] = (), fallback: Path | None = None) -> LoadedConfig:
+def load_config(
+    path: Path | str, overrides: Sequence[str] = (), fallback: Path | None = None
+) -> LoadedConfig:
     """Read the file at `path` with its bases, apply `section.key=value` overrides, and check the whole.
 
     `fallback` is a file whose data and training values stand in when the dataset of `path` cannot be had.
@@ -71,6 +73,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), fallback: Path | None
 
     Raises UserError for anything a user can mend.
     """
+    path = Path(path)
     chain = read_chain(path)
     sources = tuple(file for file, _ in chain)
     files = [layer for _, layer in chain]

@@ -52,10 +52,21 @@ def known(kind: str) -> list[str]:
     return [*BUILT_IN[kind], *added[kind], *TORCH.get(kind, ())]
 
 
-def unknown_names(error: ValidationError) -> dict[str, str]:
-    """Of a configuration that was refused: its keys whose names nobody knows here, such as act: snake."""
-    details = error.errors(include_url=False, include_context=False)
-    return {str(d["loc"][-1]): str(d["input"]) for d in details if d["type"] == "unknown_name"}
+def plugin_needed(error: ValidationError, section: str = "") -> str | None:
+    """Of a stored configuration that was refused: what to add, if names that nobody knows here are in it.
+
+    Args:
+        error: what pydantic says.
+        section: of the configuration, such as `model.`, if only that was checked.
+
+    Returns:
+        Such as `needs a plugin that brings model.act=snake: add --plugin FILE.py`.
+    """
+    details = [
+        d for d in error.errors(include_url=False, include_context=False) if d["type"] == "unknown_name"
+    ]
+    parts = [f"{section}{'.'.join(map(str, d['loc'][:2]))}={d['input']}" for d in details]
+    return f"needs a plugin that brings {' and '.join(parts)}: add --plugin FILE.py" if parts else None
 
 
 class NameOf:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from torch import Tensor
 
-from detector.config.names import unknown_names
+from detector.config.names import plugin_needed
 from detector.config.schema import DataConfig, ModelConfig
 from detector.errors import UserError
 from detector.models.base import DetectionModel, freeze
@@ -146,11 +146,8 @@ def rebuild(architecture: Mapping[str, Any], num_classes: int) -> DetectionModel
             return YoloModel(architecture["description"], num_classes)
         config = ModelConfig.model_validate({**architecture["model"], "freeze": "none"})
     except (KeyError, TypeError, ValueError) as error:  # pydantic's is a ValueError
-        if isinstance(error, ValidationError) and (unknown := unknown_names(error)):
-            parts = " and ".join(f"model.{key}={name}" for key, name in unknown.items())
-            raise UserError(
-                f"the checkpoint's network needs a plugin that brings {parts}: --plugin FILE.py"
-            ) from None
+        if isinstance(error, ValidationError) and (need := plugin_needed(error, "model.")):
+            raise UserError(f"the checkpoint's network {need}") from None
         raise UserError("the checkpoint describes no network that can be built; it is damaged") from error
     return build_network(config, num_classes)
 

@@ -50,7 +50,7 @@ def build_optimizer(
     if config.optimizer in OPTIMIZERS:
         return OPTIMIZERS[config.optimizer](groups, config)
     make: Any = lookup("optimizer", config.optimizer, {}, torch.optim)
-    if isinstance(make, type) and make.__module__.startswith("torch.optim."):
+    if isinstance(make, type) and make.__module__.startswith("torch.optim"):
         make = without_compiler(make)
     try:
         optimizer: torch.optim.Optimizer = make(groups, **settings(make, config))

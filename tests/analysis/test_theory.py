@@ -33,7 +33,9 @@ from detector.analysis.theory import (
 from detector.cli import main
 from detector.config.schema import ModelConfig
 from detector.models.blocks import ACTIVATIONS, HighwayGate
+from detector.models.curve import curve_of
 from detector.models.detector import build_detector
+from detector.registry import register
 from detector.tools.theory.measure import chain_norms, check_plain, check_residual
 
 PI = math.pi
@@ -206,13 +208,16 @@ def trunk_output(config: ModelConfig) -> dict[str, float]:
         ({"norm": "none", "act": "relu"}, 0.06),
         ({"norm": "none", "act": "tanh"}, 0.05),
         ({"norm": "group"}, 0.5),  # six channels a group are not many
+        ({"act": "GELU"}, 0.05),
+        ({"act": "Hardswish", "norm": "none"}, 0.05),
+        ({"act": "ELU", "shortcut": "none"}, 0.05),
     ],
 )
 def test_the_profile_is_the_trunk_s(changes: dict[str, str], tolerance: float) -> None:
     """The absolute error, in decades, at every layer from the stem to the end."""
     config = ModelConfig(depths=(2, 4, 2, 1), widths=(32, 32, 48, 64, 64), **changes)
     measured = trunk_output(config)
-    predicted = expected_profile(config, image_power=1.0)
+    predicted = expected_profile(config, image_power=1.0, act=curve_of(config.act))
     assert predicted is not None
     assert list(predicted) == list(measured)
     worst = max(abs(predicted[name] - measured[name]) for name in measured)
@@ -223,6 +228,31 @@ def test_a_model_that_the_theory_does_not_know_has_no_profile() -> None:
     assert expected_profile(object()) is None
     assert overlay(object(), {}) is None
     assert overlay(ModelConfig(), {}) is None
+
+
+@pytest.mark.usefixtures("own_names")
+@pytest.mark.parametrize("kind", ["activation", "norm", "shortcut", "block", "model"])
+def test_what_a_plugin_brings_is_not_predicted(kind: str) -> None:
+    getattr(register, kind)("mine")(object)
+    key = {"activation": "act", "model": "name"}.get(kind, kind)
+    config = ModelConfig(**{key: "mine"})
+    assert block_factors(config) == {}
+    assert expected_profile(config) is None
+    assert overlay(config, {}) is None
+    assert math.isnan(stage_factor(block_factors(config)))
+
+
+@pytest.mark.usefixtures("own_names")
+def test_a_plugin_s_weights_matter_only_where_no_norm_takes_their_scale() -> None:
+    register.init("mine")(object)
+    assert block_factors(ModelConfig(init="mine")) == block_factors(ModelConfig())
+    assert expected_profile(ModelConfig(init="mine", norm="none")) is None
+
+
+def test_an_activation_that_says_nothing_is_predicted_without_an_error() -> None:
+    constant = (np.zeros_like, np.zeros_like)
+    for norm in ("none", "batch", "group"):
+        assert expected_profile(ModelConfig(act="GELU", norm=norm), act=constant) is None
 
 
 def test_the_overlay_meets_the_measured_curve_where_the_neck_joins() -> None:

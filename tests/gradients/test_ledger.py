@@ -16,7 +16,7 @@ from detector.config.schema import ModelConfig
 from detector.gradients.entries import Entry, read_ledger, summarise_ledger, write_ledger
 from detector.gradients.ledger import Ledger
 from detector.gradients.recorder import GradientRecorder
-from detector.models.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Block, Components, ConvNormAct
+from detector.models.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Block, Components, ConvNormAct, HighwayGate
 from detector.models.detector import Detector, build_detector
 from detector.training.callbacks import RecordLedger
 from detector.training.schedule import Schedule
@@ -105,6 +105,125 @@ def test_each_factor_by_hand(shortcut: str) -> None:
         expected["shortcut"] = norms[-2] / norms[-1] * float(total.double().norm()) / norms[0]
     assert list(factors) == list(expected)
     assert factors == pytest.approx(expected, rel=1e-4)
+
+
+class PreActivation(nn.Module):
+    """A block as in He et al. 2016, arXiv:1603.05027: norm and activation come before their convolution."""
+
+    def __init__(self, channels: int, told: bool = True) -> None:
+        super().__init__()
+        self.norm, self.act = nn.BatchNorm2d(channels), nn.SiLU()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.shortcut = HighwayGate(channels)
+        if told:
+            self.operations = lambda: [("norm", self.norm), ("act", self.act), ("conv", self.conv)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut(x, self.conv(self.act(self.norm(x))))
+
+
+class Twice(PreActivation):
+    """Calls one operation two times."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut(x, self.conv(self.act(self.norm(self.act(x)))))
+
+
+class Split(nn.Module):
+    """Has a way around its branch that is no `shortcut`, and a first operation that uses its input twice."""
+
+    class Square(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * x.sigmoid() + 0.1 * x
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first, self.conv = self.Square(), nn.Conv2d(channels, channels, 1)
+
+    def operations(self) -> list[tuple[str, nn.Module]]:
+        return [("first", self.first), ("conv", self.conv)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.first(x)) + x.flip(-1)
+
+
+def own_block(block: nn.Module) -> tuple[list[Entry], dict[str, float]]:
+    """Ledger and recorder of a chain with this block in its middle, over two micro-batches."""
+    torch.manual_seed(3)
+    points = {"00_stem": nn.Conv2d(3, 8, 3), "01_own": block, "02_end": nn.Conv2d(8, 8, 1)}
+    ledger, recorder = Ledger(points), GradientRecorder(points)
+    ledger.begin()
+    recorder.begin()
+    for _ in range(2):
+        x = torch.randn(2, 3, 8, 8)
+        for module in points.values():
+            x = module(x)
+        (x * torch.randn_like(x)).sum().backward()
+    recorder.gradients()
+    return ledger.entries(), recorder.end()
+
+
+@pytest.mark.parametrize(
+    ("block", "operations"),
+    [
+        (PreActivation(8), ["norm", "act", "conv", "shortcut"]),
+        (PreActivation(8, told=False), ["block"]),
+        (Twice(8), ["block"]),
+        (Split(8), ["others", "first", "conv"]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_block_of_one_s_own_multiplies_out(block: nn.Module, operations: list[str]) -> None:
+    entries, record = own_block(block)
+    own = [entry for entry in entries if entry.block == "01_own"]
+    assert [entry.operation for entry in own] == operations
+    curve = [record[f"activation_grad/{name}"] for name in ("00_stem", "01_own")]
+    assert math.prod(entry.factor for entry in own) == pytest.approx(curve[0] / curve[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("block", [PreActivation(8), Split(8)], ids=lambda block: type(block).__name__)
+def test_an_own_block_s_factors_by_hand(block: nn.Module) -> None:
+    torch.manual_seed(0)
+    stem, target = nn.Conv2d(3, 8, 3), torch.randn(2, 8, 6, 6)
+    images = torch.randn(2, 3, 8, 8)
+    ledger = Ledger({"00_stem": stem, "01_own": block})
+    ledger.begin()
+    (block(stem(images)) * target).sum().backward()
+    factors = {entry.operation: entry.factor for entry in ledger.entries()}
+
+    x = stem(images).detach().requires_grad_()
+    branch = x.detach().clone().requires_grad_()  # a second copy: the branch's gradient stays apart
+    parts = dict(block.operations())  # type: ignore[operator]
+    seen = [branch]
+    for part in parts.values():
+        seen.append(part(seen[-1]))
+    y = block.shortcut(x, seen[-1]) if isinstance(block, PreActivation) else seen[-1] + x.flip(-1)
+    grads = torch.autograd.grad((y * target).sum(), [*seen, y, x])
+    norms = [float(g.double().norm()) for g in grads[:-1]]
+    for at, place in enumerate(parts):
+        assert factors[place] == pytest.approx(norms[at] / norms[at + 1], rel=1e-4), place
+    total = float((grads[0] + grads[-1]).double().norm())
+    closing = norms[-2] / norms[-1] * total / norms[0]
+    assert factors["shortcut" if isinstance(block, PreActivation) else "others"] == pytest.approx(
+        closing, rel=1e-4
+    )
+
+
+def test_an_own_block_s_operations_are_called_by_their_class() -> None:
+    entries, _ = own_block(Split(8))
+    assert [(e.operation, e.layer) for e in entries if e.block == "01_own"] == [
+        ("others", "other paths"),
+        ("first", "Square"),
+        ("conv", "convolution"),
+    ]
+
+
+@pytest.mark.parametrize("act", ["GELU", "Hardswish", "PReLU"])
+def test_an_activation_of_torch_is_in_the_ledger_by_its_name(act: str) -> None:
+    entries, record = measure(model_of(act=act), torch.rand(2, 3, 64, 64))
+    assert {e.layer for e in entries if e.operation.endswith("act")} == {act}
+    curve = [record[f"activation_grad/{name}"] for name in ("00_stem", "11_p5.0")]
+    assert math.prod(e.factor for e in entries) == pytest.approx(curve[0] / curve[1], rel=1e-9)
 
 
 def test_the_neck_joins_where_it_taps_the_trunk() -> None:

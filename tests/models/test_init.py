@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from detector.config.schema import ModelConfig
-from detector.models.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Components, ConvNormAct, HighwayGate
+from detector.models.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Components, ConvNormAct, Draw, HighwayGate
 from detector.models.detector import build_detector
 from detector.models.init import init_weights
+from detector.registry import register
 
 PLAIN = Components(ACTIVATIONS["relu"], NORMS["none"], SHORTCUTS["none"])
 
@@ -89,3 +90,43 @@ def test_seeds_are_honoured() -> None:
 
     assert all(torch.equal(a, b) for a, b in zip(weights(1), weights(1), strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(weights(1), weights(2), strict=True))
+
+
+@pytest.mark.usefixtures("own_names")
+def test_a_scheme_of_one_s_own_draws_every_convolution_and_nothing_else() -> None:
+    register.init("half")(lambda weight: weight.fill_(0.5))
+    model = build_detector(ModelConfig(norm="none", shortcut="gated", init="half"), num_classes=3)
+    predictors = {id(m) for m in (*(b[-1] for b in model.head.box), *(b[-1] for b in model.head.cls))}
+    gates = {id(m.gate) for m in model.modules() if isinstance(m, HighwayGate)}
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and id(module) not in predictors | gates:
+            assert bool((module.weight == 0.5).all())
+            assert module.bias is None or not bool(module.bias.any())
+        elif id(module) in gates:
+            assert not bool(module.weight.any())
+            assert bool((module.bias == -1).all())
+
+
+@pytest.mark.usefixtures("own_names")
+def test_a_block_of_one_s_own_says_what_is_drawn_in_it() -> None:
+    class Mine(nn.Module):
+        def __init__(self, channels: int, parts: Components) -> None:
+            super().__init__()
+            self.drawn, self.left = nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 1)
+
+        def init_weights(self, draw: Draw) -> None:
+            draw(self.drawn)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.left(self.drawn(x))
+
+    register.block("mine")(Mine)
+    config = ModelConfig(block="mine", init="naive", init_std=1e-6)
+    model = build_detector(config, num_classes=3)
+    block = model.backbone.p3_0
+    assert isinstance(block, Mine)
+    assert (
+        float(block.drawn.weight.detach().abs().max()) < 1e-4 < float(block.left.weight.detach().abs().max())
+    )
+    assert not bool(block.drawn.bias.any())
+    assert model(torch.rand(1, 3, 64, 64))["scores"].shape == (1, 3, 84)

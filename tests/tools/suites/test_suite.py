@@ -13,7 +13,9 @@ from detector.errors import UserError
 from detector.tools.suites.suite import expand, load_suite
 from tests.support import ROOT
 
-SHIPPED = sorted((ROOT / "ablations" / "suites").glob("*.yaml"))
+# By name: a user's own may lie beside them.
+NAMES = "factorial factorial_shapes ladder leave_one_out init depth controls"
+SHIPPED = [ROOT / "ablations" / "suites" / f"{name}.yaml" for name in NAMES.split()]
 BASE = ROOT / "configs" / "coco8.yaml"
 
 
@@ -24,8 +26,7 @@ def suite(tmp_path: Path, text: str) -> Path:
 
 
 def test_the_promised_suites_are_there() -> None:
-    promised = "factorial factorial_shapes ladder leave_one_out init depth controls"
-    assert {path.stem for path in SHIPPED} == set(promised.split())
+    assert [path for path in SHIPPED if not path.is_file()] == []
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
