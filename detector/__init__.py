@@ -1,3 +1,72 @@
-"""A compact YOLO-style detector whose gradients can be watched, layer by layer."""
+"""A compact YOLO-style detector whose gradients can be watched, layer by layer.
+
+>>> from detector import load_config
+>>> load_config("ablations/no_residual.yaml", ["train.seed=1"]).difference
+['model.shortcut: residual -> none', 'train.seed: 0 -> 1']
+
+What is listed in `__all__` is the public API. Each name is imported when it is first used, so that
+`import detector` is instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from detector.config.loading import load_config
+    from detector.fit import fit
+    from detector.gradients.recorder import GradientRecorder
+    from detector.models.build import build_model
+    from detector.models.detector import Detector
+    from detector.predictor import Predictor
+    from detector.registry import register
+    from detector.training.callbacks import Callback
 
 __version__ = "0.1.0"
+__all__ = [
+    "Callback",
+    "Detector",
+    "GradientRecorder",
+    "Predictor",
+    "build_model",
+    "fit",
+    "load_config",
+    "register",
+]
+_MODULES = {
+    "Callback": "training.callbacks",
+    "Detector": "models.detector",
+    "GradientRecorder": "gradients.recorder",
+    "Predictor": "predictor",
+    "build_model": "models.build",
+    "load_config": "config.loading",
+    "register": "registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """`detector.fit` is the function. The module of that name, which the import system would set, is not."""
+
+    @property
+    def fit(self) -> Any:
+        return importlib.import_module("detector.fit").fit
+
+    @fit.setter
+    def fit(self, module: ModuleType) -> None:
+        pass
+
+
+sys.modules[__name__].__class__ = _Package

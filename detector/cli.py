@@ -161,7 +161,7 @@ def show_info(options: argparse.Namespace) -> None:
     loaded = load_config(options.config, options.overrides)
     names = read_data_yaml(locate(loaded.config.data.path)).names
     model = build_model(loaded.config.model, names).model
-    for name, module in model.trunk_points().items():
+    for name, module in model.backbone_layers().items():
         parameters = sum(p.numel() for p in module.parameters())
         print(f"{name:12s} {type(module).__name__:6s} {parameters:>9,} parameters")
     print(f"{loaded.name}: {measure(model, loaded.config.data.image_size)}, {len(names)} classes")

@@ -66,10 +66,15 @@ def fit_process(
 
     # The run's directory and loggers, and everything that happens besides fitting.
     run = open_run(loaded, dataset, schedule, state, saved, resume, dist)
-    layers, stop = state.model.trunk_points(), StopRequest(dist.all_reduce_max)
+    layers, stop = state.model.backbone_layers(), StopRequest(dist.all_reduce_max)
     guard = NonFiniteGuard(state, loss_fn, config.train, dist, run.save_nonfinite_step)
     checkpoints = Checkpointing(
-        state, schedule, run.directory / "checkpoints", run.metadata, writes=run.is_main
+        state,
+        schedule,
+        run.directory / "checkpoints",
+        run.metadata,
+        config.train.monitor,
+        writes=run.is_main,
     )
     callback = cb.CallbackList([
         cb.StopOnRequest(state, stop),

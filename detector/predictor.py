@@ -21,7 +21,7 @@ import torch
 from detector.data.geometry import Image, Letterbox, letterbox
 from detector.errors import UserError
 from detector.models.build import load_model
-from detector.models.decode import best_class, decode, select
+from detector.models.decode import best_class, decode, postprocess
 from detector.runtime.device import PRECISIONS, choose_device
 from detector.training.metrics import Prediction
 
@@ -91,7 +91,7 @@ class Predictor:
 
     def _choose(self, corners: torch.Tensor, scores: torch.Tensor, square: Letterbox) -> Prediction:
         """(A, 4) pixels of the square and (A, classes) -> the boxes that count, on the original image."""
-        found = select(corners, best_class(scores), confidence=self.confidence, iou=self.iou)
+        found = postprocess(corners, best_class(scores), confidence=self.confidence, iou=self.iou)
         boxes = square.to_original(found.boxes.numpy())
         # Boxes in the padding are cut to nothing; badly trained networks predict sides in the wrong order.
         real = (boxes[:, 2:] > boxes[:, :2]).all(1)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from detector import registry
+from detector.config import names
 from detector.data.coco8 import DatasetUnavailable
 from detector.data.sources import load_dataset
 from tests.support import ROOT, Run, environment
@@ -26,6 +28,19 @@ settings.load_profile("patient")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--kills 20` is the long form of tests/reliability/test_resume.py."""
     parser.addoption("--kills", type=int, default=3, metavar="N", help="moments at which runs are killed")
+
+
+@pytest.fixture
+def own_names() -> Iterator[None]:
+    """What a test registers is forgotten after it."""
+    parts = {kind: dict(own) for kind, own in registry._own.items()}
+    added = {kind: list(own) for kind, own in names.added.items()}
+    loaded = dict(registry.plugins)
+    yield
+    for kind in parts:
+        registry._own[kind], names.added[kind] = parts[kind], added[kind]
+    for name in registry.plugins.keys() - loaded.keys():
+        del registry.plugins[name], sys.modules[name]
 
 
 @pytest.fixture(scope="session")

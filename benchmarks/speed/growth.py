@@ -88,7 +88,7 @@ def measure_here(case: Case, record: bool) -> dict[str, float]:
     """With `record` the times of both kinds of step; always the peak memory of this process."""
     torch.set_num_threads(1)
     network = training(case.model, case.size, case.batch, channels_last=True)
-    points = network.state.model.trunk_points()
+    points = network.state.model.backbone_layers()
     if case.layers is not None:
         step = max(1, len(points) // case.layers)
         points = dict(list(points.items())[::-1][::step][: case.layers][::-1])

@@ -76,7 +76,7 @@ def training(model: ModelConfig, size: int, batch: int, **settings: Any) -> Trai
         DetectionLoss(state.model, config),
         torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=state.device),
         targets,
-        GradientRecorder(state.model.trunk_points()),
+        GradientRecorder(state.model.backbone_layers()),
     )
 
 

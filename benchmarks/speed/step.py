@@ -42,7 +42,7 @@ def our_steps(count: int, *keys: str) -> Callable[[], None]:
     seed_everything(0)
     model, _ = build_model(config.model, dataset.names)
     state = TrainState.create(model, config.train, choose_device(config.train.device))
-    loss_fn, recorder = DetectionLoss(model, config.train), GradientRecorder(model.trunk_points())
+    loss_fn, recorder = DetectionLoss(model, config.train), GradientRecorder(model.backbone_layers())
     loader = Loader(dataset.splits["train"], config.data)
     batches = cycle(list(loader.train_batches(batch=BATCH, seed=0, stop=8)))
     schedule, alone = Schedule.from_config(config, batches_per_epoch=1), SingleProcess()

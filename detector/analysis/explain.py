@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detector.analysis.evidence import Effect, find
-from detector.analysis.theory import block_factors, measured_factor, stage_factor
+from detector.analysis.theory import Activation, block_factors, measured_factor, stage_factor
 from detector.config.schema import Config, ModelConfig
 from detector.gradients.entries import Entry, summarise_ledger
 from detector.gradients.indices import EXPLODING, VANISHING
@@ -29,6 +29,7 @@ def explain(
     ledger: Mapping[int, Sequence[Entry]],
     config: Config,
     effects: Sequence[Effect] = (),
+    act: Activation | None = None,
 ) -> Facts:
     """Say what happened to the gradient, where, by which operation, whether expected, and what to try.
 
@@ -38,6 +39,7 @@ def explain(
         ledger: entries by step; step 0 is the initialisation, the highest other one is late.
         config: of the run.
         effects: what the ablations measured, for the controls and the remedy; nothing else is quoted.
+        act: φ and φ' of `model.act`, where the theory does not have them itself.
 
     Returns:
         More keys for the summary, and the paragraph as `gradient/diagnosis`. Empty if no gradient was
@@ -53,13 +55,12 @@ def explain(
             found = worst(ledger[step], summary.get(f"gradient/vanishing_index{suffix}"), suffix)
             facts |= found
             sentences.append(_place(found, suffix))
-    if config.model.pretrained is None:  # of other networks' layers theory says nothing here
-        facts |= expected(rows, config.model)
+    facts |= expected(rows, config.model, act)
     sentences.append(_theory(facts))
     if summary["gradient/verdict"] != "healthy":
         facts |= causality(summary, config, effects)
         sentences.append(_cause(facts, summary))
-        facts |= remedy(summary, config, effects)
+        facts |= remedy(summary, config, effects, act)
         sentences.append(_remedy(facts))
     else:
         sentences.append("Nothing here asks for a remedy.")
@@ -81,9 +82,12 @@ def worst(entries: Sequence[Entry], index: float | None, suffix: str = "") -> Fa
     }
 
 
-def expected(rows: Sequence[Mapping[str, float]], model: ModelConfig) -> Facts:
-    """What theory predicted for a layer of the P3 stage at initialisation, and what was measured."""
-    factor = stage_factor(block_factors(model))
+def expected(rows: Sequence[Mapping[str, float]], model: ModelConfig, act: Activation | None = None) -> Facts:
+    """What theory predicted for a layer of the P3 stage at initialisation, and what was measured.
+
+    Empty where the theory does not know the model.
+    """
+    factor = stage_factor(block_factors(model, act=act))
     first = next((row for row in rows if row.get("step") == 0), {})
     measured = measured_factor(first)
     if not (math.isfinite(factor) and math.isfinite(measured)):
@@ -121,7 +125,7 @@ def causality(summary: Mapping[str, Any], config: Config, effects: Sequence[Effe
 def candidates(verdict: str, config: Config) -> Sequence[Change]:
     """Single changes that address a verdict, the one to try first at the front."""
     model, train = config.model, config.train
-    if model.pretrained is not None:
+    if model.pretrained is not None or model.name != "compact":
         return [*([("train.clip", 10.0)] if train.clip is None else []), ("train.lr", train.lr / 2)]
     shortcut = model.shortcut != "residual" and ("model.shortcut", "residual")
     norm = model.norm == "none" and ("model.norm", "batch")
@@ -136,7 +140,9 @@ def candidates(verdict: str, config: Config) -> Sequence[Change]:
     return [*(change for change in order if change), ("train.lr", train.lr / 2)]
 
 
-def remedy(summary: Mapping[str, Any], config: Config, effects: Sequence[Effect]) -> Facts:
+def remedy(
+    summary: Mapping[str, Any], config: Config, effects: Sequence[Effect], act: Activation | None = None
+) -> Facts:
     """The first change to try: the measured one that heals the gradient with the best mAP, else the first."""
     dataset = str(summary.get("dataset"))
     options = candidates(str(summary["gradient/verdict"]), config)
@@ -152,7 +158,9 @@ def remedy(summary: Mapping[str, Any], config: Config, effects: Sequence[Effect]
     facts: Facts = {"remedy/change": f"{key}={value}"}
     if key.startswith("model."):
         model = config.model.model_copy(update={key.removeprefix("model."): value})
-        facts["remedy/theory_factor"] = stage_factor(block_factors(model))
+        factor = stage_factor(block_factors(model, act=act if model.act == config.model.act else None))
+        if math.isfinite(factor):
+            facts["remedy/theory_factor"] = factor
     if best is not None:
         facts |= {"remedy/metric": best[0].metric, "remedy/after": best[0].mean, "remedy/after_n": best[0].n}
         if before is not None:
@@ -242,7 +250,7 @@ def _cause(facts: Facts, summary: Mapping[str, Any]) -> str:
 
 def _remedy(facts: Facts) -> str:
     text = f"First remedy to try: {facts['remedy/change']}"
-    if (factor := facts.get("remedy/theory_factor")) is not None and math.isfinite(factor):
+    if (factor := facts.get("remedy/theory_factor")) is not None:
         text += f", with which theory expects a factor of {factor:.3f} a layer at initialisation"
     if "remedy/after" not in facts:
         return f"{text}; its effect on mAP was not measured under these conditions."

@@ -46,6 +46,12 @@ CARRY = 1 / (1 + math.e)  # sigmoid(-1): what a highway gate lets through at its
 IMAGE_POWER = 0.25  # E[x²] of pixels in [0, 1]; matters only without a norm, and little
 
 
+# c and t of a block y = c·x + t·f(x), at initialisation.
+SHORTCUTS = {"none": (0.0, 1.0), "residual": (1.0, 1.0), "gated": (1 - CARRY, CARRY)}
+NORMS = "none", "batch", "group"
+INITS = "he", "lecun", "xavier", "default", "naive"
+
+
 def _panels() -> tuple[Array, Array]:
     """Nodes and weights of E[f(z)], z ~ N(0, 1): Gauss-Legendre on panels that grow away from zero.
 
@@ -65,7 +71,8 @@ _NODES, _WEIGHTS = _panels()
 
 def expectation(f: Function, scale: float = 1.0) -> float:
     """E[f(scale · z)] for z ~ N(0, 1)."""
-    return float(_WEIGHTS @ f(scale * _NODES))
+    with np.errstate(all="ignore"):  # what overflows is not finite, and the callers see that
+        return float(_WEIGHTS @ f(scale * _NODES))
 
 
 def _sigmoid(x: Array) -> Array:
@@ -77,8 +84,10 @@ def _silu_slope(x: Array) -> Array:
     return s * (1 + x * (1 - s))
 
 
-# φ and φ'.
-FUNCTIONS: dict[str, tuple[Function, Function]] = {
+Activation = tuple[Function, Function]
+"""φ and φ', on arrays of any shape."""
+
+FUNCTIONS: dict[str, Activation] = {
     "silu": (lambda x: x * _sigmoid(x), _silu_slope),
     "relu": (lambda x: np.maximum(x, 0), lambda x: (x > 0).astype(np.float64)),
     "leaky_relu": (lambda x: np.where(x > 0, x, LEAK * x), lambda x: np.where(x > 0, 1.0, LEAK)),
@@ -101,13 +110,13 @@ class Layer:
     """Weights, norm and activation, in this order.
 
     Args:
-        act: a key of `FUNCTIONS`.
+        act: a key of `FUNCTIONS`, or φ and φ' themselves.
         norm: `batch`, `group` or `none`.
         gain: k = fan_in · Var(w). A norm makes it irrelevant.
         bias: Var(b). With a norm there is none.
     """
 
-    act: str
+    act: str | Activation
     norm: str
     gain: float
     bias: float = 0.0
@@ -118,17 +127,19 @@ class Layer:
         if self.norm == "none":
             scale, gain = math.sqrt(self.gain * signal.power + self.bias), self.gain
         elif self.norm == "batch":
-            gain = 1 / signal.spread
+            gain = 1 / signal.spread if signal.spread > 0 else math.inf
         else:
-            gain = 1 / signal.power
-        value, slope = FUNCTIONS[self.act]
+            gain = 1 / signal.power if signal.power > 0 else math.inf
+        value, slope = FUNCTIONS[self.act] if isinstance(self.act, str) else self.act
         mean = expectation(value, scale)
         power = expectation(lambda x: value(x) ** 2, scale)
         chi = gain * expectation(lambda x: slope(x) ** 2, scale)
         return Signal(mean, power, power - mean**2), chi
 
 
-def layer_factor(act: str, norm: str, gain: float, layers: Sequence[int] = range(5, 25)) -> float:
+def layer_factor(
+    act: str | Activation, norm: str, gain: float, layers: Sequence[int] = range(5, 25)
+) -> float:
     """The backward factor of a plain layer: the geometric mean over `layers` of a deep chain.
 
     The input is white with E[x²] = 1. Most chains reach their fixed point within five layers.
@@ -161,7 +172,7 @@ def block(signal: Signal, a: Layer, b: Layer, shortcut: str) -> tuple[Signal, fl
     """Two layers and a shortcut around them: the output's moments, and the squared backward factor."""
     branch, chi_a = a(signal)
     branch, chi_b = b(branch)
-    carry, take = {"none": (0.0, 1.0), "residual": (1.0, 1.0), "gated": (1 - CARRY, CARRY)}[shortcut]
+    carry, take = SHORTCUTS[shortcut]
     out = Signal(
         carry * signal.mean + take * branch.mean,
         # Weights have mean zero: what x and f share is their mean alone.
@@ -196,24 +207,37 @@ def weight_gain(scheme: str, c_in: int, c_out: int, std: float, kernel: int = 3)
     return fan_in * variance, 0.0
 
 
-def trunk_names(depths: Sequence[int]) -> list[str]:
-    """The names of the trunk's layers, in network order, as `Detector.trunk_points` gives them."""
+def layer_names(depths: Sequence[int]) -> list[str]:
+    """The names of the trunk's layers, in network order, as `Detector.backbone_layers` gives them."""
     names = ["stem"]
     for stage, depth in enumerate(depths):
         names += [f"p{stage + 2}.down", *(f"p{stage + 2}.{index}" for index in range(depth))]
     return [f"{position:02d}_{name}" for position, name in enumerate(names)]
 
 
-def block_factors(model: ModelConfig, image_power: float = IMAGE_POWER) -> dict[str, float]:
+def block_factors(
+    model: ModelConfig, image_power: float = IMAGE_POWER, act: Activation | None = None
+) -> dict[str, float]:
     """The predicted ‖g(input)‖ / ‖g(output)‖ of each of the trunk's layers but the stem.
 
     Args:
         model: the configuration; trained weights are not predicted, so this is about the initialisation.
         image_power: E[x²] of the network's input.
+        act: φ and φ' of `model.act`, where `FUNCTIONS` does not have them.
+
+    Returns:
+        A factor a layer. Empty where the theory does not know the activation, the norm, the shortcut, the
+        block or the network, or, without a norm, how large the weights are.
     """
+    function = FUNCTIONS.get(model.act, act)
+    parts = model.norm in NORMS and model.shortcut in SHORTCUTS and model.block == "basic"
+    sized = model.norm != "none" or model.init in INITS
+    if function is None or not (parts and sized) or model.name != "compact" or model.pretrained is not None:
+        return {}
 
     def layer(c_in: int, c_out: int) -> Layer:
-        return Layer(model.act, model.norm, *weight_gain(model.init, c_in, c_out, model.init_std))
+        scheme = model.init if model.init in INITS else "he"  # behind a norm it makes no difference
+        return Layer(function, model.norm, *weight_gain(scheme, c_in, c_out, model.init_std))
 
     signal, _ = layer(3, model.widths[0])(Signal(0.0, image_power, image_power))
     squares: list[float] = []
@@ -224,10 +248,12 @@ def block_factors(model: ModelConfig, image_power: float = IMAGE_POWER) -> dict[
         for _ in range(depth):
             signal, chi = block(signal, layer(c_out, c_out), layer(c_out, c_out), model.shortcut)
             squares.append(chi)
-    return dict(zip(trunk_names(model.depths)[1:], map(math.sqrt, squares), strict=True))
+    return dict(zip(layer_names(model.depths)[1:], map(math.sqrt, squares), strict=True))
 
 
-def expected_profile(model: object, image_power: float = IMAGE_POWER) -> dict[str, float] | None:
+def expected_profile(
+    model: object, image_power: float = IMAGE_POWER, act: Activation | None = None
+) -> dict[str, float] | None:
     """log10 ‖g(layer)‖ / ‖g(last layer)‖ at initialisation, by layer, for the trunk as a chain.
 
     The neck's gradient joins the chain at the ends of P3 and P4, which this does not see: to draw it over
@@ -236,16 +262,17 @@ def expected_profile(model: object, image_power: float = IMAGE_POWER) -> dict[st
     Args:
         model: the `model` section of a configuration.
         image_power: E[x²] of the network's input.
+        act: see `block_factors`.
 
     Returns:
         A value a layer, in network order, 0 at the last; None for a model that the theory does not cover.
     """
     if not isinstance(model, ModelConfig):
         return None
-    factors = block_factors(model, image_power)
-    if not all(math.isfinite(f) and f > 0 for f in factors.values()):
+    factors = block_factors(model, image_power, act)
+    if not factors or not all(math.isfinite(f) and f > 0 for f in factors.values()):
         return None
-    names = trunk_names(model.depths)
+    names = layer_names(model.depths)
     profile, level = {names[-1]: 0.0}, 0.0
     for name in reversed(names[1:]):
         level += math.log10(factors[name])
@@ -253,7 +280,9 @@ def expected_profile(model: object, image_power: float = IMAGE_POWER) -> dict[st
     return {name: profile[name] for name in names}
 
 
-def overlay(model: object, measured: Mapping[str, float]) -> dict[str, float] | None:
+def overlay(
+    model: object, measured: Mapping[str, float], act: Activation | None = None
+) -> dict[str, float] | None:
     """The predicted activation-gradient norms, to be drawn over the measured ones.
 
     A chain predicts ratios, so each stretch that is a chain is anchored at its end: from the stem to the
@@ -262,11 +291,12 @@ def overlay(model: object, measured: Mapping[str, float]) -> dict[str, float] | 
     Args:
         model: the `model` section of a configuration.
         measured: ‖dL/d(output)‖ by layer (`07_p3.4`), at initialisation.
+        act: see `block_factors`.
 
     Returns:
         A norm a layer, in network order; None where the theory or a measured anchor is missing.
     """
-    profile = expected_profile(model)
+    profile = expected_profile(model, act=act)
     if profile is None or not isinstance(model, ModelConfig):
         return None
     ends = [sum(d + 1 for d in model.depths[: stage + 1]) for stage in (1, 2, 3)]  # positions

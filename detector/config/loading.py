@@ -62,7 +62,9 @@ class LoadedConfig:
         return self.sources[-1]
 
 
-def load_config(path: Path, overrides: Sequence[str] = (), fallback: Path | None = None) -> LoadedConfig:
+def load_config(
+    path: Path | str, overrides: Sequence[str] = (), fallback: Path | None = None
+) -> LoadedConfig:
     """Read the file at `path` with its bases, apply `section.key=value` overrides, and check the whole.
 
     `fallback` is a file whose data and training values stand in when the dataset of `path` cannot be had.
@@ -71,6 +73,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), fallback: Path | None
 
     Raises UserError for anything a user can mend.
     """
+    path = Path(path)
     chain = read_chain(path)
     sources = tuple(file for file, _ in chain)
     files = [layer for _, layer in chain]
@@ -256,13 +259,20 @@ def _wrong_value(dotted: str, setting: Value) -> str:
         match: str | None = "none"
     else:
         match = _near(str(setting.value), choices)
-    return f"{problem}; did you mean {match}?" if match else problem
+    if match:
+        problem += f"; did you mean {match}?"
+    kind = schema.get("items", schema).get("kind")
+    if kind and not isinstance(setting.value, bool | int | float | None):
+        problem += f" (a plugin's {kind} needs --plugin FILE.py)"
+    return problem
 
 
 def _allowed(schema: dict[str, Any]) -> str:
     """A field's JSON schema in words: "a number above 0, or null"."""
     if "anyOf" in schema:  # every optional field is [type, null]
         return f"{_allowed(schema['anyOf'][0])}, or null"
+    if "kind" in schema:
+        return str(schema["description"])
     if "enum" in schema:
         return f"one of {', '.join(schema['enum'])}"
     if schema["type"] == "array":
@@ -307,7 +317,9 @@ def _unknown(key: str, where: str) -> str:
 
 
 def _near(word: str, known: Iterable[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
+    by_lower = {name.lower(): name for name in reversed(list(known))}  # of two alike, the first
+    found = difflib.get_close_matches(word.lower(), list(by_lower), n=1)
+    return by_lower[found[0]] if found else None
 
 
 def _near_file(path: Path, written: str) -> str:

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from detector.config.names import BUILT_IN, NameOf
+
 Positive = Annotated[int, Field(gt=0, le=10**9)]  # no float loses a digit of it
 Channels = Annotated[int, Field(gt=0, le=8192)]
 Depth = Annotated[int, Field(gt=0, le=1000)]
@@ -64,7 +66,8 @@ class DataConfig(Section):
     `YOLO_KEYS` brings in ultralytics' transforms instead, for those three as well.
     """
 
-    path: Annotated[Text, COMPARED_OTHERWISE] = "datasets/coco8.yaml"  # a data YAML in the YOLO format
+    path: Annotated[Text, COMPARED_OTHERWISE] = "datasets/coco8.yaml"  # a data YAML
+    format: Annotated[str, NameOf("dataset"), COMPARED_OTHERWISE] = "yolo"  # what reads it
     image_size: Annotated[int, Field(ge=32, le=16384, multiple_of=32)] = 256  # letterboxed square, pixels
     fliplr: Fraction = 0.0  # probability of a horizontal flip
     translate: Fraction = 0.0  # random shift, as a fraction of the image
@@ -128,18 +131,20 @@ YOLO_KEYS = "mosaic", "mixup", "degrees", "shear", "perspective", "hsv_h", "hsv_
 
 
 class ModelConfig(Section):
-    """The detector's size and its four ablatable components."""
+    """The detector's size and its ablatable components."""
 
     depths: tuple[Depth, Depth, Depth, Depth] = (2, 10, 4, 2)  # blocks at strides 4, 8, 16, 32
     # Channels of the stem, then of the stages.
     widths: tuple[Channels, Channels, Channels, Channels, Channels] = (16, 24, 48, 64, 96)
     neck_width: Channels = 48
     reg_max: Annotated[int, Field(ge=2, le=1024)] = 16  # bins of the box distribution (DFL)
-    act: Literal["silu", "relu", "leaky_relu", "tanh", "sigmoid", "identity"] = "silu"
-    norm: Literal["batch", "group", "none"] = "batch"
-    shortcut: Literal["residual", "none", "gated"] = "residual"
-    init: Literal["he", "xavier", "lecun", "default", "naive"] = "he"
+    act: Annotated[str, NameOf("activation")] = "silu"
+    norm: Annotated[str, NameOf("norm")] = "batch"
+    shortcut: Annotated[str, NameOf("shortcut")] = "residual"
+    init: Annotated[str, NameOf("init")] = "he"
     init_std: Annotated[float, Field(gt=0)] = 0.01  # only for init=naive: N(0, init_std)
+    block: Annotated[str, NameOf("block")] = "basic"  # what the stages are built from
+    name: Annotated[str, NameOf("model")] = "compact"  # the whole network
     pretrained: Text | None = None  # a YOLO's .pt or .yaml, or our best.pt: brings its own architecture
     # Or how many of the first layers keep their weights.
     freeze: Literal["none", "backbone"] | Positive = "none"
@@ -154,6 +159,8 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _fits_into_memory(self) -> Self:
         # Refused before anything is allocated: the system may end a process that asks for too much.
+        if self.name != "compact":
+            return self
         stages = zip(self.depths, self.widths, self.widths[1:], strict=False)
         weights = sum(9 * (before * width + 2 * depth * width**2) for depth, before, width in stages)
         weights += 9 * self.neck_width**2 * 22 + 3 * 4 * self.reg_max * self.neck_width
@@ -184,9 +191,9 @@ class TrainConfig(Section):
     epochs: Positive | None = None
     batch: Annotated[int, Field(gt=0, le=65536)] = 4  # images a forward pass, of all processes together
     accumulate: Positive = 1  # forward passes an optimiser step
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Annotated[str, NameOf("optimizer")] = "sgd"
     lr: Annotated[float, Field(gt=0)] = 0.02
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # Nesterov for SGD, beta1 for AdamW
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # Nesterov for sgd, beta1 for adamw and its like
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4  # never on norms and biases
     warmup_steps: Annotated[int, Field(ge=0, le=10**9)] = 20
     backbone_lr: Annotated[float, Field(gt=0, le=1)] = 1.0  # the backbone's learning rate, as a factor of lr
@@ -212,6 +219,8 @@ class TrainConfig(Section):
     # Steps between evaluations; null: only at the end.
     eval_every: Annotated[Positive | None, MEASUREMENT] = 50
     eval_train: Annotated[bool, MEASUREMENT] = True  # evaluate the training images too: what was memorised
+    metrics: Annotated[tuple[Annotated[str, NameOf("metric")], ...], MEASUREMENT] = ()  # besides COCO's mAP
+    monitor: Annotated[str, NameOf("metric"), MEASUREMENT] = "mAP50-95"  # what makes the best checkpoint
     # A NaN or Inf: exit 3, record it as the finding (exit 0), or skip that step.
     on_nonfinite: Literal["stop", "record", "skip"] = "stop"
     max_skipped: Positive = 10  # steps skipped in a row; one more is as with stop
@@ -243,6 +252,12 @@ class TrainConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _monitor_is_measured(self) -> Self:
+        if self.monitor not in (*BUILT_IN["metric"], *self.metrics):
+            raise broken_rule("monitor", f"{self.monitor} is not measured; add it to train.metrics")
+        return self
+
+    @model_validator(mode="after")
     def _one_length(self) -> Self:
         if self.steps is not None and self.epochs is not None:
             raise broken_rule("epochs", "set exactly one of train.steps and train.epochs, not both")
@@ -270,6 +285,7 @@ class TrackingConfig(Section):
     group: Annotated[Text | None, RUNTIME] = None  # null: the ablation's name
     tags: Annotated[tuple[Text, ...], RUNTIME] = ()
     plots: Annotated[bool, RUNTIME] = True
+    loggers: Annotated[tuple[Annotated[str, NameOf("logger")], ...], RUNTIME] = ()  # of one's own
     images: Annotated[int, Field(ge=0, le=10_000), RUNTIME] = 4  # predictions drawn at an evaluation
 
 

@@ -27,7 +27,7 @@ class Entry:
     """
 
     block: str  # the recorder's name: 07_p3.4
-    operation: str  # its place in the block: a.conv, a.norm, a.act, …, shortcut, neck; in network order
+    operation: str  # its place in the block: conv1.conv, conv1.norm, …, shortcut, neck; in network order
     layer: str  # what it is: convolution, batch norm, sigmoid, shortcut, neck, …
     factor: float  # ‖dL/d(input)‖ / ‖dL/d(output)‖: below 1 the gradient shrinks; NaN if not finite
 
@@ -107,7 +107,7 @@ def summarise_ledger(entries: Sequence[Entry], *, gain: bool = False) -> Stretch
 
 
 def _unit(entry: Entry) -> str:
-    """`a` of `a.conv`."""
+    """`conv1` of `conv1.conv`."""
     return entry.operation.rpartition(".")[0]
 
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
 from detector.gradients.entries import Entry
 from detector.gradients.recorder import Gather, alone
-from detector.models.blocks import Block, Plain, Unit
+from detector.models.blocks import ConvNormAct, NoShortcut
 
 # What an operation is called in a sentence; other modules go by their class name.
 LAYERS = {
@@ -32,12 +33,12 @@ LAYERS = {
     "Tanh": "tanh",
     "Sigmoid": "sigmoid",
     "Residual": "shortcut",
-    "Gated": "highway gate",
+    "HighwayGate": "highway gate",
 }
 
 
 class Ledger:
-    """Follows the gradient through the trunk, a chain of `Unit`s and `Block`s, in network order.
+    """Follows the gradient through a chain of modules in network order, such as a backbone's layers.
 
         ledger.begin()               # hooks on
         loss.backward()              # once, or once a micro-batch
@@ -45,12 +46,12 @@ class Ledger:
 
     The gradient is measured at these tensors; an arrow is one entry, its factor ‖g(left)‖ / ‖g(right)‖:
 
-        block      x → a.conv → a.norm → a.act → b.conv → b.norm → b.act = f;  y = shortcut(x, f)
+        block      x → conv1.conv → conv1.norm → conv1.act → conv2.conv → … = f;  y = shortcut(x, f)
 
-    Along f, a convolution's factor takes only the gradient that this convolution sends back. At x the
-    shortcut's gradient is added to it, so one further entry, `shortcut`, closes the chain:
+    At x the shortcut's gradient is added to the branch's, and the first operation's factor takes only what
+    it sends back itself. So one further entry, `shortcut`, closes the chain:
 
-        ‖g(f)‖ / ‖g(y)‖ · ‖g(x)‖ / ‖g(x) by way of a.conv‖
+        ‖g(f)‖ / ‖g(y)‖ · ‖g(x)‖ / ‖g(x) by way of conv1.conv‖
 
     Its first ratio is 1 for a residual and the gate's for a highway; its second is how much more gradient
     reaches x than the branch alone would bring: a branch that loses three decades has a shortcut that gives
@@ -59,10 +60,12 @@ class Ledger:
     product in the same way. The first layer's own operations are not part of the product: its output is
     where the recorder's curve begins.
 
-    Operations that do nothing (a stripped norm, activation or shortcut) have no entry. A branch that no
-    gradient comes through (dead ReLUs, an underflow) cannot be divided by: its block has the one
-    entry `block`. Any other module in the chain has that one entry as well. 0 / 0 is 1: where nothing arrives
-    nothing is lost.
+    A module says by its method `operations` what stands along its branch, and its attribute `shortcut` is
+    what puts the branch and x together: see `detector.models.blocks.Block`. A block of one's own without that
+    attribute is closed by the entry `others`. Operations that do nothing (a stripped norm, activation or
+    shortcut) have no entry. A module without the method has the one entry `block`; so has
+    one that calls an operation more than once, and one whose branch no gradient comes through (dead ReLUs, an
+    underflow), which cannot be divided by. 0 / 0 is 1: where nothing arrives nothing is lost.
 
     Nothing is inserted into the graph: a run is bit for bit the same with the ledger and without. Norms are
     summed in float64, over all micro-batches and all shards of the batch (see `GradientRecorder`).
@@ -82,16 +85,19 @@ class Ledger:
         """Put the hooks on."""
         self.cancel()
         for at, (name, module) in enumerate(self.points.items()):
-            for place, part in operations(module) if at else ():
-                if isinstance(part, nn.Conv2d):
-                    self._hook(part, self._watch_convolution(name, place))
-                else:
-                    self._hook(part, self._watch_output(name, place))
+            for position, (place, part) in enumerate(operations(module) if at else ()):
+                if position == 0:
+                    self._hook(part, self._watch_input(name))
+                self._hook(part, self._watch_output(name, place))
             self._hook(module, self._watch_output(name, "out"))
 
     def entries(self) -> list[Entry]:
         """Take the hooks off, bring all norms to the host at once and divide."""
-        squares = {key: torch.stack(self._squares[key]).sum() for key in sorted(self._squares)}
+        squares = {
+            key: torch.stack(found).sum()
+            for key, found in sorted(self._squares.items())
+            if len(found) == len(self._squares.get((key[0], "out"), ()))  # else it was called more than once
+        }
         self.cancel()
         if not squares:
             return []
@@ -123,17 +129,24 @@ class Ledger:
 
         return forward_hook
 
-    def _watch_convolution(self, name: str, place: str) -> Callable[..., None]:
-        """A convolution's output, and the part of its input's gradient that comes through it alone."""
-        at_output = self._watch_output(name, place)
+    def _watch_input(self, name: str) -> Callable[..., None]:
+        """The part of an operation's input's gradient that comes through it alone."""
 
-        def forward_hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            if output.grad_fn is not None and torch.is_grad_enabled():
-                # The node's first input is the convolution's; a hook on the tensor would see all its uses.
-                output.grad_fn.register_hook(
-                    lambda given, taken: self._collect(name, f"{place} in", given[0])
-                )
-            at_output(module, inputs, output)
+        def forward_hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            x = inputs[0] if inputs else None
+            if not (torch.is_grad_enabled() and isinstance(x, Tensor) and x.requires_grad):
+                return
+            places, parts = uses(x, output), []
+
+            def collect(given: Tensor | None) -> None:
+                parts.append(given)
+                if len(parts) == len(places):
+                    arrived = [part for part in parts if part is not None]
+                    self._collect(name, "in", sum(arrived[1:], arrived[0]) if arrived else None)
+                    parts.clear()
+
+            for node, at in places:
+                node.register_hook(lambda given, taken, at=at: collect(given[at]))
 
         return forward_hook
 
@@ -144,39 +157,55 @@ class Ledger:
 
 
 def operations(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The operations along a unit, or along a block's branch, in network order, by their place in it."""
-    if isinstance(module, Unit):
-        parts = [("conv", module.conv), ("norm", module.norm), ("act", module.act)]
-        return [(place, part) for place, part in parts if not isinstance(part, nn.Identity)]
-    if isinstance(module, Block):
-        units = ("a", module.a), ("b", module.b)
-        return [(f"{unit}.{place}", part) for unit, m in units for place, part in operations(m)]
-    return []
+    """What a module says that it does along its branch; nothing if it does not say."""
+    method = getattr(module, "operations", None)
+    return list(method()) if callable(method) else []
+
+
+def uses(x: Tensor, output: Any) -> list[tuple[Any, int]]:
+    """The nodes between `x` and `output` in autograd's graph that take in `x`, and as which of their inputs.
+
+    A hook on the tensor would see the gradients of all its uses, these nodes' those behind `output` alone.
+    """
+    edge = get_gradient_edge(x)
+    waiting, seen, found = [getattr(output, "grad_fn", None)], set(), []
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen or node is edge.node:
+            continue
+        seen.add(node)
+        for at, (before, number) in enumerate(node.next_functions):
+            if before is edge.node and number == edge.output_nr:
+                found.append((node, at))
+            else:
+                waiting.append(before)
+    return found
 
 
 def _divide(name: str, module: nn.Module, before: float, norms: Mapping[str, float]) -> list[Entry]:
     """One layer's entries from the norms at its operations; `before` is ‖g‖ at its input."""
-    after, parts = norms["out"], operations(module)
+    after, brought = norms["out"], norms.get("in")  # the latter to the input, by the branch
     whole = [Entry(name, "block", "block", _ratio(before, after))]
     # Backwards: what arrives at an operation's output and what it hands on.
     chain: list[Entry] = []
-    for at, (place, part) in enumerate(parts):
-        conv_in = norms.get(f"{place} in")
-        handed_on = conv_in if conv_in is not None else norms.get(parts[at - 1][0]) if at else None
+    handed_on = brought
+    for place, part in operations(module):
         arrives = norms.get(place)
         if handed_on is None or arrives is None:
             return whole
         chain.append(Entry(name, place, _layer(part), _ratio(handed_on, arrives)))
-    if not chain:
+        handed_on = arrives
+    if not chain or brought is None or handed_on is None:
         return whole
-    brought = norms[f"{parts[0][0]} in"]  # to the input, by the branch
-    closing = _ratio(norms[parts[-1][0]], after) * _ratio(before, brought)
+    closing = _ratio(handed_on, after) * _ratio(before, brought)
     if not math.isfinite(closing) and all(math.isfinite(norm) for norm in (before, after, brought)):
         return whole  # an infinite factor after a zero: nothing comes through the branch
-    if isinstance(module, Block) and not isinstance(module.shortcut, Plain):
-        chain.append(Entry(name, "shortcut", _layer(module.shortcut), closing))
+    shortcut = getattr(module, "shortcut", None)
+    if isinstance(shortcut, nn.Module) and not isinstance(shortcut, NoShortcut):
+        chain.append(Entry(name, "shortcut", _layer(shortcut), closing))
     elif not math.isclose(closing, 1, rel_tol=1e-12):
-        chain.insert(0, Entry(name, "neck", "neck", closing))
+        known = isinstance(shortcut, NoShortcut) or isinstance(module, ConvNormAct)
+        chain.insert(0, Entry(name, *(("neck", "neck") if known else ("others", "other paths")), closing))
     return chain
 
 

@@ -26,7 +26,7 @@ class NonFiniteOrigin:
     """Where numbers stopped being finite."""
 
     direction: str  # "forward" or "backward"
-    layer: str  # its name in the model, such as `trunk.p4_0.a.conv`; `loss` after the last
+    layer: str  # its name in the model, such as `backbone.p4_0.conv1.conv`; `loss` after the last
     kind: str  # its class; "" for the loss
     operation: str  # forward the function (`conv2d`), backward the node (`ConvolutionBackward0`)
     note: str = ""  # what else is known
@@ -34,7 +34,7 @@ class NonFiniteOrigin:
 
     @property
     def where(self) -> str:
-        """`forward trunk.p4_0.a.conv (Conv2d)`."""
+        """`forward backbone.p4_0.conv1.conv (Conv2d)`."""
         return f"{self.direction} {self.layer}" + (f" ({self.kind})" if self.kind else "")
 
     def __str__(self) -> str:

@@ -6,8 +6,8 @@ recorded; everything stays on the device until one transfer at the end of the st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,19 @@ def alone(tensor: Tensor) -> Tensor:
 
 
 class GradientRecorder:
-    """Records the layers named by `points`, in network order.
+    """Records the gradient of a network's layers, in network order. It works on any `nn.Module`.
 
-    It works on any `nn.Module`. A step is recorded by three calls around the usual ones:
+    >>> model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
+    >>> recorder = GradientRecorder(model)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> with recorder:
+    ...     model(torch.ones(2, 4)).sum().backward()
+    >>> optimizer.step()
+    >>> list(recorder.measure())[:4]
+    ['activation_grad/00_0', 'activation_grad/01_2', 'activation_grad/02_4', 'weight_grad/00_0']
+
+    Where the gradient is scaled, or is to be measured before something else happens to it, three calls around
+    the usual ones do the same:
 
         recorder.begin()                          # hooks on
         loss.backward()                           # once, or once a micro-batch
@@ -53,11 +63,20 @@ class GradientRecorder:
     of the joined batch. The gradients of the weights must have been summed when `gradients` is called.
 
     Args:
-        points: the layers by their names, in network order.
+        points: the layers by their names, in network order; or a model, whose layers are then chosen.
         gather: stacks a tensor of every shard, (…) -> (shards, …).
+        layers: of a model: `auto` for its blocks (see `layers_of`), or the names of its submodules.
     """
 
-    def __init__(self, points: Mapping[str, nn.Module], gather: Gather = alone) -> None:
+    def __init__(
+        self,
+        points: Mapping[str, nn.Module] | nn.Module,
+        gather: Gather = alone,
+        *,
+        layers: Literal["auto"] | Sequence[str] = "auto",
+    ) -> None:
+        if isinstance(points, nn.Module):
+            points = layers_of(points) if layers == "auto" else numbered(points, layers)
         if not points:
             raise ValueError("at least one layer must be recorded")
         self.points, self.gather = dict(points), gather
@@ -72,6 +91,23 @@ class GradientRecorder:
     def active(self) -> bool:
         """Whether the current step is being recorded."""
         return bool(self._handles)
+
+    def __enter__(self) -> Self:
+        """As `begin`: the forward and the backward pass belong inside."""
+        self.begin()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """As `gradients`; after an error the step is forgotten."""
+        if error is not None:
+            self.cancel()
+            return
+        self.gradients()
+        self._take_hooks_off()
+
+    def measure(self) -> Record:
+        """The record of the last `with` block; after the optimizer's step, with the update ratios."""
+        return self.end()
 
     def begin(self) -> None:
         """Put the hooks on."""
@@ -133,10 +169,13 @@ class GradientRecorder:
 
     def cancel(self) -> None:
         """Take the hooks off and forget the step."""
+        self._take_hooks_off()
+        self._squares, self._signal, self._measured = {}, [], {}
+
+    def _take_hooks_off(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self._handles, self._squares, self._signal = [], {}, []
-        self._measured = {}
+        self._handles = []
 
     def _watch(self, name: str) -> Any:
         def forward_hook(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -177,6 +216,50 @@ class GradientRecorder:
 
     def _trained(self, values: Record) -> list[str]:
         return [name for name in self.points if f"weight_grad/{name}" in values]
+
+
+CONTAINERS = nn.Sequential, nn.ModuleList, nn.ModuleDict
+ENOUGH = 6  # layers: fewer make no curve
+
+
+def layers_of(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers of any model that are worth a curve, such as `02_layer1.0` of a ResNet.
+
+    A model of this project says what they are. Of another they are the parts with weights that its
+    `nn.Sequential`, `nn.ModuleList` and `nn.ModuleDict` hold, and what stands beside these. Where that gives
+    fewer than six, its modules are opened too, first those that hold such lists further inside. The order is
+    that in which the model defines them, so that is taken to be the network's.
+    """
+    own = getattr(model, "backbone_layers", None)
+    if callable(own):
+        return dict(own())
+    found: list[tuple[str, nn.Module]] = [("", model)]
+    while opened := _to_open([module for _, module in found]):
+        found = [
+            (name, module)
+            for outer, parent in found
+            for name, module in (_inside(outer, parent) if parent in opened else [(outer, parent)])
+            if trainable_weights(module)
+        ]
+    return numbered(model, [name for name, _ in found])
+
+
+def _to_open(modules: Sequence[nn.Module]) -> list[nn.Module]:
+    lists: list[nn.Module] = [module for module in modules if isinstance(module, CONTAINERS)]
+    if lists or len(modules) >= ENOUGH:
+        return lists
+    composed = [module for module in modules if next(module.children(), None) is not None]
+    return [m for m in composed if any(isinstance(part, CONTAINERS) for part in m.modules())] or composed
+
+
+def _inside(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(f"{name}.{child}".lstrip("."), part) for child, part in module.named_children()]
+
+
+def numbered(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
+    """A model's submodules under their names with a number in front, as every curve is called."""
+    layers = [(name or type(model).__name__, model.get_submodule(name)) for name in names]
+    return {f"{position:02d}_{name}": module for position, (name, module) in enumerate(layers)}
 
 
 def input_dependence(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,10 @@ from detector.loggers.jsonl import LocalTracker, read_history
 from detector.loggers.plot_logger import PlotTracker
 from detector.loggers.wandb_logger import WandbTracker
 from detector.loggers.wandb_session import Start
+from detector.registry import lookup
+
+# What `tracking.loggers` may name besides the four below; a plugin registers more.
+LOGGERS: dict[str, Callable[[Path, Config], Tracker]] = {}
 
 
 class Loggers(NamedTuple):
@@ -50,4 +55,5 @@ def build_loggers(
         report=console.message,
     )
     plots = [PlotTracker(directory, config.model)] if config.tracking.plots else []
-    return Loggers(Trackers([local, console, wandb, *plots]), wandb.id)
+    others = [lookup("logger", name, LOGGERS)(directory, config) for name in config.tracking.loggers]
+    return Loggers(Trackers([local, console, wandb, *plots, *others]), wandb.id)

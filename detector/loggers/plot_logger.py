@@ -10,6 +10,7 @@ from detector.config.schema import ModelConfig
 from detector.loggers.base import PredictionImage, Tracker
 from detector.loggers.jsonl import read_history
 from detector.loggers.plots import write_plots
+from detector.models.curve import curve_of
 
 
 class PlotTracker(Tracker):
@@ -31,4 +32,5 @@ class PlotTracker(Tracker):
         first = next((row for row in history if row.get("step") == 0), {})
         prefix = "activation_grad/"
         measured = {key.removeprefix(prefix): norm for key, norm in first.items() if key.startswith(prefix)}
-        write_plots(history, summary, self.directory / "plots", overlay(self.model, measured))
+        expected = overlay(self.model, measured, curve_of(self.model.act))
+        write_plots(history, summary, self.directory / "plots", expected)

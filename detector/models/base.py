@@ -6,6 +6,8 @@ from typing import Any, TypedDict
 
 from torch import Tensor, nn
 
+from detector.config.schema import ModelConfig
+
 
 class Predictions(TypedDict):
     """Raw outputs; A is the number of anchor points, summed over the scales."""
@@ -18,30 +20,32 @@ class Predictions(TypedDict):
 class DetectionModel(nn.Module):
     """A detector that predicts boxes and class scores at every cell of a few scales.
 
-    Two kinds exist: `Detector`, our own, and `YoloModel`, any detection network of ultralytics. Everything
-    after them (loss, decoding, recorder, checkpoints) reads only what is declared here.
+    There are `Detector`, our own, `YoloModel`, any detection network of ultralytics, and what a plugin
+    registers. Everything after them (loss, decoding, recorder, checkpoints) reads only what is declared here.
+    A model of one's own sets the first three, and implements `forward` and `backbone_layers`.
     """
 
     strides: tuple[int, ...]  # pixels a cell of each scale
     num_classes: int
     reg_max: int  # bins of each box side's distribution; 1: the distance itself is predicted
-    dual: bool = False  # trained with a second head, which assigns each object to a single cell
+    config: ModelConfig  # what it was built from
+    end2end: bool = False  # trained with a second head, which assigns each object to a single cell
 
-    def trunk_points(self) -> dict[str, nn.Module]:
+    def backbone_layers(self) -> dict[str, nn.Module]:
         """The backbone's layers in network order, under the names that every curve carries."""
         raise NotImplementedError
 
-    def backbone(self) -> list[nn.Module]:
+    def backbone_modules(self) -> list[nn.Module]:
         """What a lower learning rate or `model.freeze=backbone` is for."""
-        raise NotImplementedError
+        return list(self.backbone_layers().values())
 
     def class_layers(self) -> set[str]:
         """The names of the layers whose outputs are the classes: new wherever the classes are."""
-        raise NotImplementedError
+        return set()
 
     def architecture(self) -> dict[str, Any]:
         """Plain data from which `detector.models.build.rebuild` makes the same network, weights aside."""
-        raise NotImplementedError
+        return {"kind": self.config.name, "model": self.config.model_dump(mode="json")}
 
 
 def freeze(model: DetectionModel, layers: str | int) -> None:
@@ -49,11 +53,11 @@ def freeze(model: DetectionModel, layers: str | int) -> None:
 
     Args:
         model: changed in place.
-        layers: "none", "backbone", or how many of the first layers of `trunk_points`.
+        layers: "none", "backbone", or how many of the first layers of `backbone_layers`.
     """
     if layers == "backbone":
-        frozen = model.backbone()
+        frozen = model.backbone_modules()
     else:
-        frozen = list(model.trunk_points().values())[: 0 if layers == "none" else int(layers)]
+        frozen = list(model.backbone_layers().values())[: 0 if layers == "none" else int(layers)]
     for module in frozen:
         module.requires_grad_(False)

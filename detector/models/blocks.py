@@ -1,6 +1,6 @@
 """The building blocks, and the factories that are swapped to ablate a component.
 
-A component is removed by injecting its identity (`nn.Identity` for the norm, `Plain` for the
+A component is removed by injecting its identity (`nn.Identity` for the norm, `NoShortcut` for the
 shortcut), never by a flag inside `forward`: every variant runs the same lines.
 """
 
@@ -9,10 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from math import gcd
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from detector.config.schema import ModelConfig
+from detector.registry import lookup
+
+Operations = list[tuple[str, nn.Module]]  # along a branch, in network order, by their place in the module
+Draw = Callable[["Convolution"], None]  # initialises weights and bias as the configuration says
+
+
+class Convolution(Protocol):
+    """What an initialisation draws: `nn.Conv2d`, `nn.Linear` and their like."""
+
+    weight: Tensor
+    bias: Tensor | None
 
 
 class Components(NamedTuple):
@@ -23,7 +36,7 @@ class Components(NamedTuple):
     shortcut: Callable[[int], nn.Module]  # (channels) -> module of (x, f(x))
 
 
-class Unit(nn.Module):
+class ConvNormAct(nn.Module):
     """Convolution → norm → activation: (B, c_in, H, W) -> (B, c_out, H / stride, W / stride)."""
 
     def __init__(self, c_in: int, c_out: int, parts: Components, *, kernel: int = 3, stride: int = 1) -> None:
@@ -40,20 +53,41 @@ class Unit(nn.Module):
         out: Tensor = self.act(self.norm(self.conv(x)))
         return out
 
+    def operations(self) -> Operations:
+        """What the gradient passes through; a stripped norm or activation is not among it."""
+        parts = [("conv", self.conv), ("norm", self.norm), ("act", self.act)]
+        return [(place, part) for place, part in parts if not isinstance(part, nn.Identity)]
+
+    def init_weights(self, draw: Draw) -> None:
+        """Start as the configured scheme says."""
+        draw(self.conv)
+
 
 class Block(nn.Module):
-    """Two units and a shortcut around them: (B, c, H, W) -> (B, c, H, W)."""
+    """Two units and a shortcut around them: (B, c, H, W) -> (B, c, H, W).
+
+    A block of one's own may be any module with this shape. Two things are looked for in it:
+
+    - `operations()`, the operations along its branch: without it the ledger has one entry for the block, with
+      it one for each, and one for `shortcut`, the module that puts input and branch together.
+    - `init_weights(draw)`, which calls `draw` on each convolution of its own that is not in a `ConvNormAct`:
+      without it these start as PyTorch starts them.
+    """
 
     def __init__(self, channels: int, parts: Components) -> None:
         super().__init__()
-        self.a = Unit(channels, channels, parts)
-        self.b = Unit(channels, channels, parts)
+        self.conv1 = ConvNormAct(channels, channels, parts)
+        self.conv2 = ConvNormAct(channels, channels, parts)
         self.shortcut = parts.shortcut(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x + b(a(x))` with the residual shortcut."""
-        out: Tensor = self.shortcut(x, self.b(self.a(x)))
+        """`x + conv2(conv1(x))` with the residual shortcut."""
+        out: Tensor = self.shortcut(x, self.conv2(self.conv1(x)))
         return out
+
+    def operations(self) -> Operations:
+        """Those of the branch."""
+        return chained(conv1=self.conv1, conv2=self.conv2)
 
 
 class Residual(nn.Module):
@@ -64,7 +98,7 @@ class Residual(nn.Module):
         return x + f
 
 
-class Plain(nn.Module):
+class NoShortcut(nn.Module):
     """No shortcut: y = f, so that the trunk is a plain chain of convolutions."""
 
     def forward(self, x: Tensor, f: Tensor) -> Tensor:
@@ -72,7 +106,7 @@ class Plain(nn.Module):
         return f
 
 
-class Gated(nn.Module):
+class HighwayGate(nn.Module):
     """A highway gate, the feed-forward form of LSTM gating: y = t·f + (1 - t)·x.
 
     t = sigmoid(w * x + b), a 1×1 convolution. The bias starts at -1, so that the gate mostly carries
@@ -83,10 +117,21 @@ class Gated(nn.Module):
         super().__init__()
         self.gate = nn.Conv2d(channels, channels, 1)
 
+    def init_weights(self, draw: Draw) -> None:
+        """Start by carrying, whatever the scheme."""
+        assert self.gate.bias is not None
+        nn.init.zeros_(self.gate.weight)
+        nn.init.constant_(self.gate.bias, -1.0)
+
     def forward(self, x: Tensor, f: Tensor) -> Tensor:
         """All tensors (B, c, H, W)."""
         t = torch.sigmoid(self.gate(x))
         return t * f + (1 - t) * x
+
+
+def chained(**units: ConvNormAct) -> Operations:
+    """The operations of units that follow each other, their places as `conv1.norm`."""
+    return [(f"{name}.{place}", part) for name, unit in units.items() for place, part in unit.operations()]
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -104,9 +149,9 @@ def residual(channels: int) -> Residual:
     return Residual()
 
 
-def plain(channels: int) -> Plain:
+def no_shortcut(channels: int) -> NoShortcut:
     """Shortcut removed."""
-    return Plain()
+    return NoShortcut()
 
 
 # Inplace activations would overwrite the tensors whose gradients are measured: none is used.
@@ -125,6 +170,16 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 }
 SHORTCUTS: dict[str, Callable[[int], nn.Module]] = {
     "residual": residual,
-    "none": plain,
-    "gated": Gated,
+    "none": no_shortcut,
+    "gated": HighwayGate,
 }
+BLOCKS: dict[str, Callable[[int, Components], nn.Module]] = {"basic": Block}
+
+
+def components(config: ModelConfig) -> Components:
+    """The factories that a configuration names: those above, PyTorch's activations, and registered ones."""
+    return Components(
+        lookup("activation", config.act, ACTIVATIONS, nn),
+        lookup("norm", config.norm, NORMS),
+        lookup("shortcut", config.shortcut, SHORTCUTS),
+    )

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
 from torch import Tensor
 
+from detector.config.names import plugin_needed
 from detector.config.schema import DataConfig, ModelConfig
 from detector.errors import UserError
 from detector.models.base import DetectionModel, freeze
 from detector.models.detector import build_detector
-from detector.models.transfer import transfer
+from detector.models.pretrained import load_pretrained
 from detector.models.weights import find, read_description, read_weights
 from detector.models.yolo import YoloModel
+from detector.registry import lookup
 from detector.runtime.checkpoint_file import evaluated_weights, read_if_own
 
 
@@ -35,7 +38,7 @@ def build_model(config: ModelConfig, names: Sequence[str]) -> Built:
         UserError: a file is missing or broken.
     """
     if config.pretrained is None:
-        return Built(build_detector(config, len(names)), "")
+        return Built(build_network(config, len(names)), "")
     if config.pretrained.endswith((".yaml", ".yml")):
         description = read_description(config.pretrained) | {"nc": len(names)}
         model: DetectionModel = YoloModel(description, len(names))
@@ -45,12 +48,33 @@ def build_model(config: ModelConfig, names: Sequence[str]) -> Built:
         trained = read_trained(path)
         model = rebuild(trained.architecture, len(names))
         try:
-            kept = transfer(trained.weights, trained.names, model, names)
+            kept = load_pretrained(trained.weights, trained.names, model, names)
         except (RuntimeError, IndexError, TypeError) as error:
             raise UserError(f"{path}: its tensors do not fit its classes; it is damaged") from error
         origin = f"weights of {path.name}: {kept}"
     freeze(model, config.freeze)
     return Built(model, origin)
+
+
+# What `model.name` may be; a plugin registers more.
+MODELS: dict[str, Callable[[ModelConfig, int], DetectionModel]] = {"compact": build_detector}
+
+
+def build_network(config: ModelConfig, num_classes: int) -> DetectionModel:
+    """The network that `config.name` names, with random weights.
+
+    Raises:
+        UserError: a plugin's network is not one that can be trained here.
+    """
+    model = lookup("model", config.name, MODELS)(config, num_classes)
+    if not isinstance(model, DetectionModel):
+        kind = type(model).__name__
+        raise UserError(
+            f"model.name={config.name}: must make a detector.models.base.DetectionModel, not {kind}"
+        )
+    model.config = config
+    freeze(model, config.freeze)
+    return model
 
 
 class Trained(NamedTuple):
@@ -122,8 +146,10 @@ def rebuild(architecture: Mapping[str, Any], num_classes: int) -> DetectionModel
             return YoloModel(architecture["description"], num_classes)
         config = ModelConfig.model_validate({**architecture["model"], "freeze": "none"})
     except (KeyError, TypeError, ValueError) as error:  # pydantic's is a ValueError
+        if isinstance(error, ValidationError) and (need := plugin_needed(error, "model.")):
+            raise UserError(f"the checkpoint's network {need}") from None
         raise UserError("the checkpoint describes no network that can be built; it is damaged") from error
-    return build_detector(config, num_classes)
+    return build_network(config, num_classes)
 
 
 class Loaded(NamedTuple):

@@ -56,7 +56,7 @@ def best_class(scores: Tensor) -> Tensor:
     return torch.zeros_like(scores).scatter(-1, label, score)
 
 
-def select(
+def postprocess(
     boxes: Tensor,
     scores: Tensor,
     *,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -10,28 +10,35 @@ from torch import Tensor, nn
 
 from detector.config.schema import ModelConfig
 from detector.models.base import DetectionModel, Predictions, freeze
-from detector.models.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Block, Components, Unit
+from detector.models.blocks import BLOCKS, Block, Components, ConvNormAct, components
 from detector.models.init import init_predictors, init_weights
+from detector.registry import lookup
 
 
-class Trunk(nn.Sequential):
+class Backbone(nn.Sequential):
     """A stem and four stages of a stride-2 unit and blocks, as one chain in network order.
 
     With the shortcut off this is a true plain chain: no concatenation smuggles a skip back in.
     Most depth sits at stride 8, because at initialisation the box loss reaches the network there.
     """
 
-    def __init__(self, depths: tuple[int, ...], widths: tuple[int, ...], parts: Components) -> None:
+    def __init__(
+        self,
+        depths: tuple[int, ...],
+        widths: tuple[int, ...],
+        parts: Components,
+        block: Callable[[int, Components], nn.Module],
+    ) -> None:
         super().__init__()
-        self.add_module("stem", Unit(3, widths[0], parts, stride=2))
+        self.add_module("stem", ConvNormAct(3, widths[0], parts, stride=2))
         self.ends: list[str] = []  # the last module of each stage
         for stage, depth in enumerate(depths):
             name = f"p{stage + 2}"  # the pyramid level: p3 has stride 2³
             c_in, c_out = widths[stage], widths[stage + 1]
             # "." cannot be part of a module's name, so the children are called p3_down, p3_0, …
-            self.add_module(f"{name}_down", Unit(c_in, c_out, parts, stride=2))
+            self.add_module(f"{name}_down", ConvNormAct(c_in, c_out, parts, stride=2))
             for index in range(depth):
-                self.add_module(f"{name}_{index}", Block(c_out, parts))
+                self.add_module(f"{name}_{index}", block(c_out, parts))
             self.ends.append(f"{name}_{depth - 1}")
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -49,10 +56,10 @@ class Neck(nn.Module):
 
     def __init__(self, widths: tuple[int, ...], width: int, parts: Components) -> None:
         super().__init__()
-        self.lateral = nn.ModuleList(Unit(c, width, parts, kernel=1) for c in widths)
-        self.top_down = nn.ModuleList(Unit(2 * width, width, parts) for _ in range(2))
-        self.down = nn.ModuleList(Unit(width, width, parts, stride=2) for _ in range(2))
-        self.bottom_up = nn.ModuleList(Unit(2 * width, width, parts) for _ in range(2))
+        self.lateral = nn.ModuleList(ConvNormAct(c, width, parts, kernel=1) for c in widths)
+        self.top_down = nn.ModuleList(ConvNormAct(2 * width, width, parts) for _ in range(2))
+        self.down = nn.ModuleList(ConvNormAct(width, width, parts, stride=2) for _ in range(2))
+        self.bottom_up = nn.ModuleList(ConvNormAct(2 * width, width, parts) for _ in range(2))
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Three of (B, c, H, W) at strides 8, 16, 32 -> three of (B, width, H, W)."""
@@ -71,7 +78,7 @@ class Head(nn.Module):
         super().__init__()
 
         def branch(outputs: int) -> nn.Sequential:
-            units = Unit(width, width, parts), Unit(width, width, parts)
+            units = ConvNormAct(width, width, parts), ConvNormAct(width, width, parts)
             return nn.Sequential(*units, nn.Conv2d(width, outputs, 1))
 
         self.box = nn.ModuleList(branch(4 * reg_max) for _ in range(3))
@@ -94,9 +101,9 @@ class Detector(DetectionModel):
         neck_width: channels of the neck and the head.
         reg_max: bins of the distribution over each box side's distance, in strides.
         parts: the injected activation, norm and shortcut.
+        block: makes one block of the stages from its channels and the parts.
     """
 
-    config: ModelConfig  # what `build_detector` made it from
     strides = (8, 16, 32)
 
     def __init__(
@@ -107,43 +114,36 @@ class Detector(DetectionModel):
         neck_width: int,
         reg_max: int,
         parts: Components,
+        block: Callable[[int, Components], nn.Module] = Block,
     ) -> None:
         super().__init__()
         self.num_classes, self.reg_max = num_classes, reg_max
-        self.trunk = Trunk(depths, widths, parts)
+        self.backbone = Backbone(depths, widths, parts, block)
         self.neck = Neck(widths[2:], neck_width, parts)
         self.head = Head(neck_width, num_classes, reg_max, parts)
 
     def forward(self, images: Tensor) -> Predictions:
         """(B, 3, H, W) in [0, 1], H and W multiples of 32 -> `Predictions`."""
-        out: Predictions = self.head(self.neck(self.trunk(images)[1:]))
+        out: Predictions = self.head(self.neck(self.backbone(images)[1:]))
         return out
 
-    def trunk_points(self) -> dict[str, nn.Module]:
+    def backbone_layers(self) -> dict[str, nn.Module]:
         """The trunk's modules in network order, under the names that every curve carries.
 
         The number is the position in the architecture, so that removing a component renames nothing.
         """
-        children = self.trunk.named_children()
+        children = self.backbone.named_children()
         return {f"{depth:02d}_{name.replace('_', '.', 1)}": m for depth, (name, m) in enumerate(children)}
-
-    def backbone(self) -> list[nn.Module]:
-        """See `DetectionModel.backbone`."""
-        return [self.trunk]
 
     def class_layers(self) -> set[str]:
         """See `DetectionModel.class_layers`."""
         return {f"head.cls.{scale}.2" for scale in range(len(self.head.cls))}
 
-    def architecture(self) -> dict[str, Any]:
-        """See `DetectionModel.architecture`."""
-        return {"kind": "compact", "model": self.config.model_dump(mode="json")}
-
 
 def build_detector(config: ModelConfig, num_classes: int) -> Detector:
     """Build and initialise the detector from torch's global generator: seed it first."""
-    parts = Components(ACTIVATIONS[config.act], NORMS[config.norm], SHORTCUTS[config.shortcut])
-    model = Detector(num_classes, config.depths, config.widths, config.neck_width, config.reg_max, parts)
+    sizes = config.depths, config.widths, config.neck_width, config.reg_max
+    model = Detector(num_classes, *sizes, components(config), lookup("block", config.block, BLOCKS))
     model.config = config
     init_weights(model, config.init, config.init_std)
     init_predictors(model.head.box, model.head.cls, model.strides, num_classes)

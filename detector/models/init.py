@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from detector.models.blocks import Gated, Unit
+from detector.models.blocks import Convolution
+from detector.registry import lookup
 
 
 def init_weights(model: nn.Module, scheme: str, std: float = 0.01) -> None:
-    """Initialise every `Unit`'s convolution in place, in network order, from torch's generator.
+    """Initialise a model's convolutions in place, in network order, from torch's generator.
 
     | scheme    | weights                       | keeps constant                   | source                  |
     |-----------|-------------------------------|----------------------------------|-------------------------|
@@ -25,30 +27,55 @@ def init_weights(model: nn.Module, scheme: str, std: float = 0.01) -> None:
     scale 1 and shift 0 under every scheme; a highway gate at weight 0 and bias -1.
 
     Args:
-        model: any module built from `Unit`s.
-        scheme: one of the table's first column.
+        model: whichever of its modules has a method `init_weights` is given the function that draws: see
+            `detector.models.blocks.Block`. Everything else stays as PyTorch made it.
+        scheme: one of the table's first column, or a registered one.
         std: the deviation of `naive`.
     """
+    fill = lookup("init", scheme, SCHEMES | {"naive": lambda weight: nn.init.normal_(weight, 0.0, std)})
+
+    def draw(layer: Convolution) -> None:
+        if scheme != "default":
+            with torch.no_grad():
+                fill(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
     for module in model.modules():
-        if isinstance(module, Gated):
-            nn.init.zeros_(module.gate.weight)
-            nn.init.constant_(_bias(module.gate), -1.0)
-        elif isinstance(module, Unit) and scheme != "default":
-            nn.init.normal_(module.conv.weight, 0.0, weight_std(module.conv, scheme, std))
-            if module.conv.bias is not None:
-                nn.init.zeros_(module.conv.bias)
+        if callable(start := getattr(module, "init_weights", None)):
+            start(draw)
 
 
-def weight_std(conv: nn.Conv2d, scheme: str, std: float) -> float:
-    """The deviation that a scheme of `init_weights` gives this convolution's weights."""
-    fan_in = conv.weight[0].numel()
-    fan_out = conv.weight[:, 0].numel()
-    return {
-        "he": math.sqrt(2 / fan_in),
-        "lecun": math.sqrt(1 / fan_in),
-        "xavier": math.sqrt(2 / (fan_in + fan_out)),
-        "naive": std,
-    }[scheme]
+def fans(weight: Tensor) -> tuple[int, int]:
+    """fan_in and fan_out of a weight (c_out, c_in, …): how many numbers go into one output, and reversed."""
+    return weight[0].numel(), weight[:, 0].numel()
+
+
+def he(weight: Tensor) -> None:
+    """He et al. 2015, arXiv:1502.01852."""
+    nn.init.normal_(weight, 0.0, math.sqrt(2 / fans(weight)[0]))
+
+
+def lecun(weight: Tensor) -> None:
+    """LeCun et al. 1998, "Efficient BackProp"."""
+    nn.init.normal_(weight, 0.0, math.sqrt(1 / fans(weight)[0]))
+
+
+def xavier(weight: Tensor) -> None:
+    """Glorot & Bengio 2010."""
+    nn.init.normal_(weight, 0.0, math.sqrt(2 / sum(fans(weight))))
+
+
+def leave(weight: Tensor) -> None:
+    """PyTorch has drawn it already."""
+
+
+SCHEMES: dict[str, Callable[[Tensor], object]] = {
+    "he": he,
+    "lecun": lecun,
+    "xavier": xavier,
+    "default": leave,
+}
 
 
 @torch.no_grad()
@@ -66,8 +93,3 @@ def init_predictors(
             nn.init.normal_(conv.weight, 0.0, 0.3 / math.sqrt(conv.in_channels))
         nn.init.constant_(box_branch[-1].bias, 1.0)  # type: ignore[index]
         nn.init.constant_(cls_branch[-1].bias, math.log(5 / num_classes / (640 / stride) ** 2))  # type: ignore[index]
-
-
-def _bias(conv: nn.Conv2d) -> Tensor:
-    assert conv.bias is not None
-    return conv.bias

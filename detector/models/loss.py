@@ -28,7 +28,7 @@ class DetectionLoss:
     one without duplicates. A model without a distribution (`reg_max` 1) has an L1 loss in place of the DFL.
 
     Args:
-        model: only its device, strides, classes, `reg_max` and `dual` are read.
+        model: only its device, strides, classes, `reg_max` and `end2end` are read.
         config: the gains.
         epochs: of the whole run; only two heads need it.
     """
@@ -42,16 +42,16 @@ class DetectionLoss:
         )
         gains = SimpleNamespace(box=config.box_gain, cls=config.cls_gain, dfl=config.dfl_gain, epochs=epochs)
         losses = import_ultralytics("utils.loss")
-        loss = losses.E2ELoss if model.dual else losses.v8DetectionLoss
-        self.dual = model.dual
+        loss = losses.E2ELoss if model.end2end else losses.v8DetectionLoss
+        self.end2end = model.end2end
         self._loss = loss(SimpleNamespace(parameters=model.parameters, args=gains, model=[detect]))
         # The criteria of one head or two, each a function of its own predictions.
-        self.heads = [self._loss.one2many, self._loss.one2one] if model.dual else [self._loss]
+        self.heads = [self._loss.one2many, self._loss.one2one] if model.end2end else [self._loss]
         self._names = self.heads[-1].loss_names
 
     def begin_epoch(self, epoch: int) -> None:
         """Weigh two heads: a function of the epoch (from 0) alone, so that a resumed run does the same."""
-        if self.dual:
+        if self.end2end:
             self._loss.updates = epoch - 1
             if epoch > 0:
                 self._loss.update()
@@ -60,10 +60,12 @@ class DetectionLoss:
         """Compute the loss in fp32, whatever the precision of the forward pass.
 
         Args:
-            preds: the model's raw outputs in training: `Predictions`, or `DualPredictions`.
+            preds: the model's raw outputs in training: `Predictions`, or `EndToEndPredictions`.
             targets: `batch_idx` (N,), `cls` (N,) and `bboxes` (N, 4), normalised centre x, y, width, height.
         """
-        full = {name: _float(head) for name, head in preds._asdict().items()} if self.dual else _float(preds)
+        full = (
+            {name: _float(head) for name, head in preds._asdict().items()} if self.end2end else _float(preds)
+        )
         losses, parts = self._loss(full, targets)
         return Loss(losses.sum(), torch.stack([parts[name] for name in self._names]))
 

@@ -20,7 +20,7 @@ from detector.runtime.ultralytics_import import import_safe_tasks, import_ultral
 CLASS_BRANCHES = "cv3", "one2one_cv3"
 
 
-class DualPredictions(NamedTuple):
+class EndToEndPredictions(NamedTuple):
     """Training outputs of a network with two heads; a tuple, so that hooks find the tensors."""
 
     one2many: Predictions
@@ -59,14 +59,14 @@ class YoloModel(DetectionModel):
             _replace_classes(head, num_classes)
         self.num_classes, self.reg_max = num_classes, int(head.reg_max)
         self.strides = tuple(int(stride) for stride in head.stride.tolist())
-        self.dual = getattr(head, "one2one_cv2", None) is not None
+        self.end2end = getattr(head, "one2one_cv2", None) is not None
 
     @property
     def head(self) -> Any:
         """Ultralytics' `Detect` module: the last layer."""
         return self.net.model[-1]  # type: ignore[index]
 
-    def forward(self, images: Tensor) -> Predictions | DualPredictions:
+    def forward(self, images: Tensor) -> Predictions | EndToEndPredictions:
         """(B, 3, H, W) in [0, 1], H and W multiples of 32 -> raw predictions.
 
         A network with two heads gives both in training, and otherwise the usual one, whose duplicates are
@@ -74,14 +74,14 @@ class YoloModel(DetectionModel):
         """
         if not len(images):  # an empty share of a batch; their heads' reshaping cannot do without an image
             one = self.forward(images.new_zeros(1, *images.shape[1:]))
-            if isinstance(one, DualPredictions):
-                return DualPredictions(_none_of(one.one2many), _none_of(one.one2one))
+            if isinstance(one, EndToEndPredictions):
+                return EndToEndPredictions(_none_of(one.one2many), _none_of(one.one2one))
             return _none_of(one)
         raw = self.net(images)
-        if not self.dual:
+        if not self.end2end:
             return raw  # type: ignore[no-any-return]
         if self.training:
-            return DualPredictions(raw["one2many"], raw["one2one"])
+            return EndToEndPredictions(raw["one2many"], raw["one2one"])
         return raw["one2many"]  # type: ignore[no-any-return]
 
     def train(self, mode: bool = True) -> YoloModel:
@@ -90,15 +90,15 @@ class YoloModel(DetectionModel):
         self.head.training = True  # its own flag alone: its layers keep theirs
         return self
 
-    def trunk_points(self) -> dict[str, nn.Module]:
+    def backbone_layers(self) -> dict[str, nn.Module]:
         """The backbone's layers, such as `02_2.c2f` for ultralytics' `model.2`, in network order."""
         return {
             f"{index:02d}_{index}.{type(layer).__name__.lower()}": layer
-            for index, layer in enumerate(self.backbone())
+            for index, layer in enumerate(self.backbone_modules())
         }
 
-    def backbone(self) -> list[nn.Module]:
-        """See `DetectionModel.backbone`: what the description lists under that name."""
+    def backbone_modules(self) -> list[nn.Module]:
+        """See `DetectionModel.backbone_modules`: what the description lists under that name."""
         return list(self.net.model)[: len(self.description["backbone"])]  # type: ignore[arg-type]
 
     def class_layers(self) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,15 @@ from detector.errors import UserError
 from detector.runtime.checkpoint_check import check_archive, check_state
 from detector.runtime.files import check_regular, replacing
 
-FORMAT = 1
+FORMAT = 2
+READABLE = 1, FORMAT
+
+# What the compact detector's layers were called in format 1. `module.` precedes the averaged weights.
+RENAMED = (
+    (re.compile(r"^(module\.)?trunk\."), r"\1backbone."),
+    (re.compile(r"^((?:module\.)?backbone\.p\d_\d+)\.a\."), r"\1.conv1."),
+    (re.compile(r"^((?:module\.)?backbone\.p\d_\d+)\.b\."), r"\1.conv2."),
+)
 
 
 def write(state: Mapping[str, Any], path: Path) -> None:
@@ -65,13 +74,33 @@ def read_if_own(path: Path) -> dict[str, Any] | None:
         raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
     except Exception as error:  # whatever unpickling damaged bytes stumbles over: a dozen kinds
         raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
-    if not isinstance(state, dict) or type(state.get("format")) is not int or state["format"] != FORMAT:
+    if not isinstance(state, dict) or type(state.get("format")) is not int or state["format"] not in READABLE:
         return None
     try:
         check_state(state)
     except ValueError as error:
         raise UserError(f"{path}: the checkpoint is damaged: {error}") from None
-    return state
+    return migrate(state)
+
+
+def migrate(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint of an earlier format as one of today's; today's is returned as it is.
+
+    Only the names of weights changed. The optimizer's state goes by position, and the order is the same.
+    """
+    if state["format"] == FORMAT:
+        return dict(state)
+    tensors = {key: _rename(state[key]) for key in ("model", "ema") if state.get(key) is not None}
+    return {**state, **tensors, "format": FORMAT}
+
+
+def _rename(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    renamed = {}
+    for key, tensor in tensors.items():
+        for pattern, name in RENAMED:
+            key = pattern.sub(name, key)
+        renamed[key] = tensor
+    return renamed
 
 
 def evaluated_weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -188,7 +188,8 @@ class Evaluate(Callback):
         draw = self.dist.is_main_process and self.pictures.due(anyway=last)
         for split in ("train", "val") if self.config.train.eval_train else ("val",):
             batches = self.loaders[split].eval_batches(batch=self.config.train.batch)
-            result = evaluate(self.state, batches, self.dataset.splits[split], self.dist)
+            items, others = self.dataset.splits[split], self.config.train.metrics
+            result = evaluate(self.state, batches, items, self.dist, others)
             row |= {f"{split}/{name}": value for name, value in result.metrics.items()}
             if draw:
                 limit = self.config.tracking.images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 import torch
 
 from detector.errors import UserError
+from detector.registry import lookup
 from detector.runtime.checkpoint_file import FORMAT, write
 from detector.runtime.files import remove_leftovers
 from detector.runtime.random_state import random_state, restore_random_state
 from detector.training.callbacks import Callback, Row
+from detector.training.metrics import METRICS
 from detector.training.schedule import Schedule
 from detector.training.state import TrainState
 
@@ -24,8 +27,8 @@ SHARE = 0.02  # of a run's time, for checkpoints
 class Checkpointing(Callback):
     """`last.pt` after evaluations, and `best.pt`, the best of them all.
 
-    Best means: highest mAP50-95 on val; between equals, on train. Without the second, a detector that
-    never generalizes (COCO8 from scratch) would keep its first weights as the best.
+    Best means: best by the monitored metric on val; between equals, on train. Without the second, a detector
+    that never generalizes (COCO8 from scratch) would keep its first weights as the best.
 
     Where evaluations follow each other fast, not every one is worth a file: see `offer`.
     """
@@ -36,6 +39,7 @@ class Checkpointing(Callback):
         schedule: Schedule,
         directory: Path,
         extra: Mapping[str, Any],
+        monitor: str = "mAP50-95",
         *,
         writes: bool = True,
         share: float = SHARE,
@@ -47,12 +51,13 @@ class Checkpointing(Callback):
             schedule: when the model is evaluated.
             directory: for the two files.
             extra: plain data kept with each checkpoint.
+            monitor: the metric that says which evaluation is the best.
             writes: whether this process is the one that saves: several have the same state.
             share: how much of the time may be spent on saving after an evaluation.
         """
         self.state, self.schedule, self.extra = state, schedule, dict(extra)
         self.last, self.best = directory / "last.pt", directory / "best.pt"
-        self.writes, self.share = writes, share
+        self.monitor, self.writes, self.share = monitor, writes, share
         self._due = 0.0  # when the next one is, on the clock of time.monotonic
         self._best: dict[str, Any] | None = None  # the best state so far, while it is not on the disk
         if writes:
@@ -109,16 +114,19 @@ class Checkpointing(Callback):
 
     def _is_best(self, row: Row) -> bool:
         """Whether `row` holds a better evaluation than any before; if so the state remembers it."""
-        if (score := _score(row)) <= self.state.best:
+        if (score := score_of(row, self.monitor)) <= self.state.best:
             return False
         self.state.best = score
         return True
 
 
-def _score(row: Mapping[str, float]) -> tuple[float, ...]:
+def score_of(row: Mapping[str, float], monitor: str) -> tuple[float, ...]:
+    """An evaluation's metric on val and on train, such that the greater tuple is the better one."""
+    sign = 1 if lookup("metric", monitor, METRICS).better == "higher" else -1
+    scores = [sign * row.get(f"{split}/{monitor}", math.nan) for split in ("val", "train")]
     # A NaN (nothing to find in the split) compares as false with everything: count it as the worst.
-    scores = (row.get("val/mAP50-95", -1.0), row.get("train/mAP50-95", -1.0))
-    return tuple(score if score == score else -1.0 for score in scores)
+    worst = -1.0 if monitor in METRICS else -math.inf
+    return tuple(score if score == score else worst for score in scores)
 
 
 def state_dict(train_state: TrainState) -> dict[str, Any]:
@@ -181,7 +189,7 @@ def _load_state(saved: Mapping[str, Any], train_state: TrainState) -> None:
 
 def _load_optimizer(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
     """As `optimizer.load_state_dict`, which checks no shape and no setting, so that a step would fail."""
-    own = [{key: group[key] for key in _KERNELS} for group in optimizer.param_groups]
+    own = [{key: group[key] for key in _KERNELS if key in group} for group in optimizer.param_groups]
     wanted = [_types(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(dict(state))
     found = [_types(group) for group in optimizer.param_groups]
@@ -189,6 +197,8 @@ def _load_optimizer(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) 
         raise ValueError("the optimizer's settings are of other types")
     for group, kernels in zip(optimizer.param_groups, own, strict=True):
         group.update(kernels)
+        if not isinstance(optimizer, torch.optim.SGD | torch.optim.AdamW):
+            continue  # Adafactor's and others' state may have any shape
         for parameter in group["params"]:
             for key, value in optimizer.state.get(parameter, {}).items():
                 if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:

@@ -14,21 +14,25 @@ from detector.data.dataset import Item
 from detector.data.geometry import xywh_to_xyxy
 from detector.data.loader import Batch
 from detector.models.base import DetectionModel, Predictions
-from detector.models.decode import decode, select
+from detector.models.decode import decode, postprocess
 from detector.runtime.distributed import SingleProcess
-from detector.training.metrics import Prediction, Truth, coco_map
+from detector.training.metrics import Prediction, Result, Truth, evaluate_metrics
 from detector.training.state import TrainState
 
 
 class Evaluation(NamedTuple):
     """One split's result."""
 
-    metrics: dict[str, float]  # `mAP50-95` and `mAP50`
+    metrics: dict[str, float]  # `mAP50-95`, `mAP50` and those that were asked for
     predictions: list[Prediction]  # one an image, in the split's order, in pixels of the original image
 
 
 def evaluate(
-    state: TrainState, batches: Iterable[Batch], items: Sequence[Item], dist: SingleProcess
+    state: TrainState,
+    batches: Iterable[Batch],
+    items: Sequence[Item],
+    dist: SingleProcess,
+    metrics: Sequence[str] = (),
 ) -> Evaluation:
     """Predict a split and score it against its labels by the official COCO evaluation.
 
@@ -37,6 +41,7 @@ def evaluate(
         batches: this process's shard of the split, in order.
         items: the split, with labels as fractions of each image.
         dist: the processes that evaluate together.
+        metrics: registered ones to compute as well.
 
     Returns:
         The whole split's result on the main process; nothing elsewhere.
@@ -54,7 +59,8 @@ def evaluate(
     if not shards:
         return Evaluation({}, [])
     truths, predictions = (list(chain.from_iterable(parts)) for parts in zip(*shards, strict=True))
-    return Evaluation(coco_map(truths, predictions, state.model.num_classes), predictions)
+    result = Result(truths, predictions, state.model.num_classes)
+    return Evaluation(evaluate_metrics(result, metrics), predictions)
 
 
 @torch.no_grad()
@@ -95,7 +101,7 @@ def predict_split(
                 scores = scores[..., list(columns)]
             offset = np.array([left, top, left, top], np.float32)
             for position, row in enumerate(rows):
-                best = select(boxes[position], scores[position])
+                best = postprocess(boxes[position], scores[position])
                 corners = batch.letterboxes[row].to_original(best.boxes.cpu().numpy() + offset)
                 found[row] = Prediction(corners, best.scores.cpu().numpy(), best.classes.cpu().numpy())
             lap("postprocess")

@@ -1,13 +1,20 @@
-"""mAP by the official COCO evaluation (faster-coco-eval: the same algorithm in C++)."""
+"""What says how good predictions are: mAP by the official COCO evaluation, and metrics of one's own.
+
+COCO's is computed by faster-coco-eval: the same algorithm in C++.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from detector.registry import Metric, lookup
 
 Boxes = NDArray[np.float32]
 
@@ -26,6 +33,33 @@ class Prediction(NamedTuple):
     boxes: Boxes  # (N, 4) corners in pixels of the original image
     scores: NDArray[np.float32]  # (N,)
     classes: NDArray[np.int64]  # (N,)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A split's labels and what was found on it, image by image: what a metric is computed from."""
+
+    truths: Sequence[Truth]
+    predictions: Sequence[Prediction]  # of the same images in the same order
+    num_classes: int
+
+    @cached_property
+    def coco(self) -> dict[str, float]:
+        """`coco_map` of it, computed once."""
+        return coco_map(self.truths, self.predictions, self.num_classes)
+
+
+# Measured in every run. A registered metric is one that `train.metrics` names.
+METRICS: dict[str, Metric] = {
+    "mAP50-95": Metric(lambda result: result.coco["mAP50-95"]),
+    "mAP50": Metric(lambda result: result.coco["mAP50"]),
+}
+
+
+def evaluate_metrics(result: Result, others: Iterable[str] = ()) -> dict[str, float]:
+    """The value of each of `METRICS` and of the registered ones named in `others`."""
+    names = dict.fromkeys((*METRICS, *others))
+    return {name: float(lookup("metric", name, METRICS).compute(result)) for name in names}
 
 
 def coco_map(

@@ -1,10 +1,10 @@
-"""The optimiser, its schedule as a pure function of the step, and the averaged weights."""
+"""The optimizer, its schedule as a pure function of the step, and the averaged weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from inspect import unwrap
+from collections.abc import Callable, Sequence
+from inspect import Parameter, signature, unwrap
 from itertools import chain
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from detector.config.schema import TrainConfig
+from detector.errors import UserError
+from detector.registry import lookup
 
 
 def parameter_groups(
@@ -39,24 +41,81 @@ def parameter_groups(
 def build_optimizer(
     model: nn.Module, config: TrainConfig, backbone: Sequence[nn.Module] = ()
 ) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or AdamW with `momentum` as its beta1.
+    """The optimizer that `train.optimizer` names: of `OPTIMIZERS`, of `torch.optim`, or a registered one.
 
-    Fused: one pass over each weight instead of one an operation, a third of the time. The
-    results are the same to the last digit or two.
+    Raises:
+        UserError: it does not take one of the configuration's settings, or cannot train this model.
     """
     groups = parameter_groups(model, config.weight_decay, backbone, config.backbone_lr)
-    if config.optimizer == "sgd":
-        nesterov = config.momentum > 0
-        sgd: torch.optim.Optimizer = SGD(
-            groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=True
-        )
-        return sgd
-    adamw: torch.optim.Optimizer = AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
-    return adamw
+    if config.optimizer in OPTIMIZERS:
+        return OPTIMIZERS[config.optimizer](groups, config)
+    make: Any = lookup("optimizer", config.optimizer, {}, torch.optim)
+    if isinstance(make, type) and make.__module__.startswith("torch.optim"):
+        make = without_compiler(make)
+    try:
+        optimizer: torch.optim.Optimizer = make(groups, **settings(make, config))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"train.optimizer={config.optimizer}: {' '.join(str(error).split())}") from error
+    return optimizer
+
+
+def sgd(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum.
+
+    Fused: one pass over each weight instead of one an operation, a third of the time. The results are the
+    same to the last digit or two.
+    """
+    momentum = config.momentum
+    made: torch.optim.Optimizer = SGD(
+        groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0, fused=True
+    )
+    return made
+
+
+def adamw(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW with `momentum` as its beta1, fused as `sgd`."""
+    made: torch.optim.Optimizer = AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
+    return made
+
+
+OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], TrainConfig], torch.optim.Optimizer]] = {
+    "sgd": sgd,
+    "adamw": adamw,
+}
+
+
+def settings(make: Callable[..., Any], config: TrainConfig) -> dict[str, Any]:
+    """The configuration's settings as the arguments of any optimizer that takes groups of parameters.
+
+    `lr` is passed on as it is, `momentum` under that name or as the first of `betas`; `weight_decay` is in
+    the groups already.
+
+    Raises:
+        UserError: a setting other than 0 has no argument; to ignore it would be to lie about the run.
+    """
+    arguments = signature(make).parameters
+    takes_all = any(argument.kind is Parameter.VAR_KEYWORD for argument in arguments.values())
+    found: dict[str, Any] = {"lr": config.lr}
+    if "momentum" in arguments:
+        found["momentum"] = config.momentum
+    elif "betas" in arguments:
+        others = arguments["betas"].default
+        others = others[1:] if isinstance(others, tuple) else (0.999,)
+        found["betas"] = (config.momentum, *others)
+    elif config.momentum and not takes_all:
+        raise _not_taken(config, "momentum")
+    if config.weight_decay and "weight_decay" not in arguments and not takes_all:
+        raise _not_taken(config, "weight_decay")
+    return found
+
+
+def _not_taken(config: TrainConfig, key: str) -> UserError:
+    value = getattr(config, key)
+    return UserError(f"train.{key}={value}: {config.optimizer} takes no {key}; write train.{key}=0")
 
 
 def without_compiler(kind: type[torch.optim.Optimizer]) -> type[Any]:
-    """The same optimiser, whose methods do not import torch.compile's compiler (torch._dynamo).
+    """The same optimizer, whose methods do not import torch.compile's compiler (torch._dynamo).
 
     PyTorch wraps them so that compiled programs leave them out, and the wrappers import it before the first
     step: half as long again as all of PyTorch. What they wrap is what runs here.

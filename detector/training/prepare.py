@@ -15,6 +15,7 @@ from detector.data.augment_ultralytics import mixing_epochs
 from detector.data.coco8 import DatasetUnavailable
 from detector.data.dataset import Dataset
 from detector.data.loader import Batch, Loader
+from detector.data.own import read_registered
 from detector.data.problems import said
 from detector.data.sources import check_command, load_configured
 from detector.errors import UserError, say
@@ -57,6 +58,8 @@ def load_data(loaded: LoadedConfig, dist: SingleProcess) -> tuple[Dataset, dict[
 
 def _read_dataset(loaded: LoadedConfig, announce: bool) -> tuple[Dataset, LoadedConfig]:
     data, seed = loaded.config.data, loaded.config.train.seed
+    if data.format != "yolo":
+        return read_registered(data), loaded
     try:
         return load_configured(data, seed), loaded
     except DatasetUnavailable as error:

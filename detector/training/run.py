@@ -22,6 +22,7 @@ from detector.gradients.nonfinite import NonFiniteOrigin
 from detector.loggers.base import Tracker
 from detector.loggers.build import build_loggers
 from detector.loggers.jsonl import read_history
+from detector.models.curve import curve_of
 from detector.models.size import measure
 from detector.runtime.distributed import SingleProcess
 from detector.runtime.process import EXIT_DIVERGED, EXIT_INTERRUPTED_BY_SYSTEM
@@ -151,7 +152,8 @@ class Run:
                 rows,
                 self.world_size,
             )
-            summary |= explain(summary, rows, read_ledger(self.ledger), config, read_effects())
+            ledger, act = read_ledger(self.ledger), curve_of(config.model.act)
+            summary |= explain(summary, rows, ledger, config, read_effects(), act)
             self.logger.finish(summary, checkpoints.best if checkpoints.best.exists() else None)
         self.exit_code = exit_code
         return FinishedRun(self.directory, status, exit_code, summary)

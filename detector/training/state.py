@@ -51,7 +51,7 @@ class TrainState:
         model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         return cls(
             model=model,
-            optimizer=build_optimizer(model, config, model.backbone()),
+            optimizer=build_optimizer(model, config, model.backbone_modules()),
             # torch's first scale, 65536, overflows in the first steps: the very ones worth recording.
             scaler=torch.amp.GradScaler(device.type, init_scale=1024.0, enabled=config.precision == "fp16"),
             ema=MovingAverage(model, config.ema) if config.ema else None,

@@ -43,6 +43,10 @@ def summarize(
         rows: its history.
         processes: how many trained together.
     """
+    others = dict.fromkeys(
+        key for row in rows for key in row if key.startswith("val/") and key not in METRICS
+    )
+    keys = (*METRICS, *(f"{split}/{key[4:]}" for key in others for split in ("train", "val")))
     return {
         "ablation": name,
         "seed": seed,
@@ -51,7 +55,7 @@ def summarize(
         "steps": state.step,
         "epochs": state.step * schedule.accumulate / schedule.batches_per_epoch,
         "seconds": state.seconds,
-        **{key: next((row[key] for row in reversed(rows) if counts(row, key)), None) for key in METRICS},
+        **{key: next((row[key] for row in reversed(rows) if counts(row, key)), None) for key in keys},
         **diagnose(rows, schedule.steps, diverged=status == "diverged"),
         "gradient/first_bad_layer": origin and origin.where,
         "gradient/first_bad_operation": origin and origin.operation,

@@ -14,9 +14,11 @@ import yaml
 
 from detector.analysis.evidence import collect, conditions, find, metric_of, read_effects, write_effects
 from detector.analysis.explain import candidates, explain
-from detector.analysis.theory import trunk_names
-from detector.config.schema import Config, DataConfig
+from detector.analysis.theory import block_factors, layer_names, stage_factor
+from detector.config.schema import Config, DataConfig, ModelConfig
 from detector.gradients.entries import Entry, read_ledger
+from detector.models.curve import curve_of
+from detector.registry import register
 from tests.support import ROOT, Run
 
 PLAIN_SIGMOID = {"shortcut": "none", "norm": "none", "act": "sigmoid"}
@@ -43,7 +45,7 @@ def summary(
 
 def row(factor: float) -> dict[str, float]:
     """Step 0 of a trunk whose every layer of two convolutions passes on `factor²`."""
-    names = trunk_names((2, 10, 4, 2))
+    names = layer_names((2, 10, 4, 2))
     return {"step": 0, **{f"activation_grad/{n}": factor ** (-2 * d) for d, n in enumerate(names)}}
 
 
@@ -129,12 +131,42 @@ def test_what_was_not_measured_is_not_said() -> None:
     assert "initialisation the" not in text
     assert "expects one layer" not in text
     broken = summary("diverged", math.nan, "exploding", 2.0) | {
-        "gradient/first_bad_layer": "trunk.p3_1.a.conv"
+        "gradient/first_bad_layer": "backbone.p3_1.conv1.conv"
     }
     nan = {0: [Entry("05_p3.0", "conv", "convolution", math.nan)]}
     text = explain(broken, [row(math.inf)], nan, config(norm="none"))["gradient/diagnosis"]
-    assert "stops being finite, first in trunk.p3_1.a.conv" in text
+    assert "stops being finite, first in backbone.p3_1.conv1.conv" in text
     assert "nan" not in text
+
+
+@pytest.mark.parametrize("model", [{"act": "RReLU"}, {"act": "GELU"}, {"norm": "none", "act": "mine"}])
+def test_without_a_theory_there_is_no_sentence_about_it(model: dict[str, str], own_names: None) -> None:
+    register.activation("mine")(object)
+    facts = explain(summary("vanishing", -2.0), [row(0.7)], LEDGER, config(**model))
+    assert "theory/factor" not in facts
+    assert "Mean-field" not in facts["gradient/diagnosis"]
+    assert "First remedy" in facts["gradient/diagnosis"]
+    json.dumps(facts, allow_nan=False)
+
+
+def test_an_activation_of_torch_is_predicted_from_its_curve() -> None:
+    factors = []
+    for act in ("silu", "SiLU", "GELU"):
+        facts = explain(summary("healthy", 0.2), [row(1.05)], {}, config(act=act), act=curve_of(act))
+        assert "Mean-field theory expects" in facts["gradient/diagnosis"]
+        factors.append(facts["theory/factor"])
+    assert factors[0] == pytest.approx(factors[1], rel=1e-12)
+    assert factors[0] != pytest.approx(factors[2], rel=1e-3)
+
+
+def test_a_remedy_s_theory_is_of_the_remedy_s_activation() -> None:
+    curve = curve_of("Hardsigmoid")
+    own = explain(
+        summary("vanishing", -2.0), [row(0.9)], {}, config(act="Hardsigmoid", shortcut="none"), act=curve
+    )
+    assert own["remedy/change"] == "model.shortcut=residual"
+    expected = stage_factor(block_factors(ModelConfig(act="Hardsigmoid"), act=curve))
+    assert own["remedy/theory_factor"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("verdict", ["vanishing", "exploding", "underflow", "collapsed", "diverged"])
@@ -318,7 +350,7 @@ def test_a_run_leaves_its_ledger_and_its_diagnosis(train_py: Callable[..., Run])
     run = train_py("--config", str(ROOT / "ablations/plain_sigmoid.yaml"), *QUICK)
     ledger = read_ledger(run.directory / "ledger.json")
     assert list(ledger) == [0, 5]
-    names = trunk_names((2, 10, 4, 2))
+    names = layer_names((2, 10, 4, 2))
     rows = {row["step"]: row for row in run.history}
     for step, entries in ledger.items():
         ends = [rows[step][f"activation_grad/{name}"] for name in (names[0], names[-1])]

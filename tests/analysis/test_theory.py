@@ -22,18 +22,20 @@ from detector.analysis.theory import (
     expectation,
     expected_profile,
     layer_factor,
+    layer_names,
     measured_factor,
     overlay,
     power_exponent,
     residual_ratio,
     stage_factor,
-    trunk_names,
     weight_gain,
 )
 from detector.cli import main
 from detector.config.schema import ModelConfig
-from detector.models.blocks import ACTIVATIONS, Gated
+from detector.models.blocks import ACTIVATIONS, HighwayGate
+from detector.models.curve import curve_of
 from detector.models.detector import build_detector
+from detector.registry import register
 from detector.tools.theory.measure import chain_norms, check_plain, check_residual
 
 PI = math.pi
@@ -153,7 +155,7 @@ def test_a_miss_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("depths", [(2, 10, 4, 2), (1, 1, 1, 1), (3, 12, 2, 5)])
 def test_the_names_are_the_detector_s(depths: tuple[int, int, int, int]) -> None:
     model = build_detector(ModelConfig(depths=depths), 3)
-    assert trunk_names(depths) == list(model.trunk_points())
+    assert layer_names(depths) == list(model.backbone_layers())
 
 
 @pytest.mark.parametrize("scheme", ["he", "lecun", "xavier", "default", "naive"])
@@ -161,14 +163,14 @@ def test_gains_are_those_of_the_initialised_weights(scheme: str) -> None:
     torch.manual_seed(0)
     std = {"init_std": 0.02} if scheme == "naive" else {}
     model = build_detector(ModelConfig(norm="none", init=scheme, **std), 3)
-    conv = model.trunk.p5_down.conv  # 64 -> 96
+    conv = model.backbone.p5_down.conv  # 64 -> 96
     gain, bias = weight_gain(scheme, 64, 96, 0.02)
     assert float(conv.weight.detach().var()) * 64 * 9 == pytest.approx(gain, rel=0.03)
     assert float(conv.bias.detach().var(correction=0)) == pytest.approx(bias, rel=0.3)
 
 
 def test_the_gate_is_the_detector_s() -> None:
-    gate = Gated(4)
+    gate = HighwayGate(4)
     nn.init.zeros_(gate.gate.weight)
     nn.init.constant_(gate.gate.bias, -1.0)
     x, f = torch.zeros(1, 4, 2, 2), torch.ones(1, 4, 2, 2)
@@ -178,7 +180,7 @@ def test_the_gate_is_the_detector_s() -> None:
 def trunk_output(config: ModelConfig) -> dict[str, float]:
     """log10 of g by layer on white images, with a random linear loss on the trunk's end alone."""
     torch.manual_seed(0)
-    trunk = build_detector(config, 3).trunk
+    trunk = build_detector(config, 3).backbone
     for module in trunk.modules():
         if isinstance(module, nn.Conv2d):
             module.padding_mode = "circular"  # zeros at the border are not part of the theory
@@ -188,7 +190,7 @@ def trunk_output(config: ModelConfig) -> dict[str, float]:
         outputs.append(x)
     grads = torch.autograd.grad((x * torch.randn_like(x)).sum(), outputs)
     logs = [math.log10(float(g.double().norm())) for g in grads]
-    return dict(zip(trunk_names(config.depths), (log - logs[-1] for log in logs), strict=True))
+    return dict(zip(layer_names(config.depths), (log - logs[-1] for log in logs), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -206,13 +208,16 @@ def trunk_output(config: ModelConfig) -> dict[str, float]:
         ({"norm": "none", "act": "relu"}, 0.06),
         ({"norm": "none", "act": "tanh"}, 0.05),
         ({"norm": "group"}, 0.5),  # six channels a group are not many
+        ({"act": "GELU"}, 0.05),
+        ({"act": "Hardswish", "norm": "none"}, 0.05),
+        ({"act": "ELU", "shortcut": "none"}, 0.05),
     ],
 )
 def test_the_profile_is_the_trunk_s(changes: dict[str, str], tolerance: float) -> None:
     """The absolute error, in decades, at every layer from the stem to the end."""
     config = ModelConfig(depths=(2, 4, 2, 1), widths=(32, 32, 48, 64, 64), **changes)
     measured = trunk_output(config)
-    predicted = expected_profile(config, image_power=1.0)
+    predicted = expected_profile(config, image_power=1.0, act=curve_of(config.act))
     assert predicted is not None
     assert list(predicted) == list(measured)
     worst = max(abs(predicted[name] - measured[name]) for name in measured)
@@ -225,9 +230,34 @@ def test_a_model_that_the_theory_does_not_know_has_no_profile() -> None:
     assert overlay(ModelConfig(), {}) is None
 
 
+@pytest.mark.usefixtures("own_names")
+@pytest.mark.parametrize("kind", ["activation", "norm", "shortcut", "block", "model"])
+def test_what_a_plugin_brings_is_not_predicted(kind: str) -> None:
+    getattr(register, kind)("mine")(object)
+    key = {"activation": "act", "model": "name"}.get(kind, kind)
+    config = ModelConfig(**{key: "mine"})
+    assert block_factors(config) == {}
+    assert expected_profile(config) is None
+    assert overlay(config, {}) is None
+    assert math.isnan(stage_factor(block_factors(config)))
+
+
+@pytest.mark.usefixtures("own_names")
+def test_a_plugin_s_weights_matter_only_where_no_norm_takes_their_scale() -> None:
+    register.init("mine")(object)
+    assert block_factors(ModelConfig(init="mine")) == block_factors(ModelConfig())
+    assert expected_profile(ModelConfig(init="mine", norm="none")) is None
+
+
+def test_an_activation_that_says_nothing_is_predicted_without_an_error() -> None:
+    constant = (np.zeros_like, np.zeros_like)
+    for norm in ("none", "batch", "group"):
+        assert expected_profile(ModelConfig(act="GELU", norm=norm), act=constant) is None
+
+
 def test_the_overlay_meets_the_measured_curve_where_the_neck_joins() -> None:
     config = ModelConfig(depths=(1, 2, 1, 1), shortcut="none", norm="none", act="relu", init="lecun")
-    names = trunk_names(config.depths)
+    names = layer_names(config.depths)
     measured = dict.fromkeys(names, 1.0) | {"05_p3.1": 8.0, "07_p4.0": 4.0, "09_p5.0": 2.0}
     drawn = overlay(config, measured)
     assert drawn is not None
@@ -237,7 +267,7 @@ def test_the_overlay_meets_the_measured_curve_where_the_neck_joins() -> None:
 
 
 def test_the_factor_of_a_stage() -> None:
-    names = trunk_names((2, 10, 4, 2))
+    names = layer_names((2, 10, 4, 2))
     row = {f"activation_grad/{name}": 0.25**-depth for depth, name in enumerate(names)}
     assert measured_factor(row) == pytest.approx(0.5)  # a quarter a block of two layers
     config = ModelConfig(shortcut="none", norm="none", act="sigmoid")
@@ -248,10 +278,10 @@ def test_the_factor_of_a_stage() -> None:
 
 def test_the_trunk_is_measured_on_random_images() -> None:
     from detector.tools.theory.command import one_pass, random_batch
-    from detector.tools.theory.measure import trunk_factor
+    from detector.tools.theory.measure import backbone_factor
 
     config = ModelConfig(shortcut="none", norm="none")
-    factors = [trunk_factor(config, 80, one_pass(random_batch(seed)), seed) for seed in (0, 1)]
+    factors = [backbone_factor(config, 80, one_pass(random_batch(seed)), seed) for seed in (0, 1)]
     assert fmean(factors) == pytest.approx(stage_factor(block_factors(config)), rel=0.02)
 
 

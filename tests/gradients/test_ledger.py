@@ -16,7 +16,7 @@ from detector.config.schema import ModelConfig
 from detector.gradients.entries import Entry, read_ledger, summarise_ledger, write_ledger
 from detector.gradients.ledger import Ledger
 from detector.gradients.recorder import GradientRecorder
-from detector.models.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Block, Components, Unit
+from detector.models.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Block, Components, ConvNormAct, HighwayGate
 from detector.models.detector import Detector, build_detector
 from detector.training.callbacks import RecordLedger
 from detector.training.schedule import Schedule
@@ -40,7 +40,7 @@ def model_of(**changes: object) -> Detector:
 
 
 def measure(model: Detector, *batches: Tensor) -> tuple[list[Entry], dict[str, float]]:
-    points = model.trunk_points()
+    points = model.backbone_layers()
     ledger, recorder = Ledger(points), GradientRecorder(points)
     ledger.begin()
     recorder.begin()
@@ -64,7 +64,7 @@ def test_the_product_is_the_recorded_curve(shortcut: str, norm: str, act: str) -
     torch.manual_seed(1)
     model = model_of(shortcut=shortcut, norm=norm, act=act)
     entries, record = measure(model, torch.rand(2, 3, 64, 64), torch.rand(1, 3, 64, 64))
-    names = list(model.trunk_points())
+    names = list(model.backbone_layers())
     curve = [record[f"activation_grad/{name}"] for name in names]
     factors = by_block(entries)
     assert list(factors) == names[1:]
@@ -78,7 +78,7 @@ def test_each_factor_by_hand(shortcut: str) -> None:
     """A stem and one block, each gradient asked of autograd for that tensor alone."""
     torch.manual_seed(0)
     parts = Components(ACTIVATIONS["silu"], NORMS["batch"], SHORTCUTS[shortcut])
-    stem, block = Unit(3, 8, parts), Block(8, parts)
+    stem, block = ConvNormAct(3, 8, parts), Block(8, parts)
     images, target = torch.rand(2, 3, 8, 8), torch.randn(2, 8, 8, 8)
     ledger = Ledger({"00_stem": stem, "01_p2.0": block})
     ledger.begin()
@@ -88,7 +88,7 @@ def test_each_factor_by_hand(shortcut: str) -> None:
     x = stem(images).detach().requires_grad_()
     branch = x.detach().clone().requires_grad_()  # a second copy: the branch's gradient stays apart
     seen = [branch]
-    for unit in (block.a, block.b):
+    for unit in (block.conv1, block.conv2):
         for part in (unit.conv, unit.norm, unit.act):
             seen.append(part(seen[-1]))
     y = block.shortcut(x, seen[-1])
@@ -96,13 +96,134 @@ def test_each_factor_by_hand(shortcut: str) -> None:
     norms = [float(g.double().norm()) for g in grads[:-1]]
     expected = {
         place: norms[at] / norms[at + 1]
-        for at, place in enumerate(["a.conv", "a.norm", "a.act", "b.conv", "b.norm", "b.act"])
+        for at, place in enumerate(
+            ["conv1.conv", "conv1.norm", "conv1.act", "conv2.conv", "conv2.norm", "conv2.act"]
+        )
     }
     total = grads[0] if grads[-1] is None else grads[0] + grads[-1]
     if shortcut != "none":
         expected["shortcut"] = norms[-2] / norms[-1] * float(total.double().norm()) / norms[0]
     assert list(factors) == list(expected)
     assert factors == pytest.approx(expected, rel=1e-4)
+
+
+class PreActivation(nn.Module):
+    """A block as in He et al. 2016, arXiv:1603.05027: norm and activation come before their convolution."""
+
+    def __init__(self, channels: int, told: bool = True) -> None:
+        super().__init__()
+        self.norm, self.act = nn.BatchNorm2d(channels), nn.SiLU()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.shortcut = HighwayGate(channels)
+        if told:
+            self.operations = lambda: [("norm", self.norm), ("act", self.act), ("conv", self.conv)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut(x, self.conv(self.act(self.norm(x))))
+
+
+class Twice(PreActivation):
+    """Calls one operation two times."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut(x, self.conv(self.act(self.norm(self.act(x)))))
+
+
+class Split(nn.Module):
+    """Has a way around its branch that is no `shortcut`, and a first operation that uses its input twice."""
+
+    class Square(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * x.sigmoid() + 0.1 * x
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first, self.conv = self.Square(), nn.Conv2d(channels, channels, 1)
+
+    def operations(self) -> list[tuple[str, nn.Module]]:
+        return [("first", self.first), ("conv", self.conv)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.first(x)) + x.flip(-1)
+
+
+def own_block(block: nn.Module) -> tuple[list[Entry], dict[str, float]]:
+    """Ledger and recorder of a chain with this block in its middle, over two micro-batches."""
+    torch.manual_seed(3)
+    points = {"00_stem": nn.Conv2d(3, 8, 3), "01_own": block, "02_end": nn.Conv2d(8, 8, 1)}
+    ledger, recorder = Ledger(points), GradientRecorder(points)
+    ledger.begin()
+    recorder.begin()
+    for _ in range(2):
+        x = torch.randn(2, 3, 8, 8)
+        for module in points.values():
+            x = module(x)
+        (x * torch.randn_like(x)).sum().backward()
+    recorder.gradients()
+    return ledger.entries(), recorder.end()
+
+
+@pytest.mark.parametrize(
+    ("block", "operations"),
+    [
+        (PreActivation(8), ["norm", "act", "conv", "shortcut"]),
+        (PreActivation(8, told=False), ["block"]),
+        (Twice(8), ["block"]),
+        (Split(8), ["others", "first", "conv"]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_block_of_one_s_own_multiplies_out(block: nn.Module, operations: list[str]) -> None:
+    entries, record = own_block(block)
+    own = [entry for entry in entries if entry.block == "01_own"]
+    assert [entry.operation for entry in own] == operations
+    curve = [record[f"activation_grad/{name}"] for name in ("00_stem", "01_own")]
+    assert math.prod(entry.factor for entry in own) == pytest.approx(curve[0] / curve[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("block", [PreActivation(8), Split(8)], ids=lambda block: type(block).__name__)
+def test_an_own_block_s_factors_by_hand(block: nn.Module) -> None:
+    torch.manual_seed(0)
+    stem, target = nn.Conv2d(3, 8, 3), torch.randn(2, 8, 6, 6)
+    images = torch.randn(2, 3, 8, 8)
+    ledger = Ledger({"00_stem": stem, "01_own": block})
+    ledger.begin()
+    (block(stem(images)) * target).sum().backward()
+    factors = {entry.operation: entry.factor for entry in ledger.entries()}
+
+    x = stem(images).detach().requires_grad_()
+    branch = x.detach().clone().requires_grad_()  # a second copy: the branch's gradient stays apart
+    parts = dict(block.operations())  # type: ignore[operator]
+    seen = [branch]
+    for part in parts.values():
+        seen.append(part(seen[-1]))
+    y = block.shortcut(x, seen[-1]) if isinstance(block, PreActivation) else seen[-1] + x.flip(-1)
+    grads = torch.autograd.grad((y * target).sum(), [*seen, y, x])
+    norms = [float(g.double().norm()) for g in grads[:-1]]
+    for at, place in enumerate(parts):
+        assert factors[place] == pytest.approx(norms[at] / norms[at + 1], rel=1e-4), place
+    total = float((grads[0] + grads[-1]).double().norm())
+    closing = norms[-2] / norms[-1] * total / norms[0]
+    assert factors["shortcut" if isinstance(block, PreActivation) else "others"] == pytest.approx(
+        closing, rel=1e-4
+    )
+
+
+def test_an_own_block_s_operations_are_called_by_their_class() -> None:
+    entries, _ = own_block(Split(8))
+    assert [(e.operation, e.layer) for e in entries if e.block == "01_own"] == [
+        ("others", "other paths"),
+        ("first", "Square"),
+        ("conv", "convolution"),
+    ]
+
+
+@pytest.mark.parametrize("act", ["GELU", "Hardswish", "PReLU"])
+def test_an_activation_of_torch_is_in_the_ledger_by_its_name(act: str) -> None:
+    entries, record = measure(model_of(act=act), torch.rand(2, 3, 64, 64))
+    assert {e.layer for e in entries if e.operation.endswith("act")} == {act}
+    curve = [record[f"activation_grad/{name}"] for name in ("00_stem", "11_p5.0")]
+    assert math.prod(e.factor for e in entries) == pytest.approx(curve[0] / curve[1], rel=1e-9)
 
 
 def test_the_neck_joins_where_it_taps_the_trunk() -> None:
@@ -117,7 +238,7 @@ def test_a_frozen_trunk_has_the_same_ledger() -> None:
     free, frozen = measure(model_of(), images)[0], measure(model_of(freeze="backbone"), images)[0]
     assert [e.factor for e in frozen] == pytest.approx([e.factor for e in free], rel=1e-5)
     model = model_of(freeze="backbone")
-    ledger = Ledger(model.trunk_points())
+    ledger = Ledger(model.backbone_layers())
     ledger.begin()
     loss_of(model, images).backward()
     assert [e.factor for e in ledger.entries()] == pytest.approx([e.factor for e in free], rel=1e-5)
@@ -127,7 +248,7 @@ def test_a_frozen_trunk_has_the_same_ledger() -> None:
 def test_the_run_is_bit_for_bit_the_same_with_it(shortcut: str) -> None:
     def gradients(watched: bool) -> list[Tensor]:
         model = model_of(shortcut=shortcut)
-        ledger = Ledger(model.trunk_points())
+        ledger = Ledger(model.backbone_layers())
         torch.manual_seed(1)
         if watched:
             ledger.begin()
@@ -140,7 +261,7 @@ def test_the_run_is_bit_for_bit_the_same_with_it(shortcut: str) -> None:
 
 def test_no_hook_is_left_behind() -> None:
     model = model_of()
-    ledger = Ledger(model.trunk_points())
+    ledger = Ledger(model.backbone_layers())
     ledger.begin()
     assert ledger.active
     with torch.no_grad():
@@ -152,7 +273,7 @@ def test_no_hook_is_left_behind() -> None:
 
 def test_a_dead_branch_is_one_entry_and_the_product_stays_exact() -> None:
     model = model_of(act="relu", norm="none")
-    dead = model.trunk.p3_1.b.conv
+    dead = model.backbone.p3_1.conv2.conv
     nn.init.zeros_(dead.weight)
     nn.init.constant_(dead.bias, -1.0)
     entries, record = measure(model, torch.rand(2, 3, 64, 64))
@@ -167,21 +288,21 @@ def test_where_nothing_arrives_nothing_is_lost() -> None:
     for module in model.modules():  # so that what follows the dead layer is alive
         if isinstance(module, nn.Conv2d):
             nn.init.constant_(module.bias, 0.5)
-    dead = model.trunk.p3_1.b.conv
+    dead = model.backbone.p3_1.conv2.conv
     nn.init.zeros_(dead.weight)
     nn.init.constant_(dead.bias, -1.0)
     entries, record = measure(model, torch.rand(2, 3, 64, 64))
     assert record["activation_grad/00_stem"] == 0
     assert math.prod(e.factor for e in entries) == 0
     factors = {e.operation: e.factor for e in entries if e.block == "05_p3.1"}
-    assert factors["b.act"] == 0
-    assert factors["a.conv"] == 1
+    assert factors["conv2.act"] == 0
+    assert factors["conv1.conv"] == 1
 
 
 def test_numbers_that_are_not_finite_do_not_stop_it(tmp_path: Path) -> None:
     model = model_of()
     with torch.no_grad():
-        model.trunk.p3_1.b.conv.weight.fill_(math.inf)
+        model.backbone.p3_1.conv2.conv.weight.fill_(math.inf)
     entries, _ = measure(model, torch.rand(2, 3, 64, 64))
     write_ledger(tmp_path / "ledger.json", 0, entries)
     assert any(math.isnan(e.factor) for e in read_ledger(tmp_path / "ledger.json")[0])
@@ -192,7 +313,7 @@ def test_the_file_keeps_the_chosen_steps_and_replaces_what_is_repeated(tmp_path:
     model = model_of()
     path = tmp_path / "ledger.json"
     schedule = Schedule(10, 1, 1, 1, None)
-    keep = RecordLedger(schedule, Ledger(model.trunk_points()), partial(write_ledger, path))
+    keep = RecordLedger(schedule, Ledger(model.backbone_layers()), partial(write_ledger, path))
     for step in (0, 5, 9, 9):  # a resumed run repeats a step
         keep.on_step_begin(step)
         loss_of(model, torch.rand(2, 3, 64, 64)).backward()

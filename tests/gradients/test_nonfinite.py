@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from detector.config.schema import ModelConfig, TrainConfig
 from detector.gradients.nonfinite import NonFiniteOrigin, find_nonfinite_origin
 from detector.models.base import DetectionModel
-from detector.models.blocks import Gated
+from detector.models.blocks import HighwayGate
 from detector.models.detector import build_detector
 from detector.models.loss import DetectionLoss
 from detector.models.weights import read_description
@@ -73,7 +73,13 @@ def yolo() -> DetectionModel:
     return YoloModel(read_description("yolov8n.yaml") | {"nc": 2}, 2)
 
 
-COMPACT = "trunk.stem.conv", "trunk.p3_0.a.act", "trunk.p4_0.shortcut", "neck.top_down.1.norm", "head.cls.0.2"
+COMPACT = (
+    "backbone.stem.conv",
+    "backbone.p3_0.conv1.act",
+    "backbone.p4_0.shortcut",
+    "neck.top_down.1.norm",
+    "head.cls.0.2",
+)
 YOLO = (
     "net.model.0.bn",
     "net.model.2.m.0",
@@ -139,7 +145,7 @@ def test_the_gradient_of_an_operation_is_named_with_its_layer() -> None:
 
 
 def test_an_operation_of_a_layer_with_parts_is_its_own() -> None:
-    gate = Gated(4)
+    gate = HighwayGate(4)
     model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Identity())
     model[1].forward = lambda x: gate(x, x) / 0  # type: ignore[method-assign]
     found = find(model)

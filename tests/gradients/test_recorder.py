@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detector.config.schema import ModelConfig
 from detector.gradients.indices import vanishing_index
-from detector.gradients.recorder import GradientRecorder, input_dependence, ratio
+from detector.gradients.recorder import GradientRecorder, input_dependence, layers_of, ratio
+from detector.models.detector import build_detector
 
 
 class Scale(nn.Module):
@@ -267,3 +269,79 @@ def test_an_ultralytics_model_is_recorded_layer_by_layer() -> None:
     for name, output in outputs.items():
         assert output.grad is not None
         assert row[f"activation_grad/{name}"] == pytest.approx(float(output.grad.norm()), rel=1e-4), name
+
+
+def test_a_with_block_is_the_three_calls() -> None:
+    def rows(by_hand: bool) -> tuple[dict[str, float], dict[str, float]]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+        recorder = GradientRecorder(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        found = []
+        for _ in range(2):
+            optimizer.zero_grad()
+            if by_hand:
+                recorder.begin()
+                model(torch.ones(5, 3)).square().sum().backward()
+                recorder.gradients()
+            else:
+                with recorder:
+                    model(torch.ones(5, 3)).square().sum().backward()
+                assert not recorder.active
+            optimizer.step()
+            found.append(recorder.end() if by_hand else recorder.measure())
+        return found[0], found[1]
+
+    assert rows(by_hand=False) == rows(by_hand=True)
+    assert "update_ratio/00_0" in rows(by_hand=False)[1]
+
+
+def test_an_error_in_a_with_block_forgets_the_step() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    recorder = GradientRecorder(model)
+    with pytest.raises(RuntimeError, match="mine"), recorder:
+        model(torch.ones(1, 2)).sum().backward()
+        raise RuntimeError("mine")
+    assert recorder.measure() == {}
+    assert not model[0]._forward_hooks
+
+
+class Stage(nn.Module):
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU()) for _ in range(depth))
+
+
+class Net(nn.Module):
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.stem, self.norm, self.body = nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), Stage(depth)
+        self.head = nn.Linear(2, 1)
+
+
+def test_the_layers_of_any_model() -> None:
+    convolutions = [f"{at + 1:02d}_body.blocks.{at}.0" for at in range(5)]
+    assert list(layers_of(Net(5))) == ["00_stem", *convolutions, "06_head"]
+    assert list(layers_of(nn.Sequential(Net(5)))) == [
+        "00_0.stem", *(name.replace("_body", "_0.body") for name in convolutions), "06_0.head",
+    ]  # fmt: skip
+    assert list(layers_of(nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2)))) == ["00_0", "01_2"]
+    assert list(layers_of(nn.Linear(2, 2))) == ["00_Linear"]
+    detector = build_detector(ModelConfig(), 2)
+    assert layers_of(detector) == detector.backbone_layers()
+
+
+def test_a_resnet_is_its_blocks() -> None:
+    models = pytest.importorskip("torchvision.models")
+    blocks = [f"{2 * stage + half - 1:02d}_layer{stage}.{half}" for stage in (1, 2, 3, 4) for half in (0, 1)]
+    assert list(layers_of(models.resnet18())) == ["00_conv1", *blocks, "09_fc"]
+
+
+def test_layers_may_be_named() -> None:
+    model = Net(2)
+    recorder = GradientRecorder(model, layers=["stem", "body.blocks.1"])
+    assert recorder.points == {"00_stem": model.stem, "01_body.blocks.1": model.body.blocks[1]}
+    with pytest.raises(AttributeError, match="nothing"):
+        GradientRecorder(model, layers=["nothing"])
+    with pytest.raises(ValueError, match="at least one layer"):
+        GradientRecorder(model, layers=[])

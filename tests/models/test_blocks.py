@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from detector.models.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Block, Components, Gated, Unit, group_norm
+from detector.models.blocks import (
+    ACTIVATIONS,
+    NORMS,
+    SHORTCUTS,
+    Block,
+    Components,
+    ConvNormAct,
+    HighwayGate,
+    group_norm,
+)
 
 
 def parts(act: str = "silu", norm: str = "batch", shortcut: str = "residual") -> Components:
@@ -15,19 +24,19 @@ def test_a_residual_block_is_x_plus_two_units() -> None:
     torch.manual_seed(0)
     block = Block(8, parts())
     x = torch.randn(2, 8, 6, 6)
-    assert torch.equal(block.eval()(x), x + block.b(block.a(x)))
+    assert torch.equal(block.eval()(x), x + block.conv2(block.conv1(x)))
 
 
 def test_a_plain_block_forgets_its_input_but_for_the_units() -> None:
     torch.manual_seed(0)
     block = Block(8, parts(shortcut="none"))
     x = torch.randn(2, 8, 6, 6)
-    assert torch.equal(block.eval()(x), block.b(block.a(x)))
+    assert torch.equal(block.eval()(x), block.conv2(block.conv1(x)))
 
 
 @pytest.mark.parametrize(("bias", "expected"), [(100.0, "f"), (-100.0, "x")])
 def test_the_gate_mixes_between_the_branch_and_the_input(bias: float, expected: str) -> None:
-    gate = Gated(4)
+    gate = HighwayGate(4)
     nn.init.zeros_(gate.gate.weight)
     nn.init.constant_(gate.gate.bias, bias)
     x, f = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
@@ -35,7 +44,7 @@ def test_the_gate_mixes_between_the_branch_and_the_input(bias: float, expected: 
 
 
 def test_the_gate_halfway() -> None:
-    gate = Gated(4)
+    gate = HighwayGate(4)
     nn.init.zeros_(gate.gate.weight)
     nn.init.zeros_(gate.gate.bias)
     x, f = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
@@ -43,14 +52,14 @@ def test_the_gate_halfway() -> None:
 
 
 def test_a_bias_exactly_where_no_norm_shifts() -> None:
-    assert Unit(3, 8, parts(norm="batch")).conv.bias is None
-    assert Unit(3, 8, parts(norm="group")).conv.bias is None
-    assert Unit(3, 8, parts(norm="none")).conv.bias is not None
+    assert ConvNormAct(3, 8, parts(norm="batch")).conv.bias is None
+    assert ConvNormAct(3, 8, parts(norm="group")).conv.bias is None
+    assert ConvNormAct(3, 8, parts(norm="none")).conv.bias is not None
 
 
 def test_a_unit_is_convolution_norm_activation() -> None:
     torch.manual_seed(0)
-    unit = Unit(3, 8, parts(), stride=2)
+    unit = ConvNormAct(3, 8, parts(), stride=2)
     reference = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.SiLU())
     reference[0].load_state_dict(unit.conv.state_dict())
     x = torch.randn(2, 3, 16, 16)

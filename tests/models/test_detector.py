@@ -10,7 +10,7 @@ from detector.models.detector import build_detector
 
 def test_d40_is_the_documented_size() -> None:
     model = build_detector(ModelConfig(), num_classes=80)
-    convs = [m for m in model.trunk.modules() if isinstance(m, nn.Conv2d)]
+    convs = [m for m in model.backbone.modules() if isinstance(m, nn.Conv2d)]
     assert len(convs) == 41
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(1.65e6, rel=0.01)
 
@@ -32,22 +32,22 @@ def test_rectangular_images() -> None:
 
 def test_the_trunk_s_names_are_in_network_order_and_survive_every_ablation() -> None:
     base = build_detector(ModelConfig(), num_classes=80)
-    names = list(base.trunk_points())
+    names = list(base.backbone_layers())
     assert names == sorted(names)
     assert names[:6] == ["00_stem", "01_p2.down", "02_p2.0", "03_p2.1", "04_p3.down", "05_p3.0"]
     assert names[-1] == "22_p5.1"
     for change in ({"norm": "none"}, {"shortcut": "none"}, {"shortcut": "gated"}, {"act": "sigmoid"}):
         ablated = build_detector(ModelConfig(**change), num_classes=80)
-        assert list(ablated.trunk_points()) == names
+        assert list(ablated.backbone_layers()) == names
 
 
 def test_names_follow_the_order_in_which_the_layers_run() -> None:
     model = build_detector(ModelConfig(depths=(1, 2, 1, 1)), num_classes=2).eval()
     seen: list[str] = []
-    for name, module in model.trunk_points().items():
+    for name, module in model.backbone_layers().items():
         module.register_forward_hook(lambda *_, name=name: seen.append(name))
     model(torch.rand(1, 3, 64, 64))
-    assert seen == list(model.trunk_points())
+    assert seen == list(model.backbone_layers())
 
 
 def test_without_the_shortcut_the_trunk_is_a_plain_chain() -> None:
@@ -55,9 +55,9 @@ def test_without_the_shortcut_the_trunk_is_a_plain_chain() -> None:
     def output_varies(shortcut: str) -> bool:
         torch.manual_seed(0)
         model = build_detector(ModelConfig(shortcut=shortcut), num_classes=2).eval()
-        nn.init.zeros_(model.trunk.p3_4.b.conv.weight)
+        nn.init.zeros_(model.backbone.p3_4.conv2.conv.weight)
         with torch.no_grad():
-            one, two = (model.trunk(torch.rand(1, 3, 64, 64))[-1] for _ in range(2))
+            one, two = (model.backbone(torch.rand(1, 3, 64, 64))[-1] for _ in range(2))
         return not torch.equal(one, two)
 
     assert output_varies("residual")
@@ -74,5 +74,5 @@ def test_components_are_injected_everywhere() -> None:
 
 def test_a_frozen_backbone_keeps_its_weights_and_the_rest_trains() -> None:
     model = build_detector(ModelConfig(freeze="backbone"), num_classes=2)
-    assert not any(p.requires_grad for p in model.trunk.parameters())
+    assert not any(p.requires_grad for p in model.backbone.parameters())
     assert all(p.requires_grad for p in model.head.parameters())

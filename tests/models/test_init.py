@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from detector.config.schema import ModelConfig
-from detector.models.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Components, Gated, Unit
+from detector.models.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Components, ConvNormAct, Draw, HighwayGate
 from detector.models.detector import build_detector
 from detector.models.init import init_weights
+from detector.registry import register
 
 PLAIN = Components(ACTIVATIONS["relu"], NORMS["none"], SHORTCUTS["none"])
 
@@ -26,7 +27,7 @@ PLAIN = Components(ACTIVATIONS["relu"], NORMS["none"], SHORTCUTS["none"])
 )
 def test_the_weights_have_the_promised_deviation(scheme: str, std: float) -> None:
     torch.manual_seed(0)
-    unit = Unit(64, 128, PLAIN)  # 73,728 weights: the sample deviation is within 1 % of the true one
+    unit = ConvNormAct(64, 128, PLAIN)  # 73,728 weights: the sample deviation is within 1 % of the true one
     init_weights(unit, scheme)
     assert float(unit.conv.weight.detach().std()) == pytest.approx(std, rel=0.01)
     assert float(unit.conv.weight.detach().mean()) == pytest.approx(0.0, abs=4 * std / math.sqrt(73_728))
@@ -36,12 +37,12 @@ def test_the_weights_have_the_promised_deviation(scheme: str, std: float) -> Non
 
 def test_xavier_is_torch_s_own() -> None:
     torch.manual_seed(0)
-    unit = Unit(16, 24, PLAIN)
+    unit = ConvNormAct(16, 24, PLAIN)
     init_weights(unit, "xavier")
     torch.manual_seed(0)
     reference = nn.Conv2d(16, 24, 3)
     torch.manual_seed(0)
-    Unit(16, 24, PLAIN)  # draws torch's default first, as above
+    ConvNormAct(16, 24, PLAIN)  # draws torch's default first, as above
     nn.init.xavier_normal_(reference.weight)
     assert torch.allclose(unit.conv.weight, reference.weight)
 
@@ -52,7 +53,7 @@ def test_he_keeps_the_second_moment_through_deep_relu() -> None:
     x = torch.randn(2000, 256)
     start = float(x.square().mean())
     for _ in range(20):
-        unit = Unit(256, 256, PLAIN, kernel=1)
+        unit = ConvNormAct(256, 256, PLAIN, kernel=1)
         init_weights(unit, "he")
         x = unit(x[..., None, None])[..., 0, 0].detach()
     # One draw of 20 layers fluctuates by a factor of a few; torch's default init would give (1/6)^20.
@@ -60,13 +61,13 @@ def test_he_keeps_the_second_moment_through_deep_relu() -> None:
 
 
 def test_naive_uses_the_given_deviation() -> None:
-    unit = Unit(64, 128, PLAIN)
+    unit = ConvNormAct(64, 128, PLAIN)
     init_weights(unit, "naive", std=0.1)
     assert float(unit.conv.weight.detach().std()) == pytest.approx(0.1, rel=0.02)
 
 
 def test_a_gate_starts_by_carrying() -> None:
-    gate = Gated(8)
+    gate = HighwayGate(8)
     init_weights(gate, "he")
     x, f = torch.ones(1, 8, 2, 2), torch.zeros(1, 8, 2, 2)
     assert torch.allclose(gate(x, f), torch.full_like(x, 1 - 1 / (1 + math.e)))
@@ -89,3 +90,43 @@ def test_seeds_are_honoured() -> None:
 
     assert all(torch.equal(a, b) for a, b in zip(weights(1), weights(1), strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(weights(1), weights(2), strict=True))
+
+
+@pytest.mark.usefixtures("own_names")
+def test_a_scheme_of_one_s_own_draws_every_convolution_and_nothing_else() -> None:
+    register.init("half")(lambda weight: weight.fill_(0.5))
+    model = build_detector(ModelConfig(norm="none", shortcut="gated", init="half"), num_classes=3)
+    predictors = {id(m) for m in (*(b[-1] for b in model.head.box), *(b[-1] for b in model.head.cls))}
+    gates = {id(m.gate) for m in model.modules() if isinstance(m, HighwayGate)}
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and id(module) not in predictors | gates:
+            assert bool((module.weight == 0.5).all())
+            assert module.bias is None or not bool(module.bias.any())
+        elif id(module) in gates:
+            assert not bool(module.weight.any())
+            assert bool((module.bias == -1).all())
+
+
+@pytest.mark.usefixtures("own_names")
+def test_a_block_of_one_s_own_says_what_is_drawn_in_it() -> None:
+    class Mine(nn.Module):
+        def __init__(self, channels: int, parts: Components) -> None:
+            super().__init__()
+            self.drawn, self.left = nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 1)
+
+        def init_weights(self, draw: Draw) -> None:
+            draw(self.drawn)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.left(self.drawn(x))
+
+    register.block("mine")(Mine)
+    config = ModelConfig(block="mine", init="naive", init_std=1e-6)
+    model = build_detector(config, num_classes=3)
+    block = model.backbone.p3_0
+    assert isinstance(block, Mine)
+    assert (
+        float(block.drawn.weight.detach().abs().max()) < 1e-4 < float(block.left.weight.detach().abs().max())
+    )
+    assert not bool(block.drawn.bias.any())
+    assert model(torch.rand(1, 3, 64, 64))["scores"].shape == (1, 3, 84)

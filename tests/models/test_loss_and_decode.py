@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.ops import nms
 
 from detector.config.schema import ModelConfig, TrainConfig
-from detector.models.decode import anchor_points, best_class, decode, select
+from detector.models.decode import anchor_points, best_class, decode, postprocess
 from detector.models.detector import Detector, Predictions, build_detector
 from detector.models.loss import DetectionLoss
 from detector.runtime.ultralytics_import import import_ultralytics
@@ -102,7 +102,7 @@ def test_selection_is_torchvision_s_nms_class_by_class() -> None:
     corner = torch.rand(200, 2, generator=generator) * 100
     boxes = torch.cat((corner, corner + 10 + torch.rand(200, 2, generator=generator) * 40), 1)
     scores = torch.rand(200, 3, generator=generator)
-    found = select(boxes, scores, confidence=0.3, iou=0.5, limit=1000)
+    found = postprocess(boxes, scores, confidence=0.3, iou=0.5, limit=1000)
     expected = set()
     for label in range(3):
         index = (scores[:, label] > 0.3).nonzero()[:, 0]
@@ -114,13 +114,13 @@ def test_selection_is_torchvision_s_nms_class_by_class() -> None:
     }
     assert got == expected
     assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
-    assert len(select(boxes, scores, limit=7).boxes) == 7
+    assert len(postprocess(boxes, scores, limit=7).boxes) == 7
 
 
 def test_nothing_found_and_nothing_finite_are_empty_not_errors() -> None:
     boxes = torch.zeros(5, 4)
-    assert len(select(boxes, torch.zeros(5, 3)).boxes) == 0
-    assert len(select(boxes, torch.full((5, 3), math.nan)).boxes) == 0
+    assert len(postprocess(boxes, torch.zeros(5, 3)).boxes) == 0
+    assert len(postprocess(boxes, torch.full((5, 3), math.nan)).boxes) == 0
 
 
 def test_only_the_best_class_of_a_box_is_left() -> None:

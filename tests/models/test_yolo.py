@@ -109,7 +109,7 @@ def test_pretrained_weights_are_kept_wherever_their_shape_fits(tmp_path: Path, n
     new = 2 * len(last)
     assert f"{len(state) - new} of {len(state)} tensors kept" in origin
     assert "RBC, WBC kept" in origin
-    assert len(last) == (6 if model.dual else 3)
+    assert len(last) == (6 if model.end2end else 3)
 
 
 def test_the_same_classes_keep_everything(tmp_path: Path) -> None:
@@ -167,14 +167,14 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
 def test_every_layer_of_the_backbone_is_recorded() -> None:
     model = built("yolo26n.yaml")
     state = create_state(model, TrainConfig(device="cpu"))
-    recorder = GradientRecorder(model.trunk_points())
+    recorder = GradientRecorder(model.backbone_layers())
     recorder.begin()
     state.train_mode()
     output = model(IMAGES)
     DetectionLoss(model, TrainConfig(), epochs=1)(output, TARGETS).total.backward()
     recorder.gradients()
     record = recorder.end()
-    names = list(model.trunk_points())
+    names = list(model.backbone_layers())
     assert names[:3] == ["00_0.conv", "01_1.conv", "02_2.c3k2"]
     assert [key for key in record if key.startswith("activation_grad/")] == [
         f"activation_grad/{n}" for n in names

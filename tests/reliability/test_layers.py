@@ -25,7 +25,13 @@ from detector.training.schedule import Schedule
 from tests.gradients.test_nonfinite import Poison
 from tests.training.harness import create_state, train_steps
 
-LAYERS = "trunk.stem.act", "trunk.p2_1.a.conv", "trunk.p3_7.b.norm", "neck.top_down.0.conv", "head.box.1.2"
+LAYERS = (
+    "backbone.stem.act",
+    "backbone.p2_1.conv1.conv",
+    "backbone.p3_7.conv2.norm",
+    "neck.top_down.0.conv",
+    "head.box.1.2",
+)
 BAD_STEP = 1
 
 
@@ -66,7 +72,7 @@ def test_the_right_layer_is_named(
         batches,
         Schedule(steps=4, batches_per_epoch=1, accumulate=1, record_every=1, evaluate_every=None),
         config.train,
-        GradientRecorder(state.model.trunk_points()),
+        GradientRecorder(state.model.backbone_layers()),
         lambda row: None,
         lambda: False,
         failed=lambda step: save_nonfinite_step(

@@ -73,7 +73,7 @@ def test_our_own_checkpoint_is_a_start_too(train_py: TrainPy) -> None:
         load_model(run.directory / "checkpoints/last.pt").model.state_dict() for run in (first, second)
     )
     assert one.keys() == two.keys()  # the same depths, though the second run's configuration does not say so
-    weight = "trunk.stem.conv.weight"
+    weight = "backbone.stem.conv.weight"
     torch.testing.assert_close(load_model(best).model.state_dict()[weight], two[weight], atol=1e-3, rtol=0)
 
 

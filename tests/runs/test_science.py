@@ -38,7 +38,7 @@ def at_init(ablation: str, seed: int, *changes: str) -> dict[str, float]:
     seed_everything(seed)
     model = build_detector(config.model, len(dataset.names))
     state = create_state(model, config.train)
-    recorder = GradientRecorder(model.trunk_points())
+    recorder = GradientRecorder(model.backbone_layers())
     recorder.begin()
     backward(state, DetectionLoss(model, config.train), batch)
     recorder.gradients()

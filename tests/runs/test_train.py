@@ -22,7 +22,7 @@ from tests.data.preflight_data import SPOILED, make_dataset
 from tests.loggers import wandb_file
 from tests.support import ROOT, Run, environment
 
-TRUNK = list(build_detector(ModelConfig(), 80).trunk_points())
+TRUNK = list(build_detector(ModelConfig(), 80).backbone_layers())
 QUICK = ("data.image_size=64", "train.steps=12", "train.eval_every=6", "gradients.every=3")
 SUMMARY = {
     "ablation", "seed", "dataset", "steps", "epochs", "seconds", "train/mAP50-95", "train/mAP50",

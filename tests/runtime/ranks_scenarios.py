@@ -95,7 +95,7 @@ def fit(
     """Two micro-batches a step, every step recorded."""
     state, config = make(ranks, model, **settings)
     rows: list[dict[str, float]] = []
-    points = state.model.trunk_points()
+    points = state.model.backbone_layers()
     batches = [shard_of(joined_batch(seed, images), ranks.shard) for seed, images in enumerate(sizes)]
     outcome = train_steps(
         state,
@@ -118,7 +118,7 @@ def fit(
 
 def ledger(ranks: SingleProcess) -> list[tuple[str, float]]:
     state, config = make(ranks, SMALL | {"norm": "none"})
-    book = Ledger(state.model.trunk_points(), ranks.all_gather)
+    book = Ledger(state.model.backbone_layers(), ranks.all_gather)
     book.begin()
     batch = shard_of(joined_batch(0, 3), ranks.shard)
     preds = state.model(state.preprocess(batch.images))
@@ -178,7 +178,7 @@ def error(ranks: SingleProcess) -> list[str]:
 
     state, config = make(ranks, SMALL)
     loss_fn = sharded_loss(ranks, state, config, 1)
-    recorder = GradientRecorder(state.model.trunk_points(), ranks.all_gather)
+    recorder = GradientRecorder(state.model.backbone_layers(), ranks.all_gather)
     said = []
     try:
         train_steps(
@@ -244,7 +244,7 @@ def broken(ranks: SingleProcess, direction: str, folder: Path) -> dict[str, Any]
     """Step 1 of 3, in its second micro-batch, is left out; batch norms spread the infinities to all."""
     state, config = make(ranks, SMALL, on_nonfinite="skip")
     layer = Breaking(ranks, direction)
-    state.model.trunk.p4_0.a.act = layer
+    state.model.backbone.p4_0.conv1.act = layer
     joined = [joined_batch(seed, images) for seed, images in enumerate((4, 3, 3, 2, 3, 4))]
 
     def arm(module: nn.Module, args: tuple[torch.Tensor]) -> None:
@@ -270,7 +270,7 @@ def broken(ranks: SingleProcess, direction: str, folder: Path) -> dict[str, Any]
         [shard_of(batch, ranks.shard) for batch in joined],
         Schedule(3, 3, 2, 1, None),
         config,
-        GradientRecorder(state.model.trunk_points(), ranks.all_gather),
+        GradientRecorder(state.model.backbone_layers(), ranks.all_gather),
         lambda row: rows.append({k: v for k, v in row.items() if k != "time/step_ms"}),
         lambda: False,
         failed=failed,

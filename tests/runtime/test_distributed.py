@@ -130,7 +130,7 @@ def test_a_broken_step_is_left_out_by_all_and_named_where_it_began(
     """In the second micro-batch, of two images; what broke it began on the last process alone."""
     ours, theirs = two[f"broken {direction}"], one[f"broken {direction}"]
     end = ("finished", 3, 1, [None, 1, None])
-    origin = (f"{direction} trunk.p4_0.a.act (Breaking)", 1, ((0, 1, 2), (0, 1)))
+    origin = (f"{direction} backbone.p4_0.conv1.act (Breaking)", 1, ((0, 1, 2), (0, 1)))
     assert theirs["everyone"] == [(end, origin)]
     assert ours["everyone"] == [(end, origin)] * 2
     assert all(torch.isfinite(value).all() for value in (*ours["weights"], *ours["statistics"]))

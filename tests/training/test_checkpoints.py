@@ -7,6 +7,7 @@ import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 
 from detector.errors import UserError
 from detector.models.loss import DetectionLoss
+from detector.registry import register
 from detector.runtime.checkpoint_file import read, write
 from detector.runtime.random_state import preserve_random_state, random_state, restore_random_state
 from detector.training import checkpoints as checkpoint
@@ -37,7 +39,16 @@ def trained(make_state: MakeState, **config: object) -> TrainState:
     return state
 
 
-@pytest.mark.parametrize("config", [{}, {"optimizer": "adamw", "lr": 1e-3, "ema": 0.9}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"optimizer": "adamw", "lr": 1e-3, "ema": 0.9},
+        {"optimizer": "RAdam", "lr": 1e-3},
+        {"optimizer": "Adafactor", "momentum": 0.0},  # whose state has other shapes than the weights
+        {"optimizer": "Rprop", "momentum": 0.0, "weight_decay": 0.0},
+    ],
+)
 def test_what_is_saved_comes_back(make_state: MakeState, tmp_path: Path, config: dict[str, object]) -> None:
     state = trained(make_state, **config)
     write(state_dict(state), tmp_path / "last.pt")
@@ -60,6 +71,19 @@ def test_what_is_saved_comes_back(make_state: MakeState, tmp_path: Path, config:
     if state.ema is not None and other.ema is not None:
         pairs = zip(state.ema.parameters(), other.ema.parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(("better", "best"), [("higher", 3), ("lower", 1)])
+def test_the_best_is_the_best_by_the_monitored_metric(
+    make_state: MakeState, tmp_path: Path, better: Literal["higher", "lower"], best: int, own_names: None
+) -> None:
+    register.metric("mine", better=better)(lambda result: 0.0)
+    state, _ = make_state()
+    checkpoints = Checkpointing(state, ONCE, tmp_path, {"names": ["a"]}, "mine")
+    for step, value in [(1, -2.5), (2, 0.5), (3, 3.0), (4, float("nan")), (5, 1.0)]:
+        state.step = step
+        checkpoints.save({"val/mine": value, "train/mine": 0.0, "val/mAP50-95": step / 10})
+    assert read(checkpoints.best)["step"] == best
 
 
 def test_the_best_is_the_best_on_val_then_on_train(make_state: MakeState, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def run(
 ) -> tuple[Outcome, list[Row]]:
     rows: list[Row] = []
     schedule = Schedule(steps, 1, accumulate, every, None)
-    recorder = GradientRecorder(state.model.trunk_points())
+    recorder = GradientRecorder(state.model.backbone_layers())
     settings = TrainConfig(**config)
     outcome = train_steps(state, loss_fn, batches, schedule, settings, recorder, rows.append, stop)
     return outcome, rows
@@ -119,7 +119,7 @@ def test_the_row_holds_every_trunk_layer(make_state: MakeState, make_batch: Make
     state, loss_fn = make_state()
     _, rows = run(state, loss_fn, (make_batch() for _ in range(3)), 3, every=2)
     assert [row["step"] for row in rows] == [0, 2]  # the last step is always recorded
-    for name in state.model.trunk_points():
+    for name in state.model.backbone_layers():
         for kind in ("activation_grad", "weight_grad", "update_ratio"):
             assert rows[0][f"{kind}/{name}"] > 0
     assert rows[0]["train/loss"] == pytest.approx(
@@ -140,10 +140,10 @@ def test_a_small_network_learns_its_batch(make_state: MakeState, make_batch: Mak
 
 def test_frozen_weights_stay(make_state: MakeState, make_batch: MakeBatch) -> None:
     state, loss_fn = make_state()
-    state.model.trunk.requires_grad_(False)
-    before = [p.clone() for p in state.model.trunk.parameters()]
+    state.model.backbone.requires_grad_(False)
+    before = [p.clone() for p in state.model.backbone.parameters()]
     _, rows = run(state, loss_fn, (make_batch() for _ in range(2)), 2)
-    assert all(torch.equal(a, b) for a, b in zip(before, state.model.trunk.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, state.model.backbone.parameters(), strict=True))
     assert rows[0]["activation_grad/00_stem"] > 0
     assert "weight_grad/00_stem" not in rows[0]
 
@@ -163,13 +163,13 @@ def test_numbers_that_break_end_the_run_and_name_the_layer(
     def batches() -> Iterator[Batch]:
         yield make_batch()
         with torch.no_grad():
-            state.model.trunk.p4_0.a.conv.weight.fill_(math.inf)
+            state.model.backbone.p4_0.conv1.conv.weight.fill_(math.inf)
         yield make_batch()
 
     outcome, rows = run(state, loss_fn, batches(), 5)
     assert outcome.status == "diverged"
     assert outcome.origin is not None
-    assert outcome.origin.where == "forward trunk.p4_0.a.conv (Conv2d)"
+    assert outcome.origin.where == "forward backbone.p4_0.conv1.conv (Conv2d)"
     assert state.step == 1
     assert math.isnan(rows[-1]["train/loss"])
 

@@ -9,7 +9,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detector.training.metrics import Prediction, Truth, coco_map, to_coco
+from detector.registry import register
+from detector.training import metrics
+from detector.training.metrics import METRICS, Prediction, Result, Truth, coco_map, evaluate_metrics, to_coco
 
 SIZE = (640, 480)
 
@@ -130,3 +132,27 @@ def test_the_same_detections_score_the_same_in_pycocotools(seed: int) -> None:
     assert 0 < ours["mAP50-95"] < 1
     assert ours["mAP50-95"] == pytest.approx(evaluation.stats[0], abs=1e-9)
     assert ours["mAP50"] == pytest.approx(evaluation.stats[1], abs=1e-9)
+
+
+def test_a_result_s_metrics_are_cocos_and_those_that_are_named(own_names: None) -> None:
+    labels, predictions = [truth(BOX, classes=[0])], [found(BOX, scores=[0.9], classes=[0])]
+    result = Result(labels, predictions, 2)
+    assert list(METRICS) == ["mAP50-95", "mAP50"]
+    assert evaluate_metrics(result) == coco_map(labels, predictions, 2)
+
+    @register.metric("boxes_an_image", better="lower")
+    def boxes_an_image(result: Result) -> float:
+        return float(np.mean([len(prediction.boxes) for prediction in result.predictions]))
+
+    values = evaluate_metrics(result, ["boxes_an_image", "mAP50"])
+    assert list(values) == ["mAP50-95", "mAP50", "boxes_an_image"]
+    assert values["boxes_an_image"] == 1.0
+
+
+def test_coco_is_evaluated_once_for_its_two_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(
+        metrics, "coco_map", lambda *given: calls.append(given) or {"mAP50-95": 0, "mAP50": 0}
+    )
+    evaluate_metrics(Result([], [], 1))
+    assert len(calls) == 1

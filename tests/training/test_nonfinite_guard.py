@@ -66,7 +66,7 @@ def run(
         iter(batches[first * accumulate :]),
         Schedule(len(batches) // accumulate, 2, accumulate, 1, None),
         settings,
-        GradientRecorder(state.model.trunk_points()),
+        GradientRecorder(state.model.backbone_layers()),
         rows.append,
         lambda: False,
         failed=failures.append,
@@ -111,7 +111,7 @@ def test_a_skipped_step_counts_and_changes_nothing(make_state: MakeState, make_b
             iter([batches[step] for step in steps]),
             Schedule(5, 2, 1, 1, None),
             settings,
-            GradientRecorder(other.model.trunk_points()),
+            GradientRecorder(other.model.backbone_layers()),
             lambda row: None,
             lambda last=steps[-1]: other.step > last,
         )
@@ -152,7 +152,7 @@ def test_resuming_around_skipped_steps_is_exact(
     head: list[Row] = []
     train_steps(
         part, Breakable(part.model, settings), iter(batches), Schedule(5, 2, 2, 1, None), settings,
-        GradientRecorder(part.model.trunk_points()), head.append, lambda: part.step == stop,
+        GradientRecorder(part.model.backbone_layers()), head.append, lambda: part.step == stop,
     )  # fmt: skip
     write(state_dict(part), tmp_path / "last.pt")
     resumed, _ = make_state(seed=9, **SETTINGS)
@@ -183,7 +183,7 @@ def test_a_gradient_scaler_may_overflow_until_it_is_at_one(
     rows: list[Row] = []
     outcome = train_steps(
         state, Steep(state.model, settings), iter([make_batch()] * 9), Schedule(9, 2, 1, 1, None), settings,
-        GradientRecorder(state.model.trunk_points()), rows.append, lambda: False,
+        GradientRecorder(state.model.backbone_layers()), rows.append, lambda: False,
     )  # fmt: skip
     assert outcome.status == "diverged"
     assert [row.get("train/skipped") for row in rows] == [None, None, 1, None]

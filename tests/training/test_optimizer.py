@@ -1,15 +1,21 @@
 """The optimiser's parts, against closed forms."""
 
 import math
+import subprocess
+import sys
 from copy import deepcopy
 
 import pytest
 import torch
 from torch import nn
 
+from detector.config import names
 from detector.config.schema import ModelConfig, TrainConfig
+from detector.errors import UserError
 from detector.models.detector import build_detector
+from detector.registry import register
 from detector.training.optimizer import MovingAverage, build_optimizer, learning_rate, parameter_groups
+from tests.support import ROOT
 
 
 def test_only_weights_that_multiply_activations_decay() -> None:
@@ -28,7 +34,7 @@ def test_frozen_weights_are_not_the_optimiser_s() -> None:
     model = build_detector(ModelConfig(freeze="backbone"), num_classes=2)
     optimizer = build_optimizer(model, TrainConfig())
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    assert held.isdisjoint(id(p) for p in model.trunk.parameters())
+    assert held.isdisjoint(id(p) for p in model.backbone.parameters())
     assert held >= {id(p) for p in model.head.parameters()}
 
 
@@ -37,7 +43,7 @@ def test_the_backbone_can_learn_more_slowly() -> None:
     torch.manual_seed(0)
     model = build_detector(ModelConfig(depths=(1, 1, 1, 1)), num_classes=2)
     config = TrainConfig(lr=0.5, momentum=0.0, weight_decay=0.0, backbone_lr=0.1)
-    optimizer = build_optimizer(model, config, model.backbone())
+    optimizer = build_optimizer(model, config, model.backbone_modules())
     for group in optimizer.param_groups:
         group["lr"] = 0.5 * group["lr_factor"]  # as the engine does at each step
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -45,7 +51,7 @@ def test_the_backbone_can_learn_more_slowly() -> None:
         p.grad = torch.ones_like(p)
     optimizer.step()
     for name, p in model.named_parameters():
-        moved = 0.05 if name.startswith("trunk.") else 0.5
+        moved = 0.05 if name.startswith("backbone.") else 0.5
         torch.testing.assert_close(before[name] - p.detach(), torch.full_like(p, moved))
     members = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(members) == sorted(id(p) for p in model.parameters())  # each once
@@ -172,3 +178,85 @@ def test_an_average_follows_one_model_and_holds_nothing_else() -> None:
     assert set(average.state_dict()) == {"n_averaged", "module.weight", "module.bias"}
     with pytest.raises(ValueError, match="the model that it was made from"):
         average.update_parameters(nn.Linear(2, 2))
+
+
+NO_MOMENTUM = "ASGD", "Adadelta", "Adafactor", "Adagrad", "Rprop"
+
+
+@pytest.mark.parametrize("name", names.TORCH["optimizer"])
+def test_any_optimizer_of_torch_takes_the_steps_that_torch_takes(name: str) -> None:
+    momentum = 0.0 if name in NO_MOMENTUM else 0.8
+    decay = 0.0 if name == "Rprop" else 0.01
+    config = TrainConfig(optimizer=name, lr=0.01, momentum=momentum, weight_decay=decay)
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))
+    theirs = deepcopy(ours)
+    kind = getattr(torch.optim, name)
+    first = {"RMSprop": {"momentum": 0.8}, "SGD": {"momentum": 0.8}}
+    betas = {"betas": (0.8, 0.999)} if momentum and name not in first else {}
+    mine = build_optimizer(ours, config)
+    other = kind(parameter_groups(theirs, decay), lr=0.01, **first.get(name, betas))
+    x = torch.randn(4, 2, 6, 6)
+    for _ in range(4):
+        for model, optimizer in ((ours, mine), (theirs, other)):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+    assert isinstance(mine, kind)
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"optimizer": "Adagrad"}, r"momentum=0\.9: Adagrad takes no momentum; write train\.momentum=0"),
+        ({"optimizer": "Rprop", "momentum": 0.0}, r"weight_decay=0\.0005: Rprop takes no weight_decay"),
+        ({"optimizer": "lbfgs"}, r"train\.optimizer=lbfgs: LBFGS doesn't support per-parameter options"),
+    ],
+)
+def test_what_an_optimizer_does_not_take_is_an_error(
+    settings: dict[str, object], said: str, own_names: None
+) -> None:
+    register.optimizer("lbfgs")(lambda params, lr, momentum, weight_decay=0.0: torch.optim.LBFGS(params, lr))
+    with pytest.raises(UserError, match=said):
+        build_optimizer(nn.Linear(2, 2), TrainConfig(**settings))
+
+
+def test_an_optimizer_of_one_s_own(own_names: None) -> None:
+    class Sign(torch.optim.Optimizer):
+        def __init__(self, params: object, lr: float, momentum: float = 0.0, **others: object) -> None:
+            super().__init__(params, {"lr": lr, "momentum": momentum, **others})
+
+        @torch.no_grad()
+        def step(self, closure: object = None) -> None:
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p -= group["lr"] * p.grad.sign()
+
+    register.optimizer("sign")(Sign)
+    layer = nn.Linear(2, 2)
+    before = layer.weight.detach().clone()
+    optimizer = build_optimizer(layer, TrainConfig(optimizer="sign", lr=0.25))
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [5e-4, 0.0]
+    assert optimizer.param_groups[0]["momentum"] == 0.9
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    torch.testing.assert_close(layer.weight.detach(), before - 0.25)
+
+
+def test_no_optimizer_of_torch_imports_the_compiler_before_the_first_step() -> None:
+    code = (
+        "import sys, torch; from torch import nn\n"
+        "from detector.config.names import TORCH\n"
+        "from detector.config.schema import TrainConfig\n"
+        "from detector.training.optimizer import build_optimizer\n"
+        "for name in TORCH['optimizer']:\n"
+        f"    momentum = 0.0 if name in {NO_MOMENTUM} else 0.9\n"
+        "    layer = nn.Linear(2, 2)\n"
+        "    config = TrainConfig(optimizer=name, momentum=momentum, weight_decay=0.0)\n"
+        "    optimizer = build_optimizer(layer, config)\n"
+        "    layer(torch.ones(1, 2)).sum().backward()\n"
+        "    optimizer.step()\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -59,7 +59,7 @@ def layer_names(options: argparse.Namespace) -> list[str]:
     from detector.models.detector import build_detector
 
     model = load_config(options.config, options.overrides).config.model
-    return list(build_detector(model, num_classes=1).trunk_points())
+    return list(build_detector(model, num_classes=1).backbone_layers())
 
 
 def build(entity: str, project: str, layers: Sequence[str], *, regex: bool = True) -> Workspace:

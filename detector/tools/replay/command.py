@@ -147,7 +147,7 @@ def measure(
     from detector.gradients.recorder import GradientRecorder, tensors
     from detector.training.engine import backward, clip_gradients, named
 
-    points = state.model.trunk_points()
+    points = state.model.backbone_layers()
     outputs: dict[str, float] = {}
 
     def watch(name: str) -> Any:

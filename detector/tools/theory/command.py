@@ -13,7 +13,7 @@ from detector.data.geometry import letterbox
 from detector.data.loader import Batch, Loader
 from detector.data.sources import load_dataset
 from detector.models.loss import DetectionLoss
-from detector.tools.theory.measure import HEADER, Check, check_plain, check_residual, check_trunk
+from detector.tools.theory.measure import HEADER, Check, check_backbone, check_plain, check_residual
 from detector.training.engine import backward
 from detector.training.state import TrainState
 
@@ -41,7 +41,7 @@ def show_theory(trunk: str | None) -> None:
         print(
             f"\nA layer of the detector's trunk (its P3 stage) on {trunk} images, {IMAGE_SIZE} px, 3 seeds.\n"
         )
-        missed += show(check_trunk(ModelConfig(), lambda seed: one_pass(batches(seed)), classes))
+        missed += show(check_backbone(ModelConfig(), lambda seed: one_pass(batches(seed)), classes))
     if missed:
         print(f"\nMore than 2 % off (5 % over a chain): {'; '.join(check.what for check in missed)}.")
     silu, relu = power_exponent("silu"), power_exponent("relu")

@@ -161,7 +161,7 @@ TRUNKS: dict[str, dict[str, str]] = {
 Backward = Callable[[torch.nn.Module], object]
 
 
-def check_trunk(model: ModelConfig, passes: Callable[[int], Backward], classes: int) -> Iterator[Check]:
+def check_backbone(model: ModelConfig, passes: Callable[[int], Backward], classes: int) -> Iterator[Check]:
     """The factor of one layer of the trunk's P3 stage, for the combinations of `TRUNKS`.
 
     Args:
@@ -172,15 +172,15 @@ def check_trunk(model: ModelConfig, passes: Callable[[int], Backward], classes: 
     size = {key: getattr(model, key) for key in ("depths", "widths", "neck_width", "reg_max")}
     for what, components in TRUNKS.items():
         config = ModelConfig.model_validate(size | components)
-        measured = tuple(trunk_factor(config, classes, passes(seed), seed) for seed in SEEDS)
+        measured = tuple(backbone_factor(config, classes, passes(seed), seed) for seed in SEEDS)
         yield Check(what, "", stage_factor(block_factors(config)), measured)
 
 
-def trunk_factor(config: ModelConfig, classes: int, backward: Backward, seed: int) -> float:
+def backbone_factor(config: ModelConfig, classes: int, backward: Backward, seed: int) -> float:
     """Build a detector, run one pass and measure its P3 stage."""
     torch.manual_seed(seed)
     detector = build_detector(config, classes)
-    recorder = GradientRecorder(detector.trunk_points())
+    recorder = GradientRecorder(detector.backbone_layers())
     recorder.begin()
     backward(detector)
     recorder.gradients()

@@ -94,7 +94,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         loader.train_batches(batch=8, seed=0),
         schedule,
         config.train,
-        GradientRecorder(model.trunk_points()),
+        GradientRecorder(model.backbone_layers()),
         lambda row: None,
         lambda: False,
     )

@@ -11,7 +11,7 @@ from detector.models.base import DetectionModel
 
 
 @torch.no_grad()
-def transfer(
+def load_pretrained(
     given: Mapping[str, Tensor], given_names: Sequence[str], model: DetectionModel, names: Sequence[str]
 ) -> str:
     """Copy every tensor whose name and shape fit, and the outputs of classes with the same name.
