@@ -34,6 +34,9 @@ def add_compare(commands: Commands) -> None:
     parser.add_argument(
         "--allow-mixed", action="store_true", help="compare runs on different data, image sizes or steps"
     )
+    parser.add_argument(
+        "--wide", action="store_true", help="print every column and interval, wider than a terminal may be"
+    )
     parser.set_defaults(run=run_compare)
 
 
@@ -59,7 +62,7 @@ def run_compare(options: argparse.Namespace) -> None:
         console = Console()
         if not console.is_terminal:
             console = Console(width=200)  # in a file, a table squeezed into 80 columns is of no use
-        table.print_console(comparison, console)
+        table.print_console(comparison, console, wide=options.wide)
     for name, path in targets.items():
         text = writers[name](comparison)
         if path == Path("-"):

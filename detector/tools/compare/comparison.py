@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from detector.errors import UserError, spelt_out
+from detector.runtime.files import read_bytes
 from detector.tools.compare.factorial import Factorial, find_factorial
 from detector.tools.compare.metrics import METRICS
 from detector.tools.compare.runs import LeftOut, Run
@@ -19,6 +21,8 @@ from detector.tools.compare.statistics import (
     smallest_p,
 )
 
+SUITE_FILE = "suite.json"  # in the folder of a suite's runs: the names of its cells, in order
+MAX_SUITE = 1_000_000  # bytes
 _UNKNOWN = "unknown"
 
 
@@ -44,7 +48,7 @@ class Group:
 class Comparison:
     """Everything the tables and the page show."""
 
-    groups: tuple[Group, ...]  # the baseline first
+    groups: tuple[Group, ...]  # in the order of their suite, else the baseline first
     left_out: tuple[LeftOut, ...]
     differing: tuple[str, ...]  # why the runs are not comparable, where that was allowed
     notes: tuple[str, ...]
@@ -54,7 +58,12 @@ class Comparison:
     @property
     def baseline(self) -> Group:
         """What the others are set against."""
-        return self.groups[0]
+        return next(group for group in self.groups if not group.differences)
+
+    @property
+    def others(self) -> tuple[Group, ...]:
+        """All but the baseline, in their order."""
+        return tuple(group for group in self.groups if group.differences)
 
 
 def compare(
@@ -83,16 +92,33 @@ def compare(
         )
     parts = _partition(runs)
     first = _find_baseline(parts, baseline)
+    order = _suite_order(runs)
     labels = [first, *(label for label in parts if label != first)]
-    groups = [_group(label, parts[label], parts[first]) for label in labels]
+    groups = _corrected([_group(label, parts[label], parts[first]) for label in labels])
+    if order:
+        groups.sort(key=lambda group: order.get(group.runs[0].name, len(order)))
     return Comparison(
-        groups=tuple(_corrected(groups)),
+        groups=tuple(groups),
         left_out=tuple(left_out),
         differing=tuple(differing),
         notes=tuple(_notes(groups)),
         factorial=find_factorial({label: parts[label] for label in labels}),
         datasets=tuple(sorted({run.dataset for run in runs})),
     )
+
+
+def _suite_order(runs: Sequence[Run]) -> dict[str, int]:
+    """The place of each ablation in the suites whose folders the runs lie in; empty where there are none."""
+    names: dict[str, int] = {}
+    for folder in dict.fromkeys(run.directory.parent for run in runs):
+        try:
+            cells = json.loads(read_bytes(folder / SUITE_FILE, MAX_SUITE))["cells"]
+            names |= {
+                str(name): len(names) + place for place, name in enumerate(cells) if str(name) not in names
+            }
+        except (OSError, ValueError, TypeError, LookupError, RecursionError):
+            continue  # it only loses the order
+    return names
 
 
 def planned(run: Run) -> str:
@@ -217,8 +243,8 @@ def _corrected(groups: Sequence[Group]) -> list[Group]:
 def _notes(groups: Sequence[Group]) -> list[str]:
     """What a reader must know to trust the numbers."""
     notes = [
-        "Mean ± standard deviation over seeds; brackets are 95 % Student-t intervals. mAP ends at 0 and 1, "
-        "where its intervals are cut off: near a bound they are only a guide."
+        "Mean ± standard deviation over seeds; brackets are 95 % Student-t intervals, cut off where "
+        "the number ends: mAP at 0 and 1, loss and seconds at 0. Near such a bound they are only a guide."
     ]
     runs = [run for group in groups for run in group.runs]
     pairs = max((d.n for group in groups for d in group.differences.values()), default=0)

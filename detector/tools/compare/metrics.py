@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 
 @dataclass(frozen=True)
@@ -15,13 +16,14 @@ class Metric:
     signed: bool = False
     bounds: tuple[float, float] | None = None
     tested: bool = True  # whether differences from the baseline are of interest
+    short: str = ""  # its column on a terminal; only there with --wide if it has none
 
 
 METRICS = (
-    Metric("gradient/vanishing_index_init", "V at init", 2, signed=True),
-    Metric("gradient/vanishing_index", "V late", 2, signed=True),
-    Metric("train/loss", "final loss", 2),
-    Metric("train/mAP50-95", "train mAP50-95", 3, bounds=(0.0, 1.0)),
-    Metric("val/mAP50-95", "val mAP50-95", 3, bounds=(0.0, 1.0)),
-    Metric("seconds", "seconds", 0, tested=False),
+    Metric("gradient/vanishing_index_init", "V at init", 2, signed=True, short="V init"),
+    Metric("gradient/vanishing_index", "V late", 2, signed=True, short="V late"),
+    Metric("train/loss", "final loss", 2, bounds=(0.0, inf)),
+    Metric("train/mAP50-95", "train mAP50-95", 3, bounds=(0.0, 1.0), short="train mAP"),
+    Metric("val/mAP50-95", "val mAP50-95", 3, bounds=(0.0, 1.0), short="val mAP"),
+    Metric("seconds", "seconds", 0, bounds=(0.0, inf), tested=False),
 )

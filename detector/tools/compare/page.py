@@ -1,142 +1,145 @@
 """The comparison as one web page that needs nothing else: no network, no server, no other file.
 
 Everything that a run brought along (names, configuration, layers) is a stranger's. It enters the page in two
-ways only: through `html.escape`, and as JSON in which no `<` is left. The page's security policy allows the
-scripts below by their hashes and nothing more, so even a hole would find no way to run.
+ways only: through `html.escape`, and packed, inside the figures. The page's security policy allows its two
+scripts by their hashes and nothing more, so even a hole would find no way to run.
 """
 
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import html
-import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import resources
-from typing import Any
 
-import numpy as np
+import orjson
 
 from detector import __version__
-from detector.gradients.indices import EXPLODING, FLOOR, VANISHING
-from detector.tools.compare.comparison import Comparison
-from detector.tools.compare.history import Array
+from detector.gradients.entries import Entry, summarise_ledger
+from detector.tools.compare.comparison import Comparison, Group
+from detector.tools.compare.figures import figures, look, mean, numbered, profile, stops
 from detector.tools.compare.metrics import METRICS
 from detector.tools.compare.runs import Run
-from detector.tools.compare.table import Sheet, remarks, sheets
-from detector.tools.compare.theory import expected
+from detector.tools.compare.statistics import estimate
+from detector.tools.compare.table import Sheet, remarks, sheets, value
 
-SCRIPTS = ("state.js", "figures.js", "details.js", "controls.js")  # in this order
+_STROKES = {"solid": "", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3"}
+_SAYS = {
+    "vanishing": "the gradient vanishes in",
+    "exploding": "the gradient explodes in",
+    "underflow": "the gradient is too small for a number in",
+    "diverged": "numbers stop being finite in",
+    "collapsed": "the gradient arrives, but the output hardly depends on the image, in",
+}
 
 
 def page(comparison: Comparison) -> str:
-    """The whole page, about 5 MB of it plotly.js."""
+    """The whole page, about 2 MB of it plotly.js."""
     from plotly.offline import get_plotlyjs
 
-    scripts = [get_plotlyjs(), *map(_asset, SCRIPTS)]
-    hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
-    datasets = ", ".join(comparison.datasets)
-    runs = sum(len(group.runs) for group in comparison.groups)
+    template, plotly, drawn = _asset("page.html"), get_plotlyjs(), figures(comparison)
+    steps = stops(comparison)
+    scripts = [plotly, *re.findall(r"<script>(.*?)</script>", template, re.DOTALL)]
+    digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
+    hashes = " ".join(f"'sha256-{digest}'" for digest in digests)
+    runs = [(group.label, run) for group in comparison.groups for run in group.runs]
+    seeds = sorted({run.seed or 0 for _, run in runs})
+    subject = f"{len(comparison.groups)} ablations, {len(runs)} runs on {', '.join(comparison.datasets)}"
     slots = {
         "policy": f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
         "base-uri 'none'; form-action 'none'",
-        "title": html.escape(f"Where gradients die: {len(comparison.groups)} ablations on {datasets}"),
+        "title": html.escape(f"Where gradients die: {subject}"),
         "style": _asset("style.css"),
-        "subtitle": html.escape(
-            f"{len(comparison.groups)} ablations, {runs} runs on {datasets}; "
-            f"set against {comparison.baseline.label}"
+        "subtitle": html.escape(f"{subject}; set against {comparison.baseline.label}"),
+        "headline": _items(headline(comparison)),
+        "groups": "\n".join(_group_box(number, group) for number, group in numbered(comparison)),
+        "seeds": "\n".join(_box("seed", seed, str(seed)) for seed in seeds),
+        "last": str(len(steps) - 1),
+        "effects": "".join(f'<div class="plot" id="{key}"></div>' for key in drawn if "effects" in key),
+        "runs": "\n".join(
+            f'<option value="{number}">{html.escape(label)}, seed {run.seed}'
+            f"{f' ({run.state})' * (run.state != 'finished')}</option>"
+            for number, (label, run) in enumerate(runs)
         ),
         "tables": "\n".join(map(_table, sheets(comparison))),
-        "remarks": "\n".join(f"<li>{html.escape(line)}</li>" for line in remarks(comparison)),
+        "remarks": _items(remarks(comparison)),
         "version": html.escape(__version__),
-        "data": _json(payload(comparison)),
-        "scripts": "\n".join(f"<script>{script}</script>" for script in scripts),
+        "plotly": _packed(plotly.encode()),
+        "figures": _packed(orjson.dumps({"stops": steps, "figures": drawn})),
     }
     # One pass: a slot's name inside what fills another slot stays what it is.
-    return re.sub(r"<!--slot:(\w+)-->", lambda match: slots[match[1]], _asset("page.html"))
+    return re.sub(r"<!--slot:(\w+)-->", lambda match: slots[match[1]], template)
 
 
-def payload(comparison: Comparison) -> dict[str, Any]:
-    """What the figures are drawn from, in plain JSON. Norms are log10 with two decimals."""
-    groups, runs = [], []
-    for number, group in enumerate(comparison.groups):
-        groups.append({"label": group.label, "changes": list(group.changes)})
-        runs += [_run(run, number) for run in group.runs]
-    return {
-        "groups": groups,
-        "runs": runs,
-        "bands": [VANISHING, EXPLODING],
-        "effects": _effects(comparison),
-    }
+def headline(comparison: Comparison) -> list[str]:
+    """Which ablations lose their gradient, when and in which blocks; those that never do come last."""
+    lines = []
+    ill: set[str] = set()
+    for late, when in enumerate(("At initialisation", "Late in training")):
+        for verdict, says in _SAYS.items():
+            found = []
+            for group in comparison.groups:
+                runs = [run for run in group.runs if run.verdicts[late] == verdict]
+                if runs:
+                    ill.add(group.label)
+                    found.append(group.label + _place(group, runs, late))
+            if found:
+                lines.append(f"{when}, {says} {'; '.join(found)}.")
+    judged = [group.label for group in comparison.groups if any(any(run.verdicts) for run in group.runs)]
+    healthy = [label for label in judged if label not in ill]
+    return [*lines, f"Healthy: {', '.join(healthy)}."] if healthy else lines
 
 
-def _run(run: Run, group: int) -> dict[str, Any]:
-    curves = run.curves
-    return {
-        "group": group,
-        "seed": run.seed,
-        "state": run.state,
-        "layers": list(curves.layers),
-        "steps": list(curves.steps),
-        "profiles": {
-            kind: [_rounded(row, 2) for row in log10(values)] for kind, values in curves.profiles.items()
-        },
-        "series": {
-            key: {"steps": list(steps), "values": _rounded(values, 4)}
-            for key, (steps, values) in curves.series.items()
-        },
-        "theory": None if (theory := expected(run)) is None else _rounded(theory, 2),
-        "ledger": [
-            [entry.step, entry.block, entry.operation, *_rounded(log10(np.array([entry.factor])), 4)]
-            for entry in run.ledger
-        ],
-    }
+def _place(group: Group, runs: Sequence[Run], late: int) -> str:
+    """How many of its runs, how much, and between which blocks, in parentheses."""
+    metric = METRICS[late]  # V at initialisation, V late
+    index = estimate([run.values[metric.key] for run in runs]).mean
+    facts = [f"{len(runs)} of {len(group.runs)} runs"] if len(runs) < len(group.runs) else []
+    facts += [f"V = {value(index, metric)} decades"] if math.isfinite(index) else []
+    curves = [profile(run)[-late] for run in runs if run.curves.steps and (late or run.curves.steps[0] == 0)]
+    layers = runs[0].curves.layers
+    if curves and {len(curve) for curve in curves} == {len(layers)}:
+        decades = mean(curves)
+        # What lies between two records is the doing of the block behind.
+        entries = [
+            Entry(layer, "block", "block", 10**d)
+            for layer, d in zip(layers[1:], decades[:-1] - decades[1:], strict=True)
+        ]
+        stretch = summarise_ledger(entries, gain=index > 0)
+        if stretch is not None:
+            verb = "gain" if index > 0 else "lose"
+            facts.append(f"{stretch.blocks} {verb} {abs(stretch.decades):.1f}")
+    return f" ({'; '.join(facts)})" if facts else ""
 
 
-def log10(norms: Array) -> Array:
-    """Logarithms as the vanishing index takes them: underflow at the floor, and NaN where not finite."""
-    finite = np.where(np.isfinite(norms), norms, np.nan)
-    logarithms: Array = np.log10(np.maximum(finite, FLOOR))
-    return logarithms
+def _group_box(number: int, group: Group) -> str:
+    style = look(number)
+    swatch = (
+        f'<svg width="26" height="8" aria-hidden="true"><line x2="26" y1="4" y2="4" stroke-width="3" '
+        f'stroke="{style["color"]}" stroke-dasharray="{_STROKES[style["dash"]]}"/></svg>'
+    )
+    return _box("group", number, group.label, swatch, ", ".join(group.changes) or "the baseline")
 
 
-def _rounded(values: Array | Sequence[float], digits: int) -> list[float | None]:
-    """Plain numbers; JSON has no NaN, and null is a gap in a curve."""
-    return [round(v, digits) if np.isfinite(v) else None for v in np.asarray(values, np.float64).tolist()]
+def _box(name: str, at: int, label: str, swatch: str = "", title: str = "") -> str:
+    box = f'<input type="checkbox" name="{name}" value="{at}" checked>'
+    return f'<label title="{html.escape(title)}">{box}{swatch} {html.escape(label)}</label>'
 
 
-def _effects(comparison: Comparison) -> list[dict[str, Any]]:
-    """Each metric's effects, for the figure; those that were never measured or never vary are left out."""
-    design = comparison.factorial
-    if design is None:
-        return []
-    found = []
-    for metric in METRICS:
-        by_effect = design.effects.get(metric.key, {})
-        if not any(e.n and (e.mean or e.sd) for e in by_effect.values()):
-            continue
-        found.append(
-            {
-                "metric": metric.label,
-                "names": [design.name(effect) for effect in by_effect],
-                "mean": _rounded([e.mean for e in by_effect.values()], 4),
-                "low": _rounded([e.low for e in by_effect.values()], 4),
-                "high": _rounded([e.high for e in by_effect.values()], 4),
-                "n": [e.n for e in by_effect.values()],
-            }
-        )
-    return found
+def _items(lines: Iterable[str]) -> str:
+    return "\n".join(f"<li>{html.escape(line)}</li>" for line in lines)
 
 
-def _json(value: object) -> str:
-    """JSON that can stand inside a <script>: nothing in it ends the element or begins a comment."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"), ensure_ascii=True)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+def _packed(text: bytes) -> str:
+    """Compressed, in an alphabet that no name inside can leave; the page's script unpacks it."""
+    return base64.b64encode(gzip.compress(text, 6, mtime=0)).decode()
 
 
 def _table(sheet: Sheet) -> str:
-    title = html.escape(sheet.title)
     numeric = [' class="number"' if cell.numeric else "" for cell in sheet.rows[0]]
     head = "".join(
         f'<th scope="col"{kind}>{html.escape(column)}</th>'
@@ -145,22 +148,17 @@ def _table(sheet: Sheet) -> str:
     rows = []
     for row in sheet.rows:
         cells = []
-        for at, cell in enumerate(row):
+        for at, (cell, kind) in enumerate(zip(row, numeric, strict=True)):
             below = "".join(f"<small>{html.escape(line)}</small>" for line in cell.below)
-            kind = ' class="number"' if cell.numeric else ""
             tag = 'th scope="row"' if at == 0 else "td"
             cells.append(f"<{tag}{kind}>{html.escape(cell.text)}{below}</{tag[:2]}>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    body = "\n".join(rows)
+    title = html.escape(sheet.title)
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{title}">'
-        f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
 def _asset(name: str) -> str:
     return (resources.files("detector.tools.compare") / "assets" / name).read_text(encoding="utf-8")
-
-
-def _sha256(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -43,6 +44,8 @@ class Cell:
     text: str
     below: tuple[str, ...] = ()
     numeric: bool = True
+    line: str = ""  # in a terminal's one line, if not just the text
+    short: str = ""  # in a narrow terminal's
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Sheet:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    short: tuple[str, ...]  # the columns' names on a terminal; without one, they are there with --wide only
 
 
 def sheets(comparison: Comparison) -> list[Sheet]:
@@ -83,9 +87,16 @@ def interval(e: Estimate, metric: Metric) -> str:
 def _measured(comparison: Comparison) -> Sheet:
     def cell(group: Group, metric: Metric) -> Cell:
         e = group.estimates[metric.key]
+        mean = value(e.mean, metric)
         spread = f" ± {value(e.sd, metric).lstrip('+')}" if e.n > 1 else ""
         of = f"{e.n} of {len(group.runs)} runs" if 0 < e.n < len(group.runs) else ""
-        return Cell(value(e.mean, metric) + spread, _lines(interval(e, metric), of))
+        return Cell(mean + spread, _lines(interval(e, metric), of), short=mean)
+
+    def verdict(group: Group) -> Cell:
+        before, after = group.verdict(False), group.verdict(True)
+        both = [before] if before == after else [before, after]
+        most = (verdict.split(", ")[0] + "…" * ("," in verdict) for verdict in both)
+        return Cell(before, (after,), False, " → ".join(both), "→".join(most))
 
     rows = []
     for group in comparison.groups:
@@ -93,19 +104,20 @@ def _measured(comparison: Comparison) -> Sheet:
             (
                 Cell(group.label, _lines(*(change.split(".", 1)[-1] for change in group.changes)), False),
                 Cell(str(len(group.runs))),
-                Cell(group.verdict(False), (group.verdict(True),), False),
+                verdict(group),
                 *(cell(group, metric) for metric in METRICS),
             )
         )
     columns = ("ablation", "n", "verdict at init, late", *(metric.label for metric in METRICS))
-    return Sheet("What was measured", columns, tuple(rows))
+    short = ("ablation", "n", "verdict", *(metric.short for metric in METRICS))
+    return Sheet("What was measured", columns, tuple(rows), short)
 
 
 def _differences(comparison: Comparison) -> Sheet:
     def cell(d: Difference, metric: Metric) -> Cell:
         p = "" if math.isnan(d.p) else f"p {_p(d.p)}, Holm {_p(d.p_holm)}"
         signed = Metric(metric.key, metric.label, metric.digits, signed=True)
-        return Cell(value(d.mean, signed), _lines(interval(d, signed), p))
+        return _with_interval(d, signed, p)
 
     tested = [metric for metric in METRICS if metric.tested]
     rows = tuple(
@@ -114,10 +126,17 @@ def _differences(comparison: Comparison) -> Sheet:
             Cell(str(max(d.n for d in group.differences.values()))),
             *(cell(group.differences[metric.key], metric) for metric in tested),
         )
-        for group in comparison.groups[1:]
+        for group in comparison.others
     )
     title = f"Difference from {comparison.baseline.label}, paired by seed"
-    return Sheet(title, ("ablation", "pairs", *(f"Δ {metric.label}" for metric in tested)), rows)
+    columns = ("ablation", "pairs", *(f"Δ {metric.label}" for metric in tested))
+    short = ("ablation", "n", *(f"Δ {metric.short}" * bool(metric.short) for metric in tested))
+    return Sheet(title, columns, rows, short)
+
+
+def _with_interval(e: Estimate, metric: Metric, *more: str) -> Cell:
+    mean, between = value(e.mean, metric), interval(e, metric)
+    return Cell(mean, _lines(between, *more), line=f"{mean} {between}".rstrip(), short=mean)
 
 
 def _p(p: float) -> str:
@@ -130,38 +149,71 @@ def _effects(comparison: Comparison) -> Sheet:
     tested = [metric for metric in METRICS if metric.tested]
     rows = []
     for effect in next(iter(design.effects.values())):
-        cells = [
-            Cell(("stripping " if len(effect) == 1 else "interaction ") + design.name(effect), numeric=False)
-        ]
+        name = design.name(effect)
+        kind = "stripping" if len(effect) == 1 else "interaction"
+        cells = [Cell(f"{kind} {name}", numeric=False, line=name.replace(" (→ sigmoid)", ""))]
         for metric in tested:
             signed = Metric(metric.key, metric.label, metric.digits, signed=True)
             e = design.effects[metric.key][effect]
-            cells.append(Cell(value(e.mean, signed), _lines(interval(e, signed))))
+            cells.append(_with_interval(e, signed))
         rows.append(tuple(cells))
     k = len(design.factors)
     fixed = "".join(f", at {key.split('.')[1]}={level}" for key, level in design.fixed.items())
     title = f"Factorial effects (2^{k}{fixed}), over seeds"
-    return Sheet(title, ("effect", *(metric.label for metric in tested)), tuple(rows))
+    short = ("effect", *(metric.short for metric in tested))
+    return Sheet(title, ("effect", *(metric.label for metric in tested)), tuple(rows), short)
 
 
-def print_console(comparison: Comparison, console: Console) -> None:
-    """Print everything, the runs left out included."""
+def print_console(comparison: Comparison, console: Console, *, wide: bool = False) -> None:
+    """Print the tables and remarks, the runs left out included.
+
+    Args:
+        comparison: what is printed.
+        console: where to; a row is one line of it.
+        wide: every column and interval instead, however wide that is.
+    """
     for sheet in sheets(comparison):
-        table = Table(title=Text(sheet.title), title_justify="left", title_style="bold", show_lines=True)
-        names = min(24, max(len(row[0].text) for row in sheet.rows))  # not folded on a narrow terminal
-        for at, column in enumerate(sheet.columns):
-            left = at == 0 or not sheet.rows[0][at].numeric
-            table.add_column(
-                Text(column),
-                justify="left" if left else "right",
-                overflow="fold",
-                min_width=names if at == 0 else None,
-            )
-        for row in sheet.rows:
-            table.add_row(*(Text.assemble(c.text, *(("\n" + line, "dim") for line in c.below)) for c in row))
-        console.print(table)
+        tables = [_whole(sheet)] if wide else [_compact(sheet, narrow=False), _compact(sheet, narrow=True)]
+        widths = [
+            console.measure(table, options=console.options.update(width=10_000)).maximum for table in tables
+        ]
+        fits = next((at for at, width in enumerate(widths) if width <= console.width), len(tables) - 1)
+        if wide:  # a terminal may fold its lines, but nothing is cut off
+            console.width = max(console.width, widths[fits])
+        excess = widths[fits] - console.width
+        if excess > 0:
+            longest = max(len(row[0].line or row[0].text) for row in sheet.rows)
+            tables[fits].columns[0].max_width = max(8, longest - excess)
+        console.print(tables[fits], "")
+    if not wide:
+        console.print(Text("· With --wide: p values, loss, seconds and every interval."))
     for line in remarks(comparison):
         console.print(Text("· " + line))
+
+
+def _compact(sheet: Sheet, *, narrow: bool) -> Table:
+    """A line a row; a narrow one has means only."""
+    title = Text(sheet.title, style="bold")
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    kept = [at for at, column in enumerate(sheet.short) if column]
+    for at in kept:
+        side: Literal["left", "right"] = "right" if sheet.rows[0][at].numeric else "left"
+        head = Text(sheet.short[at], style="bold")
+        table.add_column(head, justify=side, no_wrap=True, overflow="ellipsis")
+    for row in sheet.rows:
+        cells = [row[at] for at in kept]
+        table.add_row(*(Text(cell.short * narrow or cell.line or cell.text) for cell in cells))
+    return table
+
+
+def _whole(sheet: Sheet) -> Table:
+    title = Text(sheet.title, style="bold")
+    table = Table(title=title, title_justify="left", show_lines=True)
+    for column, cell in zip(sheet.columns, sheet.rows[0], strict=True):
+        table.add_column(Text(column), justify="right" if cell.numeric else "left", no_wrap=True)
+    for row in sheet.rows:
+        table.add_row(*(Text.assemble(c.text, *(("\n" + line, "dim") for line in c.below)) for c in row))
+    return table
 
 
 def remarks(comparison: Comparison) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 import numpy as np
 from pydantic import ValidationError
 
@@ -21,21 +19,16 @@ def expected(run: Run) -> Array | None:
     curves = run.curves
     if not curves.steps or curves.steps[0] != 0:
         return None
-    try:
-        overlay = importlib.import_module("detector.analysis.theory").overlay
-    except (ImportError, AttributeError):
-        return None
     section = {key.removeprefix("model."): v for key, v in run.config.items() if key.startswith("model.")}
     try:
+        from detector.analysis.theory import overlay
+
         model = ModelConfig(**section)
-    except ValidationError:  # another version's
+    except (ImportError, ValidationError):  # the configuration is another version's
         return None
     measured = dict(zip(curves.layers, curves.profiles["activation_grad"][0].tolist(), strict=True))
     found = overlay(model, measured)
     if found is None or set(found) != set(curves.layers):
         return None
     norms = np.array([found[name] for name in curves.layers], np.float64)
-    if not (np.isfinite(norms) & (norms > 0)).all():
-        return None
-    logarithms: Array = np.log10(norms)
-    return logarithms
+    return np.log10(norms) if (np.isfinite(norms) & (norms > 0)).all() else None

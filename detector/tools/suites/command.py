@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from pathlib import Path
 
 from detector.errors import UserError
+from detector.runtime.files import write_text
 from detector.tools.suites.suite import Cell, expand, load_suite
 
 EXIT_FAILED = 1
+SUITE_FILE = "suite.json"  # beside the runs; `detector compare` shows the cells in this order
 _MOST_JOBS = 4  # by default: each process holds about 1 GB
 
 
@@ -41,6 +44,7 @@ def ablate(options: argparse.Namespace) -> int:
     from detector.tools.suites.display import SuiteDisplay, result_table
 
     jobs = runner.plan(cells, out)
+    _write_order(out, suite.name, list(suite.cells))
     missing = [job for job in jobs if job.status == "waiting"]
     _say(f"{suite.name}: {len(jobs)} runs in {out}, {len(jobs) - len(missing)} of them complete")
     exit_code = 0
@@ -70,6 +74,14 @@ def ablate(options: argparse.Namespace) -> int:
         exit_code = EXIT_FAILED
     print(f"Compare them: detector compare {shlex.quote(str(out))} --html report.html")
     return exit_code
+
+
+def _write_order(out: Path, suite: str, cells: list[str]) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / SUITE_FILE, json.dumps({"suite": suite, "cells": cells}) + "\n")
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from error
 
 
 def _fetch_data(cells: list[Cell]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,24 +72,25 @@ def report(chromium: Any, make_run: Make, tmp_path: Path) -> Iterator[Any]:
     file.write_text(page(compare(*load_runs([directory.parent]))), encoding="utf-8")
     chromium.get_log("browser")
     chromium.get(file.as_uri())
-    drawn(chromium, "depth")
+    WebDriverWait(chromium, 60).until(lambda b: b.execute_script("return document.body.dataset.ready"))
     yield chromium
     assert [entry for entry in chromium.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
     assert chromium.title.startswith("Where gradients die")
 
 
-def drawn(browser: Any, figure: str) -> None:
-    """Scroll to a figure and wait until plotly has drawn it."""
-    browser.execute_script(f"document.getElementById('{figure}').scrollIntoView({{block: 'center'}})")
-    WebDriverWait(browser, 60).until(
-        lambda b: b.execute_script(f"return !!document.querySelector('#{figure} .main-svg')")
-    )
+def drawn(browser: Any, figure: str) -> bool:
+    """Whether a figure shows anything: lines, bars or a map."""
+    script = "return !!document.querySelector(`#${arguments[0]} :is(.trace, .hm)`)"
+    return bool(browser.execute_script(script, figure))
 
 
 def lines(browser: Any, figure: str = "depth") -> dict[str, list[float]]:
     """The lines that stand for an ablation: name -> what is drawn."""
-    script = f"return document.getElementById('{figure}').data.filter(t => t.name).map(t => [t.name, t.y])"
-    return dict(browser.execute_script(script))
+    script = (
+        f"return document.getElementById('{figure}').data"
+        ".filter(t => t.name && t.visible !== false).map(t => [t.name, t.y])"
+    )
+    return {name: y for name, y in browser.execute_script(script) if not name.startswith("theory")}
 
 
 def click(browser: Any, selector: str) -> None:
@@ -96,98 +99,171 @@ def click(browser: Any, selector: str) -> None:
     element.click()
 
 
+def wait(browser: Any, condition: Callable[[Any], bool]) -> None:
+    WebDriverWait(browser, 30, 0.05).until(condition)
+
+
 def test_every_figure_is_drawn(report: Any) -> None:
-    for figure in ("depth", "index", "loss", "map-train", "map-val", "effects", "layers", "heat"):
-        drawn(report, figure)
-    assert len(lines(report)) == 4
+    for figure in ("depth", "index", "loss", "map-train", "map-val", "effects-0", "layers", "heat"):
+        assert drawn(report, figure), figure
+    assert {name for name in lines(report) if "seed" not in name} == {
+        "baseline", "no_norm", "no_shortcut", "&lt;img src=x onerror=document.title='broken'&gt;"
+    }  # fmt: skip
+    assert len(lines(report)) == 4 * 3  # each with two seeds
     assert report.find_elements(By.CSS_SELECTOR, "table")
     assert all(c.text for c in report.find_elements(By.TAG_NAME, "figcaption") if c.is_displayed())
+    bars = report.find_elements(By.CSS_SELECTOR, "#layers .colorbar, #heat .colorbar")
+    assert len(bars) == 2
 
 
 def test_the_slider_moves_the_curve(report: Any) -> None:
-    before = lines(report)["baseline"]
-    assert before[0] == pytest.approx(10**-1.05, rel=0.01)  # the seeds' geometric mean
+    assert lines(report)["baseline"][0] == pytest.approx(10**-1.05, rel=0.01)  # the seeds' geometric mean
+    axis = "return document.getElementById('depth')._fullLayout.yaxis.range"
+    before = report.execute_script(axis)
     slider = report.find_element(By.ID, "step")
     slider.send_keys(Keys.ARROW_RIGHT)  # by keyboard: it is a real input
     assert report.find_element(By.ID, "step-now").text == "5"
-    assert lines(report)["baseline"][0] == pytest.approx(10**0.5, rel=0.02)
+    wait(report, lambda b: lines(b)["baseline"][0] == pytest.approx(10**0.5, rel=0.02))
+    assert report.execute_script(axis) == before  # it is the curve that moves
     slider.send_keys(Keys.END)
+    assert report.find_element(By.ID, "step-now").text == "19"
     assert slider.get_attribute("aria-valuetext") == "step 19"
 
 
-def test_play_runs_to_the_end(report: Any) -> None:
+def test_play_runs_to_the_end_and_can_pause(report: Any) -> None:
+    def now() -> str:
+        return str(report.find_element(By.ID, "step-now").text)
+
+    # Within one call, so that no time passes: the first step is taken, and then no other.
+    report.execute_script("for (let n = 0; n < 2; n++) document.getElementById('play').click()")
+    time.sleep(0.5)
+    assert now() == "5"
     click(report, "#play")
-    WebDriverWait(report, 10).until(lambda b: b.find_element(By.ID, "step-now").text == "19")
-    WebDriverWait(report, 5).until(lambda b: b.find_element(By.ID, "play").text == "▶")
+    wait(report, lambda b: now() == "19")
+    time.sleep(0.3)
+    click(report, "#play")  # from the beginning again
+    wait(report, lambda b: now() in ("5", "10"))
+    wait(report, lambda b: now() == "19")
 
 
 def test_filters_by_ablation_and_seed(report: Any) -> None:
-    click(report, '[data-group="1"]')
-    assert len(lines(report)) == 3
-    assert report.find_element(By.CSS_SELECTOR, '[data-group="1"]').get_attribute("aria-pressed") == "false"
+    click(report, '[name="group"][value="1"]')
+    for figure in ("depth", "index", "loss", "map-train", "map-val"):
+        wait(report, lambda b, figure=figure: len(lines(b, figure)) == 3 * 3)
+    assert not report.find_element(By.CSS_SELECTOR, '[name="group"][value="1"]').is_selected()
     click(report, "#only")
-    assert list(lines(report)) == ["baseline"]
-    click(report, '[data-seed="1"]')
-    assert lines(report)["baseline"][0] == pytest.approx(0.1, rel=0.01)  # seed 0 alone
+    wait(report, lambda b: list(lines(b)) == ["baseline, seed 0", "baseline, seed 1", "baseline"])
+    click(report, '[name="seed"][value="1"]')
+    wait(report, lambda b: list(lines(b)) == ["baseline, seed 0"])  # seed 0 alone: no mean of the others
+    assert lines(report)["baseline, seed 0"][0] == pytest.approx(0.1, rel=0.01)
+    click(report, '[name="seed"][value="1"]')
     click(report, "#all")
-    assert len(lines(report)) == 4
-    for chip in report.find_elements(By.CSS_SELECTOR, "[data-group]"):
-        chip.send_keys(Keys.SPACE)
-    assert lines(report) == {}  # nothing chosen is an empty figure, not an error
+    wait(report, lambda b: len(lines(b)) == 4 * 3)
+
+
+def test_nothing_chosen_is_said(report: Any) -> None:
+    def said(figure: str) -> str:
+        script = "return getComputedStyle(document.getElementById(arguments[0]), '::before').content"
+        return str(report.execute_script(script, figure))
+
+    assert said("depth") == "none"
+    for box in report.find_elements(By.CSS_SELECTOR, '[name="group"]'):
+        box.send_keys(Keys.SPACE)
+    for figure in ("depth", "index", "loss", "map-train", "map-val"):
+        wait(report, lambda b, figure=figure: lines(b, figure) == {} and not drawn(b, figure))
+        assert "Nothing to draw" in said(figure)
+    click(report, "#all")
+    wait(report, lambda b: drawn(b, "depth"))
+    for box in report.find_elements(By.CSS_SELECTOR, '[name="seed"]'):
+        box.send_keys(Keys.SPACE)
+    wait(report, lambda b: not drawn(b, "depth"))
+    assert "Nothing to draw" in said("depth")
 
 
 def test_weights_instead_of_activations(report: Any) -> None:
     before = lines(report)["baseline"]
-    click(report, '[data-kind="weight_grad"]')
-    assert lines(report)["baseline"] == pytest.approx([2 * y for y in before], rel=0.02)
+    assert "activation" in report.execute_script(
+        "return document.querySelector('#depth .ytitle').textContent"
+    )
+    click(report, '[value="weight_grad"]')
+    wait(report, lambda b: lines(b)["baseline"] == pytest.approx([2 * y for y in before], rel=0.02))
+    wait(
+        report,
+        lambda b: "weight" in b.execute_script("return document.querySelector('#depth .ytitle').textContent"),
+    )
+    assert len(lines(report, "layers")) == 6
 
 
 def test_one_run_in_detail(report: Any) -> None:
-    drawn(report, "layers")
-    assert len(lines(report, "layers")) == 6
+    assert list(lines(report, "layers")) == ["stem", "p2.down", "p2.0", "p3.down", "p3.0", "p3.1"]
+    before = lines(report, "layers")["stem"]
     assert not report.find_element(By.ID, "ledger-figure").is_displayed()
     select = report.find_element(By.ID, "run")
     chosen = next(
         o for o in select.find_elements(By.TAG_NAME, "option") if "<img" in o.text and "seed 1" in o.text
     )
     chosen.click()
-    drawn(report, "ledger")
-    assert report.execute_script("return document.getElementById('ledger').data[0].y") == [-1, -1]
+    wait(report, lambda b: b.find_element(By.ID, "ledger-figure").is_displayed())
+    # The block nearest to the head is on the left. Each bar is a decade lost, at the first step and the last.
+    assert (
+        report.execute_script("return document.getElementById('ledger').data.map(t => [t.x, t.y])")
+        == [[["p3.1", "p3.0"], [-1, -1]]] * 2
+    )
+    now = lines(report, "layers")["stem"]
+    assert now[0] == pytest.approx(10**-10.1, rel=0.01)
+    assert now[0] < before[0]
+    low, high = report.execute_script("return document.getElementById('layers')._fullLayout.yaxis.range")
+    assert low < -10.1 < 0.5 < high  # the axis follows the run
 
 
 def test_dark_and_light(report: Any) -> None:
-    def paper() -> str:
-        return str(report.execute_script("return getComputedStyle(document.body).backgroundColor"))
+    """As the system has it; the figures' texts too."""
+    script = (
+        "const color = (one, what) => getComputedStyle(document.querySelector(one))[what];"
+        "return [color('body', 'backgroundColor'), color('#depth .xtick text', 'fill'),"
+        "color('#heat .cbtitle text', 'fill')]"
+    )
 
-    before, label = paper(), report.find_element(By.ID, "theme").text
-    click(report, "#theme")
-    assert paper() != before
-    assert report.find_element(By.ID, "theme").text != label
-    click(report, "#theme")
-    assert paper() == before
+    def colors(scheme: str) -> list[int]:
+        """Their brightness, 0 to 255."""
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        report.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        found = report.execute_script(script)
+        return [max(map(int, re.findall(r"\d+", color)[:3])) for color in found]
+
+    try:
+        paper, *ink = colors("light")
+        assert paper > 240 > 60 > max(ink)
+        paper, *ink = colors("dark")
+        assert paper < 30 < 220 < min(ink)
+    finally:
+        report.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 def test_it_fits_a_phone(report: Any) -> None:
     phone = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     report.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     try:
-        for figure in ("depth", "effects", "heat"):
-            drawn(report, figure)
+        report.refresh()
+        wait(report, lambda b: b.execute_script("return document.body.dataset.ready"))
         assert report.execute_script("return document.documentElement.scrollWidth") <= 390
+        script = (
+            "return [...document.querySelectorAll('.main-svg')].map(svg => svg.getBoundingClientRect().right)"
+        )
+        assert max(report.execute_script(script)) <= 390
     finally:
         report.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_names_do_not_run(report: Any) -> None:
     assert report.execute_script("return document.images.length") == 0
-    chip = report.find_element(By.CSS_SELECTOR, '[data-group="3"], [data-group="0"]')
-    assert chip.is_displayed()
-    labels = [c.text for c in report.find_elements(By.CSS_SELECTOR, "[data-group]")]
+    labels = [c.text for c in report.find_elements(By.CSS_SELECTOR, "#filters label") if c.is_displayed()]
     assert any(label.startswith("<img src=x") for label in labels)
 
 
 def test_every_control_has_a_name_and_can_be_reached(report: Any) -> None:
     controls = report.find_elements(By.CSS_SELECTOR, "button, select, input")
+    controls = [control for control in controls if control.is_displayed()]  # plotly's own come on hovering
     assert len(controls) >= 12
     for control in controls:
         assert control.accessible_name, control.get_attribute("outerHTML")

@@ -242,6 +242,72 @@ def test_what_is_left_out_is_printed(make_run: Make, capsys: pytest.CaptureFixtu
     assert "left out: bad-s0: what it was trained on is unknown" in capsys.readouterr().out
 
 
+def test_the_order_of_a_suite_is_kept(make_run: Make) -> None:
+    path = folder(make_run, ("baseline", {}), ("a", {"model.norm": "none"}), ("b", {"model.act": "relu"}))
+    assert [group.label for group in compared(path).groups] == ["baseline", "a", "b"]
+    (path / "suite.json").write_text(json.dumps({"suite": "ladder", "cells": ["b", "a", "baseline"]}))
+    c = compared(path)
+    assert [group.label for group in c.groups] == ["b", "a", "baseline"]
+    assert (c.baseline.label, [group.label for group in c.others]) == ("baseline", ["b", "a"])
+    assert c.groups[0].differences[V].mean == pytest.approx(2)
+    rows = [line.split()[0] for line in printed(c, 200).splitlines() if re.match(r"(baseline|a|b) ", line)]
+    assert rows == ["b", "a", "baseline", "b", "a"]
+    for broken in ("{", "[]", '{"cells": 3}', '{"cells": [["b"], {}, 4]}', "[" * 100_000):
+        (path / "suite.json").write_text(broken)
+        assert {group.label for group in compared(path).groups} == {"baseline", "a", "b"}
+
+
+def printed(c: Comparison, width: int, **options: bool) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    table.print_console(c, console, **options)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_row_is_one_line_of_the_terminal(make_run: Make, width: int) -> None:
+    c = compared(cube(make_run, 3))
+    lines = printed(c, width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert not any("…" in line for line in lines)  # nothing is cut off
+    rows = {line.split()[0]: line for line in lines[: lines.index("")]}
+    assert list(rows) == ["What", "ablation", *(group.label for group in c.groups)]
+    for group in c.groups:
+        e = group.estimates[V]
+        mean = f"{e.mean:+.2f}".replace("-", "−")
+        assert (f"{mean} ± {e.sd:.2f}" if width == 120 else f" {mean} ") in rows[group.label]
+        assert " healthy " in rows[group.label]
+    assert sum(line.startswith("shortcut × ") for line in lines) == 3
+    assert "--wide" in "".join(lines)
+
+
+def test_wide_has_every_column_and_interval(make_run: Make) -> None:
+    c = compared(cube(make_run, 2))
+    text = printed(c, 80, wide=True)
+    for column in (*(metric.label for metric in METRICS), "verdict at init, late"):
+        assert column in text
+    e = c.groups[1].differences[V]
+    assert f"[{e.low:+.2f}, {e.high:+.2f}]".replace("-", "−") in text
+    assert "p 0.25, Holm 0.75" in text
+    assert "…" not in text
+
+
+def test_a_long_name_gives_way_to_the_numbers(make_run: Make) -> None:
+    c = compared(folder(make_run, ("baseline", {}), ("n" * 60, {"model.norm": "none"})))
+    lines = printed(c, 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    (row,) = [line for line in lines[: lines.index("")] if line.startswith("nnn")]
+    assert "…" in row
+    assert row.split()[-4:] == ["+1.10", "+1.00", "0.700", "0.000"]
+
+
+def test_loss_and_seconds_have_no_interval_below_zero(make_run: Make) -> None:
+    for seed in range(2):
+        path = make_run("baseline", seed, summary={"train/loss": 0.1 + seed, "seconds": 1.0 + 50 * seed})
+    for key in ("train/loss", "seconds"):
+        e = compared(path.parent).baseline.estimates[key]
+        assert e.low == 0 < e.mean < e.high
+
+
 def test_a_run_of_its_own_is_fine(make_run: Make) -> None:
     c = compared(make_run())
     assert len(table.sheets(c)) == 1

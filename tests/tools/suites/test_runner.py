@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from detector.cli import main
 from detector.config.loading import load_config, save
 from detector.errors import UserError
 from detector.runtime.signals import StopRequest
@@ -62,6 +64,28 @@ def test_all_cells_run_and_none_again(tmp_path: Path) -> None:
     assert {(job.status, job.was_there) for job in again} == {("finished", True)}
     run(again, LocalProcesses(2, program=FAKE), Quiet(), never)
     assert len(calls(out)) == 4
+
+
+def test_the_order_of_the_cells_is_kept_for_compare(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    suite = cells(tmp_path, "ladder", "half", "baseline")
+    for cell in suite:  # all are there, so nothing is trained
+        (out / cell.name).mkdir(parents=True)
+        save(cell.config, out / cell.name / "config.yaml")
+        (out / cell.name / "history.jsonl").write_text('{"step": 0, "train/loss": 1.0}\n')
+        summary = {"status": "finished", "ablation": cell.ablation, "dataset": "coco8"}
+        (out / cell.name / "summary.json").write_text(json.dumps(summary))
+    assert main(["ablate", str(tmp_path / "mine.yaml"), "--out", str(out)]) == 0
+    assert json.loads((out / "suite.json").read_text()) == {
+        "suite": "mine",
+        "cells": ["ladder", "half", "baseline"],
+    }
+    capsys.readouterr()
+    assert main(["compare", str(out)]) == 0
+    rows = capsys.readouterr().out.split("Difference from baseline")
+    assert [line.split()[0] for line in rows[0].splitlines()[2:5]] == ["ladder", "half", "baseline"]
 
 
 def test_the_cores_are_shared_out(tmp_path: Path) -> None:
