@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from detector.rundir import Key
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -18,10 +20,10 @@ class Metric:
 
 
 METRICS = (
-    Metric("gradient/vanishing_index_init", "V at init", 2, signed=True),
-    Metric("gradient/vanishing_index", "V late", 2, signed=True),
-    Metric("train/loss", "final loss", 2),
-    Metric("train/mAP50-95", "train mAP50-95", 3, bounds=(0.0, 1.0)),
-    Metric("val/mAP50-95", "val mAP50-95", 3, bounds=(0.0, 1.0)),
+    Metric(Key.VANISHING_INDEX + Key.INIT, "V at init", 2, signed=True),
+    Metric(Key.VANISHING_INDEX, "V late", 2, signed=True),
+    Metric(Key.LOSS, "final loss", 2),
+    Metric(Key.TRAIN_MAP, "train mAP50-95", 3, bounds=(0.0, 1.0)),
+    Metric(Key.VAL_MAP, "val mAP50-95", 3, bounds=(0.0, 1.0)),
     Metric("seconds", "seconds", 0, tested=False),
 )
