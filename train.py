@@ -19,6 +19,7 @@ from pathlib import Path
 
 from detector.config.loading import as_overrides, load_config
 from detector.errors import UserError
+from detector.rundir import RunDir
 from detector.runtime import streams
 from detector.runtime.files import run_directory
 from detector.runtime.process import main_process
@@ -58,7 +59,7 @@ def train(config: Path, overrides: Sequence[str], resume: Path | None) -> int:
     elif overrides:
         raise UserError("--resume continues with the run's own config.yaml: it takes no key=value or --seed")
     else:
-        loaded = load_config(resume / "config.yaml")
+        loaded = RunDir(resume).read_config()
     from detector.fit import fit  # here, so that --help and a typo in a key answer at once
 
     return fit(loaded, resume=resume).exit_code

@@ -69,12 +69,7 @@ def fit_process(
     layers, stop = state.model.backbone_layers(), StopRequest(dist.all_reduce_max)
     guard = NonFiniteGuard(state, loss_fn, config.train, dist, run.save_nonfinite_step)
     checkpoints = Checkpointing(
-        state,
-        schedule,
-        run.directory / "checkpoints",
-        run.metadata,
-        config.train.monitor,
-        writes=run.is_main,
+        state, schedule, run.files, run.metadata, config.train.monitor, writes=run.is_main
     )
     callback = cb.CallbackList([
         cb.StopOnRequest(state, stop),
@@ -87,11 +82,11 @@ def fit_process(
         checkpoints,
     ])  # fmt: skip
 
-    command = f"{launch.launcher} train.py --resume {run.directory}"
+    command = f"{launch.launcher} train.py --resume {run.files}"
     with checkpoint_on_error(checkpoints.save, checkpoints.last, command, memory_advice(config)), run:
         if saved is None:
             checkpoints.save()  # whatever happens from here on, there is something to resume from
-            launch.publish("directory", str(run.directory.resolve()))
+            launch.publish("directory", str(run.files.path.resolve()))
         run.announce(state, schedule, loaders, weights_note)
         run.show_first_batch(state, schedule, loaders["train"], dist)
         callback.on_train_begin(state)

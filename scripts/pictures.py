@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from detector.analysis.diagnosis import activation_norms, late_rows
 from detector.gradients.indices import EXPLODING, FLOOR, VANISHING
-from detector.loggers.jsonl import read_history
+from detector.rundir import RunDir
 
 # The five that tell the story, in colours that a colour-blind reader can tell apart (Okabe & Ito).
 SHOWN = {
@@ -47,7 +47,10 @@ def draw(runs: Path, docs: Path) -> list[Path]:
 
 def load(runs: Path, ablation: str) -> list[History]:
     """The histories of an ablation's COCO8 runs, one a seed."""
-    return [read_history(path) for path in sorted(runs.glob(f"coco8-{ablation}-s*/history.jsonl"))]
+    return [
+        RunDir(history.parent).read_history()
+        for history in sorted(runs.glob(f"coco8-{ablation}-s*/history.jsonl"))
+    ]
 
 
 def depth_picture(histories: dict[str, list[History]]) -> Figure:

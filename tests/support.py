@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detector.loggers.jsonl import read_history
+from detector.rundir import RunDir
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,7 +31,7 @@ class Run:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        return read_history(self.directory / "history.jsonl")
+        return RunDir(self.directory).read_history()
 
 
 def environment(datasets: Path | None = None) -> dict[str, str]:

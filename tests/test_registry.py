@@ -115,9 +115,7 @@ def test_the_same_part_may_be_registered_again_and_another_may_not() -> None:
 
 
 def test_a_model_is_not_called_yolo() -> None:
-    with pytest.raises(
-        ValueError, match="that name already"
-    ):  # the word for ultralytics'
+    with pytest.raises(ValueError, match="that name already"):  # the word for ultralytics'
         register.model("yolo")
 
 

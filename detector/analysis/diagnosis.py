@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import median
 
 from detector.gradients.indices import verdict
-
-Row = Mapping[str, float]
+from detector.rundir import Key, Row, by_layer
 
 
 def diagnose(rows: Sequence[Row], steps: int, *, diverged: bool = False) -> dict[str, float | str | None]:
@@ -25,38 +24,38 @@ def diagnose(rows: Sequence[Row], steps: int, *, diverged: bool = False) -> dict
         step, and `gradient/vanishing_index`, `gradient/verdict` and `signal/input_dependence`: medians over
         late training. Empty if nothing was recorded; the `_init` keys are null if step 0 was not.
     """
-    recorded = [row for row in rows if "gradient/vanishing_index" in row]
+    recorded = [row for row in rows if Key.VANISHING_INDEX in row]
     if not recorded:
         return {}
     first, last = recorded[0], recorded[-1]
-    at_init = first if first["step"] == 0 else {}
+    at_init = first if first[Key.STEP] == 0 else {}
     late = late_rows(recorded, steps)
-    index = median_of(late, "gradient/vanishing_index")
-    dependence = median_of(late, "signal/input_dependence")
+    index = median_of(late, Key.VANISHING_INDEX)
+    dependence = median_of(late, Key.INPUT_DEPENDENCE)
     return {
-        "gradient/vanishing_index_init": at_init.get("gradient/vanishing_index"),
-        "gradient/weight_index_init": at_init.get("gradient/weight_index"),
-        "gradient/verdict_init": verdict_of(at_init) if at_init else None,
-        "gradient/vanishing_index": index,
-        "gradient/verdict": "diverged" if diverged else verdict(activation_norms(last), index, dependence),
-        "signal/input_dependence": dependence,
+        Key.VANISHING_INDEX + Key.INIT: at_init.get(Key.VANISHING_INDEX),
+        Key.WEIGHT_INDEX + Key.INIT: at_init.get(Key.WEIGHT_INDEX),
+        Key.VERDICT + Key.INIT: verdict_of(at_init) if at_init else None,
+        Key.VANISHING_INDEX: index,
+        Key.VERDICT: "diverged" if diverged else verdict(activation_norms(last), index, dependence),
+        Key.INPUT_DEPENDENCE: dependence,
     }
 
 
 def late_rows(rows: Sequence[Row], steps: int) -> list[Row]:
     """The rows of the last third of the steps, or of the steps reached; always at least one."""
-    end = min(steps, int(rows[-1]["step"]) + 1)
-    return [row for row in rows if row["step"] >= end * 2 / 3] or [rows[-1]]
+    end = min(steps, int(rows[-1][Key.STEP]) + 1)
+    return [row for row in rows if row[Key.STEP] >= end * 2 / 3] or [rows[-1]]
 
 
 def activation_norms(row: Row) -> list[float]:
     """One row's activation-gradient norms, from the input to the output."""
-    return [value for key, value in sorted(row.items()) if key.startswith("activation_grad/")]
+    return list(by_layer(row, Key.ACTIVATION_GRAD).values())
 
 
 def verdict_of(row: Row) -> str:
     """The verdict on one recorded step."""
-    return verdict(activation_norms(row), row["gradient/vanishing_index"], row["signal/input_dependence"])
+    return verdict(activation_norms(row), row[Key.VANISHING_INDEX], row[Key.INPUT_DEPENDENCE])
 
 
 def median_of(rows: Sequence[Row], key: str) -> float:

@@ -8,21 +8,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import yaml
-
-from detector.config.schema import YOLO_KEYS, Config
+from detector.config.schema import Config, experiment
+from detector.rundir import Key, RunDir
+from detector.runtime.json_numbers import to_json
 
 EFFECTS = Path(__file__).with_name("evidence.json")
 
-# Settings of a run that do not change what it measures.
-_IRRELEVANT = (
-    "seed", "threads", "device", "eval_every", "eval_train", "on_nonfinite", "max_skipped", "channels_last",
-)  # fmt: skip
+FAILURES = "train.on_nonfinite", "train.max_skipped"  # say how one is handled: a finished run had none
 
 
 @dataclass(frozen=True)
@@ -30,8 +27,8 @@ class Effect:
     """One ablation under one set of conditions, over its seeds."""
 
     ablation: str
-    model: dict[str, Any]  # the whole section
-    conditions: dict[str, Any]  # everything else that matters, see `conditions`
+    dataset: str
+    settings: dict[str, Any]  # what was trained and how, see `settings`
     metric: str  # which mAP: of the training images on COCO8, else of unseen ones
     n: int
     mean: float
@@ -40,19 +37,14 @@ class Effect:
     commits: list[str]
 
 
-def conditions(config: Config, dataset: str) -> dict[str, Any]:
-    """What must be equal for two runs' mAP to be compared: the data and the training, but not the model."""
-    plain = json.loads(config.model_dump_json())
-    train = {key: value for key, value in plain["train"].items() if key not in _IRRELEVANT}
-    data = {key: plain["data"][key] for key in ("image_size", "fliplr", "translate", "scale")}
-    if config.data.uses_yolo_augmentation:
-        data |= {key: plain["data"][key] for key in (*YOLO_KEYS, "close_mosaic")}
-    return {"dataset": dataset, "data": data, "train": train}
+def settings(config: Config) -> dict[str, Any]:
+    """What must be equal for two runs to be the same measurement, besides the dataset."""
+    return {key: value for key, value in experiment(config).items() if key not in FAILURES}
 
 
 def metric_of(dataset: str) -> str:
     """COCO8 has four unseen images: there, only memorisation can be compared."""
-    return "train/mAP50-95" if dataset == "coco8" else "val/mAP50-95"
+    return Key.TRAIN_MAP if dataset == "coco8" else Key.VAL_MAP
 
 
 def collect(runs: Iterable[Path]) -> list[Effect]:
@@ -62,15 +54,12 @@ def collect(runs: Iterable[Path]) -> list[Effect]:
         runs: run directories, each with `config.yaml` and `summary.json`.
     """
     groups: dict[str, list[tuple[Config, dict[str, Any]]]] = {}
-    for run in runs:
-        if not ((run / "summary.json").exists() and (run / "config.yaml").exists()):
-            continue
-        summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-        config = Config.model_validate(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
-        if summary["status"] != "finished":
-            continue
-        same = [conditions(config, summary["dataset"]), config.model.model_dump(mode="json")]
-        groups.setdefault(json.dumps(same, sort_keys=True), []).append((config, summary))
+    for run in map(RunDir, runs):
+        summary, _ = run.scan_summary()
+        if summary.get("status") == "finished" and run.config_file.exists():
+            config = run.read_config().config
+            same = json.dumps([settings(config), summary["dataset"]])
+            groups.setdefault(same, []).append((config, summary))
     return [_average(members) for members in groups.values()]
 
 
@@ -78,39 +67,46 @@ def _average(members: Sequence[tuple[Config, dict[str, Any]]]) -> Effect:
     config, first = members[0]
     metric = metric_of(first["dataset"])
     values = [float(summary[metric]) for _, summary in members]
-    indices = [summary["gradient/vanishing_index"] for _, summary in members]
-    finite = all(isinstance(index, int | float) and math.isfinite(index) for index in indices)
+    indices = [summary[Key.VANISHING_INDEX] for _, summary in members]
     return Effect(
         ablation=first["ablation"],
-        model=json.loads(config.model.model_dump_json()),
-        conditions=conditions(config, first["dataset"]),
+        dataset=first["dataset"],
+        settings=settings(config),
         metric=metric,
         n=len(members),
         mean=fmean(values),
         sd=stdev(values) if len(values) > 1 else None,
-        vanishing_index=fmean(indices) if finite else None,
+        vanishing_index=fmean(indices) if all(map(math.isfinite, indices)) else None,
         commits=sorted({str(summary["commit"]) for _, summary in members}),
     )
 
 
-def write_effects(runs: Iterable[Path], path: Path = EFFECTS) -> list[Effect]:
-    """Collect, and write the file that `read_effects` reads."""
-    effects = collect(runs)
-    text = json.dumps([asdict(effect) for effect in effects], indent=1, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
-    return effects
+def write_effects(effects: Iterable[Effect], path: Path = EFFECTS) -> None:
+    """Write the file that `read_effects` reads: today's defaults, then a line an effect with what differs."""
+    defaults = settings(Config())
+    lines = []
+    for effect in effects:
+        changed = {key: value for key, value in effect.settings.items() if defaults.get(key, ...) != value}
+        lines.append(to_json(asdict(replace(effect, settings=changed))))
+    body = ",\n".join(lines)
+    text = f'{{"defaults": {to_json(defaults)},\n"effects": [\n{body}\n]}}\n'
+    path.write_text(text, encoding="utf-8")
 
 
 def read_effects(path: Path = EFFECTS) -> list[Effect]:
-    """What was measured; empty where nothing was, or by another version of this file."""
+    """What was measured; empty where nothing was, or by another version of this file.
+
+    A setting that did not exist when it was measured had the value that is now its default.
+    """
     try:
-        return [Effect(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        known = settings(Config()) | content["defaults"]
+        return [Effect(**row | {"settings": known | row["settings"]}) for row in content["effects"]]
+    except (OSError, ValueError, TypeError, KeyError):
         return []
 
 
 def find(effects: Iterable[Effect], config: Config, dataset: str, **model: object) -> Effect | None:
     """What was measured under a run's conditions, with its model or with parts of that swapped."""
-    wanted = json.loads(config.model.model_dump_json()) | model
-    same = conditions(config, dataset)
-    return next((e for e in effects if e.conditions == same and e.model == wanted), None)
+    wanted = settings(config) | {f"model.{key}": value for key, value in model.items()}
+    return next((e for e in effects if e.dataset == dataset and e.settings == wanted), None)

@@ -12,6 +12,7 @@ from detector.analysis.theory import Activation, block_factors, measured_factor,
 from detector.config.schema import Config, ModelConfig
 from detector.gradients.entries import Entry, summarise_ledger
 from detector.gradients.indices import EXPLODING, VANISHING
+from detector.rundir import Key
 
 Facts = dict[str, Any]
 Change = tuple[str, object]  # a key of the configuration, and the value it should have
@@ -45,26 +46,26 @@ def explain(
         More keys for the summary, and the paragraph as `gradient/diagnosis`. Empty if no gradient was
         recorded.
     """
-    if summary.get("gradient/verdict") is None:
+    if summary.get(Key.VERDICT) is None:
         return {}
     facts: Facts = {}
     sentences = [_verdicts(summary)]
     late = max(ledger, default=0)
     for step, suffix in ((0, "_init"), (late, "")):
         if step in ledger and (step or suffix):
-            found = worst(ledger[step], summary.get(f"gradient/vanishing_index{suffix}"), suffix)
+            found = worst(ledger[step], summary.get(Key.VANISHING_INDEX + suffix), suffix)
             facts |= found
             sentences.append(_place(found, suffix))
     facts |= expected(rows, config.model, act)
     sentences.append(_theory(facts))
-    if summary["gradient/verdict"] != "healthy":
+    if summary[Key.VERDICT] != "healthy":
         facts |= causality(summary, config, effects)
         sentences.append(_cause(facts, summary))
         facts |= remedy(summary, config, effects, act)
         sentences.append(_remedy(facts))
     else:
         sentences.append("Nothing here asks for a remedy.")
-    return {**facts, "gradient/diagnosis": " ".join(sentence for sentence in sentences if sentence)}
+    return {**facts, Key.DIAGNOSIS: " ".join(sentence for sentence in sentences if sentence)}
 
 
 def worst(entries: Sequence[Entry], index: float | None, suffix: str = "") -> Facts:
@@ -145,7 +146,7 @@ def remedy(
 ) -> Facts:
     """The first change to try: the measured one that heals the gradient with the best mAP, else the first."""
     dataset = str(summary.get("dataset"))
-    options = candidates(str(summary["gradient/verdict"]), config)
+    options = candidates(str(summary[Key.VERDICT]), config)
     before = find(effects, config, dataset)
     measured: list[tuple[Effect, Change]] = []
     for key, value in options:
@@ -188,17 +189,17 @@ _SAYS = {
 
 def _verdicts(summary: Mapping[str, Any]) -> str:
     def state(suffix: str) -> str:
-        verdict = summary[f"gradient/verdict{suffix}"]
+        verdict = summary[Key.VERDICT + suffix]
         if verdict == "diverged":
-            layer = summary.get("gradient/first_bad_layer")
+            layer = summary.get(Key.FIRST_BAD_LAYER)
             return "stops being finite" + (f", first in {layer}" if layer else "")
-        text = f"{_SAYS[verdict]} (V = {summary[f'gradient/vanishing_index{suffix}']:+.2f} decades"
-        dependence = summary.get("signal/input_dependence")
+        text = f"{_SAYS[verdict]} (V = {summary[Key.VANISHING_INDEX + suffix]:+.2f} decades"
+        dependence = summary.get(Key.INPUT_DEPENDENCE)
         shown = verdict == "collapsed" and not suffix and dependence is not None
         return text + (f", input dependence {dependence:.2f})" if shown else ")")
 
     now = f"late in training it {state('')}."
-    if summary.get("gradient/verdict_init") is None:
+    if summary.get(Key.VERDICT + Key.INIT) is None:
         return f"The trunk's gradient: {now}"
     return f"At initialisation the trunk's gradient {state('_init')}; {now}"
 

@@ -37,6 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.config.schema import ModelConfig
+from detector.rundir import Key, by_layer
 
 Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
@@ -334,8 +335,8 @@ def stage_factor(factors: Mapping[str, float], stage: str = "p3") -> float:
 
 
 def measured_factor(row: Mapping[str, float], stage: str = "p3") -> float:
-    """`stage_factor` of a recorded step, from its keys `activation_grad/07_p3.4`."""
-    norms = {key.split("/", 1)[1]: row[key] for key in sorted(row) if key.startswith("activation_grad/")}
+    """`stage_factor` of a recorded step, from its activation gradients."""
+    norms = by_layer(row, Key.ACTIVATION_GRAD)
     pairs = zip(norms, list(norms)[1:], strict=False)
     return stage_factor(
         {name: norms[before] / norms[name] if norms[name] else math.nan for before, name in pairs}, stage

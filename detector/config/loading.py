@@ -27,7 +27,7 @@ from pydantic import ValidationError
 
 from detector.config import safe_yaml
 from detector.config.safe_yaml import Value, printable
-from detector.config.schema import Config, Section
+from detector.config.schema import Config, Section, flat
 from detector.errors import UserError
 from detector.runtime.files import write_text
 
@@ -99,7 +99,7 @@ def load_config(
 
 def difference(base: Config, config: Config) -> list[str]:
     """What `config` changes in the experiment, one line a key. The name and directory are not part of it."""
-    before, after = _flatten(base), _flatten(config)
+    before, after = flat(base), flat(config)
     return [
         f"{key}: {_as_text(before[key])} -> {_as_text(after[key])}"
         for key in KEYS
@@ -343,10 +343,6 @@ def display(path: Path) -> str:
     """`ablations/../configs/coco8.yaml` as `configs/coco8.yaml`."""
     text = os.path.normpath(path)
     return text if text.isprintable() else ascii(text)
-
-
-def _flatten(config: Config) -> dict[str, Any]:
-    return {f"{section}.{key}": value for section, keys in config for key, value in keys}
 
 
 def _as_text(value: Any) -> str:

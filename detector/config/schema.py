@@ -7,6 +7,7 @@ reads the files and words the errors. Importing this module loads no PyTorch, so
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import Annotated, Any, Literal, Self
 
@@ -317,19 +318,22 @@ def markers() -> dict[str, NotTheExperiment | None]:
     return found
 
 
-def experiment(config: Config, *but: NotTheExperiment) -> dict[str, Any]:
+def flat(config: Config) -> dict[str, Any]:
+    """Every key, such as `train.lr`, with its value in the types of YAML."""
+    dumped = config.model_dump(mode="json")
+    return {f"{section}.{key}": value for section, keys in dumped.items() for key, value in keys.items()}
+
+
+def experiment(config: Config | Mapping[str, Any], *but: NotTheExperiment) -> dict[str, Any]:
     """The keys that make a run the experiment that it is, such as `train.lr`, with their values.
 
     Args:
-        config: of the run.
+        config: of the run. Where another version of this schema may have written it, in the form of `flat`:
+            a key that it did not have yet has its default, and one that is not known here counts.
         but: kinds of marked keys that count all the same.
     """
-    return {
-        f"{section}.{key}": value
-        for section, keys in config
-        for key, value in keys
-        if (mark := MARKERS[f"{section}.{key}"]) is None or mark in but
-    }
+    values = flat(config) if isinstance(config, Config) else flat(Config()) | dict(config)
+    return {k: v for k, v in values.items() if (mark := MARKERS.get(k)) is None or mark in but}
 
 
 MARKERS = markers()

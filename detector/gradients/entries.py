@@ -1,21 +1,17 @@
-"""The ledger on paper: its entries, its file, and what they add up to. Needs no PyTorch.
+"""The ledger on paper: its entries, their rows in a run's directory, and what they add up to. No PyTorch.
 
 `detector.gradients.ledger` measures them.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from detector.gradients.indices import FLOOR
-from detector.runtime.files import read_bytes, write_text
-
-MAX_BYTES = 50_000_000  # of a ledger file; a deep trunk's has one
+from detector.rundir import RunDir
+from detector.runtime.json_numbers import number
 
 
 @dataclass(frozen=True)
@@ -124,13 +120,13 @@ def _largest_run(values: Sequence[float]) -> tuple[int, int, float]:
     return best
 
 
-def write_ledger(path: Path, step: int, entries: Sequence[Entry]) -> None:
-    """Put one step's entries into a ledger file; they replace what it holds from that step on.
+def write_ledger(run: RunDir, step: int, entries: Sequence[Entry]) -> None:
+    """Put one step's entries into a run's ledger; they replace what it holds from that step on.
 
     The file is a JSON list of rows `step`, `block`, `operation`, `layer`, `factor`, `log10`, in the order of
     steps and of the network. A factor that is not finite, and the logarithm of zero, are null.
     """
-    rows = [row for row in _rows(path) if row["step"] < step]
+    rows = [row for row in run.read_ledger() if row["step"] < step]
     rows += [
         {
             "step": step,
@@ -142,31 +138,14 @@ def write_ledger(path: Path, step: int, entries: Sequence[Entry]) -> None:
         }
         for entry in entries
     ]
-    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-    write_text(path, f"[\n{lines}\n]\n")
+    run.write_ledger(rows)
 
 
-def read_ledger(path: Path) -> dict[int, list[Entry]]:
-    """The entries of each step in a ledger file; empty if there is none, or it cannot be read."""
+def read_ledger(run: RunDir) -> dict[int, list[Entry]]:
+    """The entries of each step in a run's ledger; empty if there is none, or it cannot be read."""
     steps: dict[int, list[Entry]] = {}
-    for row in _rows(path):
-        factor = math.nan if row["factor"] is None else float(row["factor"])
-        steps.setdefault(row["step"], []).append(Entry(row["block"], row["operation"], row["layer"], factor))
+    for row in run.read_ledger():
+        layer = str(row.get("layer") or row["operation"])
+        entry = Entry(row["block"], row["operation"], layer, number(row["factor"]))
+        steps.setdefault(row["step"], []).append(entry)
     return steps
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        rows = json.loads(read_bytes(path, MAX_BYTES))
-    except (OSError, ValueError, RecursionError):
-        return []
-    return rows if isinstance(rows, list) and all(map(_is_row, rows)) else []
-
-
-def _is_row(row: object) -> bool:
-    if not isinstance(row, dict):
-        return False
-    factor, step = row.get("factor", ""), row.get("step")
-    measured = factor is None or isinstance(factor, float) or (type(factor) is int and abs(factor) < 2**64)
-    named = all(isinstance(row.get(key), str) for key in ("block", "operation", "layer"))
-    return measured and named and type(step) is int

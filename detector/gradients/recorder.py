@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from detector.gradients.indices import vanishing_index
 from detector.gradients.norms import Copies, joint_norm, norm
+from detector.rundir import Key
 
 Record = dict[str, float]
 Gather = Callable[[Tensor], Tensor]
@@ -44,7 +45,7 @@ class GradientRecorder:
         loss.backward()                           # once, or once a micro-batch
         recorder.gradients(scale)                 # norms, before clipping
         optimizer.step()
-        record = recorder.end({"train/loss": …})  # hooks off; one transfer to the host
+        record = recorder.end({Key.LOSS: …})  # hooks off; one transfer to the host
 
     The record holds, for each point `NN_name`:
 
@@ -128,14 +129,14 @@ class GradientRecorder:
         if reached:
             squares = torch.stack([torch.stack(self._squares[name]).sum() for name in reached])
             for name, square in zip(reached, self.gather(squares).sum(0), strict=True):
-                self._measured[f"activation_grad/{name}"] = square.sqrt() / scale
+                self._measured[Key.ACTIVATION_GRAD + name] = square.sqrt() / scale
         layers = {
             name: weights
             for name, module in self.points.items()
             if (weights := [p for p in trainable_weights(module) if p.grad is not None])
         }
         for name, weights in layers.items():
-            self._measured[f"weight_grad/{name}"] = joint_norm(
+            self._measured[Key.WEIGHT_GRAD + name] = joint_norm(
                 [p.grad for p in weights if p.grad is not None]
             )
         if layers:
@@ -160,7 +161,7 @@ class GradientRecorder:
             measured |= {f"update/{name}": norm for name, norm in self._copies.norms().items()}
         if self._signal:
             joint = [joint_dependence(self.gather(part)) for part in self._signal]
-            measured["signal/input_dependence"] = torch.stack(joint).mean()
+            measured[Key.INPUT_DEPENDENCE] = torch.stack(joint).mean()
         self.cancel()
         if not measured:
             return {}
@@ -199,23 +200,23 @@ class GradientRecorder:
 
     def _report(self, values: Record, extra: Mapping[str, Tensor]) -> Record:
         record: Record = {key: values[key] for key in extra}
-        for kind in ("activation_grad", "weight_grad"):
-            record |= {k: v for n in self.points if (v := values.get(k := f"{kind}/{n}")) is not None}
+        for kind in (Key.ACTIVATION_GRAD, Key.WEIGHT_GRAD):
+            record |= {k: v for n in self.points if (v := values.get(k := kind + n)) is not None}
         for name in self.points:
             if (change := values.get(f"update/{name}")) is not None:
-                record[f"update_ratio/{name}"] = ratio(change, values[f"weight/{name}"])
-        activation = [v for k, v in record.items() if k.startswith("activation_grad/")]
+                record[Key.UPDATE_RATIO + name] = ratio(change, values[f"weight/{name}"])
+        activation = [v for k, v in record.items() if k.startswith(Key.ACTIVATION_GRAD)]
         if activation:
-            record["gradient/vanishing_index"] = vanishing_index(activation)
-        weight = [ratio(values[f"weight_grad/{n}"], values[f"weight/{n}"]) for n in self._trained(values)]
+            record[Key.VANISHING_INDEX] = vanishing_index(activation)
+        weight = [ratio(values[Key.WEIGHT_GRAD + n], values[f"weight/{n}"]) for n in self._trained(values)]
         if weight:
-            record["gradient/weight_index"] = vanishing_index(weight)
-        if "signal/input_dependence" in values:
-            record["signal/input_dependence"] = values["signal/input_dependence"]
+            record[Key.WEIGHT_INDEX] = vanishing_index(weight)
+        if Key.INPUT_DEPENDENCE in values:
+            record[Key.INPUT_DEPENDENCE] = values[Key.INPUT_DEPENDENCE]
         return record
 
     def _trained(self, values: Record) -> list[str]:
-        return [name for name in self.points if f"weight_grad/{name}" in values]
+        return [name for name in self.points if Key.WEIGHT_GRAD + name in values]
 
 
 CONTAINERS = nn.Sequential, nn.ModuleList, nn.ModuleDict

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detector.rundir import Row as Row
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-Row = Mapping[str, float | int]
-"""One logged step: `step`, `epoch` and any of the measured keys, e.g. `activation_grad/07_p3.4`."""
 
 
 @dataclass(frozen=True, eq=False)

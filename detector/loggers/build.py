@@ -9,11 +9,12 @@ from typing import NamedTuple
 from detector.config.schema import Config
 from detector.loggers.base import Tracker, Trackers
 from detector.loggers.console import ConsoleTracker
-from detector.loggers.jsonl import LocalTracker, read_history
+from detector.loggers.jsonl import LocalTracker
 from detector.loggers.plot_logger import PlotTracker
 from detector.loggers.wandb_logger import WandbTracker
 from detector.loggers.wandb_session import Start
 from detector.registry import lookup
+from detector.rundir import RunDir
 
 # What `tracking.loggers` may name besides the four below; a plugin registers more.
 LOGGERS: dict[str, Callable[[Path, Config], Tracker]] = {}
@@ -27,7 +28,7 @@ class Loggers(NamedTuple):
 
 
 def build_loggers(
-    directory: Path,
+    run: RunDir,
     config: Config,
     label: str,
     dataset: str,
@@ -37,7 +38,7 @@ def build_loggers(
     """Open the run's history, its progress display and its W&B run.
 
     Args:
-        directory: of the run.
+        run: the directory to write to.
         config: the resolved configuration.
         label: names the run and its group on W&B.
         dataset: the data's name.
@@ -47,13 +48,13 @@ def build_loggers(
     first_step, wandb_id = interrupted if interrupted is not None else (0, None)
     console = ConsoleTracker(steps, start_step=first_step)
     local = LocalTracker(
-        directory, keep_before_step=None if interrupted is None else first_step, report=console.message
+        run, keep_before_step=None if interrupted is None else first_step, report=console.message
     )
     wandb = WandbTracker(
-        Start(directory, config, label, dataset, resume_id=wandb_id),
-        history=read_history(local.path),
+        Start(run.path, config, label, dataset, resume_id=wandb_id),
+        history=run.read_history(),
         report=console.message,
     )
-    plots = [PlotTracker(directory, config.model)] if config.tracking.plots else []
-    others = [lookup("logger", name, LOGGERS)(directory, config) for name in config.tracking.loggers]
+    plots = [PlotTracker(run, config.model)] if config.tracking.plots else []
+    others = [lookup("logger", name, LOGGERS)(run.path, config) for name in config.tracking.loggers]
     return Loggers(Trackers([local, console, wandb, *plots, *others]), wandb.id)

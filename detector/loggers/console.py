@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 from detector.errors import for_terminal
 from detector.gradients.indices import EXPLODING, VANISHING
 from detector.loggers.base import PredictionImage, Row, Tracker
+from detector.rundir import Key
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,7 +74,7 @@ class ConsoleTracker(Tracker):
             task = self._bar.task_ids[0]
             self._bar.update(task, completed=min(step, self._total), facts=self._facts(step, styled=True))
             return
-        evaluated = "train/mAP50-95" in row or "val/mAP50-95" in row
+        evaluated = Key.TRAIN_MAP in row or Key.VAL_MAP in row
         if evaluated or step >= self._next_line or step >= self._total - 1:
             width = len(str(self._total))
             self._print(f"step {step:>{width}}/{self._total} {self._facts(step, styled=False)}")
@@ -94,7 +95,7 @@ class ConsoleTracker(Tracker):
         self._stop()
         console = _console(self._out)
         console.print(_table(summary))
-        if (diagnosis := summary.get("gradient/diagnosis")) is not None:
+        if (diagnosis := summary.get(Key.DIAGNOSIS)) is not None:
             console.print(f"\n{diagnosis}\n", markup=False)
         if checkpoint is not None:
             console.print(f"Checkpoint: {checkpoint}", markup=False, soft_wrap=True)
@@ -106,15 +107,15 @@ class ConsoleTracker(Tracker):
     def _facts(self, step: int, *, styled: bool) -> str:
         """The numbers worth a glance, in at most 64 columns."""
         seen = self._seen
-        index = seen.get("gradient/vanishing_index")
+        index = seen.get(Key.VANISHING_INDEX)
         verdict = "" if index is None else f"V {index:+.2f}"
         if index is not None and styled:
             verdict = f"[{_VERDICT_STYLE.get(verdict_word(index), _BAD)}]{verdict}[/]"
         elif index is not None:
             verdict = f"{verdict} {verdict_word(index)}"
         parts = [
-            f"loss {_short(seen.get('train/loss'))}",
-            f"mAP train {_map(seen.get('train/mAP50-95'))} val {_map(seen.get('val/mAP50-95'))}",
+            f"loss {_short(seen.get(Key.LOSS))}",
+            f"mAP train {_map(seen.get(Key.TRAIN_MAP))} val {_map(seen.get(Key.VAL_MAP))}",
             verdict,
             self._left(step),
         ]
@@ -190,15 +191,15 @@ def _meanings(summary: Mapping[str, object]) -> list[tuple[str, str, str]]:
     if isinstance(warnings, Mapping) and "same-images" in warnings:
         unseen = "memorisation: val holds the images of train"
     return [
-        ("train/mAP50-95", "train mAP50-95", seen),
-        ("val/mAP50-95", "val mAP50-95", unseen),
-        ("train/loss", "final loss", "box + class + DFL, last step"),
-        ("gradient/vanishing_index_init", "V at init", "decades from the trunk's last third to its first"),
-        ("gradient/vanishing_index", "V late", "below -1 the gradient vanishes, above +1.2 it explodes"),
-        ("gradient/verdict_init", "verdict at init", "before the first step"),
-        ("gradient/verdict", "verdict", "late in training"),
-        ("gradient/first_bad_layer", "first bad layer", "where the first NaN or infinity appeared"),
-        ("signal/input_dependence", "input dependence", "below 0.2 the trunk hardly sees its input"),
+        (Key.TRAIN_MAP, "train mAP50-95", seen),
+        (Key.VAL_MAP, "val mAP50-95", unseen),
+        (Key.LOSS, "final loss", "box + class + DFL, last step"),
+        (Key.VANISHING_INDEX + Key.INIT, "V at init", "decades from the trunk's last third to its first"),
+        (Key.VANISHING_INDEX, "V late", "below -1 the gradient vanishes, above +1.2 it explodes"),
+        (Key.VERDICT + Key.INIT, "verdict at init", "before the first step"),
+        (Key.VERDICT, "verdict", "late in training"),
+        (Key.FIRST_BAD_LAYER, "first bad layer", "where the first NaN or infinity appeared"),
+        (Key.INPUT_DEPENDENCE, "input dependence", "below 0.2 the trunk hardly sees its input"),
         ("parameters", "parameters", "of the whole network"),
     ]
 

@@ -8,29 +8,28 @@ from pathlib import Path
 from detector.analysis.theory import overlay
 from detector.config.schema import ModelConfig
 from detector.loggers.base import PredictionImage, Tracker
-from detector.loggers.jsonl import read_history
 from detector.loggers.plots import write_plots
 from detector.models.curve import curve_of
+from detector.rundir import Key, RunDir, by_layer
 
 
 class PlotTracker(Tracker):
     """Writes `plots/*.png` from the run's own history, so that a resumed run is drawn whole."""
 
-    def __init__(self, directory: Path, model: ModelConfig) -> None:
-        """Draw the run in `directory`, and over its first step what theory expects of such a model."""
-        self.directory, self.model = directory, model
+    def __init__(self, run: RunDir, model: ModelConfig) -> None:
+        """Draw this run, and over its first step what theory expects of such a model."""
+        self.run, self.model = run, model
 
     def first_batch(self, images: Sequence[PredictionImage]) -> None:
         """Draw `plots/train_batch.png`. Raises OSError if it cannot be written."""
         from detector.loggers.images import draw_labels, save_grid
 
-        save_grid(images, self.directory / "plots" / "train_batch.png", draw=draw_labels)
+        save_grid(images, self.run.plots / "train_batch.png", draw=draw_labels)
 
     def finish(self, summary: Mapping[str, object], checkpoint: Path | None) -> None:
         """Draw. Raises OSError if a file cannot be written."""
-        history = read_history(self.directory / "history.jsonl")
-        first = next((row for row in history if row.get("step") == 0), {})
-        prefix = "activation_grad/"
-        measured = {key.removeprefix(prefix): norm for key, norm in first.items() if key.startswith(prefix)}
+        history = self.run.read_history()
+        first = next((row for row in history if row.get(Key.STEP) == 0), {})
+        measured = by_layer(first, Key.ACTIVATION_GRAD)
         expected = overlay(self.model, measured, curve_of(self.model.act))
-        write_plots(history, summary, self.directory / "plots", expected)
+        write_plots(history, summary, self.run.plots, expected)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from detector.gradients.indices import EXPLODING, FLOOR, VANISHING
 from detector.loggers.console import verdict_word
+from detector.rundir import Key, by_layer, layers_in
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +25,8 @@ Array = NDArray[np.float64]
 History = Sequence[Mapping[str, Any]]
 
 _PROFILES = 6  # lines in the depth picture
-_LOSSES = {"train/loss": "total", "train/loss_box": "box", "train/loss_cls": "class", "train/loss_dfl": "DFL"}
-_MAPS = {"train/mAP50-95": "train (seen)", "val/mAP50-95": "val (unseen)"}
+_LOSSES = {Key.LOSS: "total", Key.LOSS_BOX: "box", Key.LOSS_CLS: "class", Key.LOSS_DFL: "DFL"}
+_MAPS = {Key.TRAIN_MAP: "train (seen)", Key.VAL_MAP: "val (unseen)"}
 _BANDS = (  # from, to, colour: the verdict's thresholds in decades
     (-math.inf, VANISHING, "#d62728"),
     (VANISHING, EXPLODING, "#2ca02c"),
@@ -54,8 +55,8 @@ def write_plots(
     run = f"{summary.get('ablation', 'run')}, seed {summary.get('seed', '?')}"
     figures = {
         "gradient_depth.png": _depth(history, summary, run, expected or {}),
-        "gradient_curves.png": _curves(history, run, "activation_grad", "‖dL/d activation‖", with_index=True),
-        "weight_gradients.png": _curves(history, run, "weight_grad", "‖dL/d weight‖", with_index=False),
+        "gradient_curves.png": _curves(history, run, Key.ACTIVATION_GRAD),
+        "weight_gradients.png": _curves(history, run, Key.WEIGHT_GRAD),
         "loss_map.png": _loss_map(history, run),
     }
     written = []
@@ -83,21 +84,10 @@ def figure(
     return made, list(axes)
 
 
-def _layers(history: History, prefix: str) -> list[str]:
-    """Layer names below a prefix, by depth."""
-    names = {key.split("/", 1)[1] for row in history for key in row if key.startswith(f"{prefix}/")}
-    return sorted(names, key=lambda name: (_depth_of(name), name))
-
-
-def _depth_of(name: str) -> int:
-    """Depth from a name like 07_p3.4. Not its place in the list: three digits sort after two."""
-    digits = name.split("_", 1)[0]
-    return int(digits) if digits.isdigit() else 10**6
-
-
 def _series(history: History, key: str) -> tuple[Array, Array]:
     """Steps and values of the rows that hold a key."""
-    points = [(_float(row.get("step", at)), _float(row[key])) for at, row in enumerate(history) if key in row]
+    rows = enumerate(history)
+    points = [(_float(row.get(Key.STEP, at)), _float(row[key])) for at, row in rows if key in row]
     array = np.array(points, dtype=np.float64).reshape(-1, 2)  # (rows, 2)
     return array[:, 0], array[:, 1]
 
@@ -126,15 +116,15 @@ def _depth(
     """Activation-gradient norm against depth, one line at several steps; theory speaks of the first."""
     from matplotlib import colormaps
 
-    layers = _layers(history, "activation_grad")
-    rows = [(at, row) for at, row in enumerate(history) if any(f"activation_grad/{n}" in row for n in layers)]
+    layers = layers_in(history, Key.ACTIVATION_GRAD)
+    rows = [(at, row) for at, row in enumerate(history) if by_layer(row, Key.ACTIVATION_GRAD)]
     if not rows:
         return None
     picks = sorted({round(i) for i in np.linspace(0, len(rows) - 1, _PROFILES)})
     made, (axis,) = figure(f"Gradient against depth: {run}", (9, 5.2))
     colors = colormaps["viridis"](np.linspace(0.0, 0.9, len(picks)))
     places = np.arange(len(layers))
-    values = np.array([[_float(rows[p][1].get(f"activation_grad/{n}")) for n in layers] for p in picks])
+    values = np.array([[_float(rows[p][1].get(Key.ACTIVATION_GRAD + n)) for n in layers] for p in picks])
     values = _logarithmic(axis, values)  # (picks, layers)
     for line, pick, color in zip(values, picks, colors, strict=True):
         at, row = rows[pick]
@@ -156,34 +146,36 @@ def _depth(
 def _verdicts(summary: Mapping[str, Any]) -> str:
     parts = []
     for when, suffix in (("init", "_init"), ("late", "")):
-        index = summary.get(f"gradient/vanishing_index{suffix}")
-        verdict = summary.get(f"gradient/verdict{suffix}")
+        index = summary.get(Key.VANISHING_INDEX + suffix)
+        verdict = summary.get(Key.VERDICT + suffix)
         if index is not None:
             parts.append(f"V {when} {_float(index):+.2f} decades: {verdict or verdict_word(_float(index))}")
     return "  ·  ".join(parts)
 
 
-def _curves(history: History, run: str, prefix: str, label: str, *, with_index: bool) -> Figure | None:
-    """Each layer's norm over the steps, coloured by depth; below it, if wanted, the vanishing index."""
+def _curves(history: History, run: str, kind: str) -> Figure | None:
+    """Each layer's norm over the steps, coloured by depth; of activations, the vanishing index below."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    layers = _layers(history, prefix)
+    layers = layers_in(history, kind)
     if not layers:
         return None
-    title = f"{'Activation' if with_index else 'Weight'} gradient of every trunk block: {run}"
+    with_index = kind == Key.ACTIVATION_GRAD
+    what = "activation" if with_index else "weight"
+    title = f"{what.capitalize()} gradient of every trunk block: {run}"
     made, axes = figure(title, (9, 6.6), [2.4, 1]) if with_index else figure(title, (9, 4.6))
     upper = axes[0]
     shade = Normalize(0, max(len(layers) - 1, 1))
     for place, name in enumerate(layers):
-        steps, values = _series(history, f"{prefix}/{name}")
+        steps, values = _series(history, kind + name)
         color = colormaps["viridis"](shade(place))
         upper.plot(steps, _logarithmic(upper, values), color=color, linewidth=1.2, **_dots(steps))
     bar = made.colorbar(ScalarMappable(shade, colormaps["viridis"]), ax=upper, pad=0.01)
     ticks = sorted({round(i * (len(layers) - 1) / 5) for i in range(6)})
     bar.set_ticks(ticks, labels=[layers[place] for place in ticks], fontsize=8)
-    upper.set_ylabel(label)
+    upper.set_ylabel(f"‖dL/d {what}‖")
     if with_index:
         _index(axes[1], history)
         axes[1].sharex(upper)
@@ -194,7 +186,7 @@ def _curves(history: History, run: str, prefix: str, label: str, *, with_index: 
 
 def _index(axis: Axes, history: History) -> None:
     """The vanishing index over the steps, on the verdict's bands."""
-    steps, values = _series(history, "gradient/vanishing_index")
+    steps, values = _series(history, Key.VANISHING_INDEX)
     finite = values[np.isfinite(values)]
     low, high = min([-1.6, *finite]) - 0.3, max([1.8, *finite]) + 0.3
     for start, end, color in _BANDS:
@@ -235,7 +227,7 @@ def _loss_map(history: History, run: str) -> Figure | None:
     lower.sharex(upper)
     upper.tick_params(labelbottom=False)
     upper.set_ylabel("loss")
-    lower.set_ylabel("mAP50-95")
+    lower.set_ylabel(Key.MAP)
     lower.set_xlabel("step")
     for axis in (upper, lower):
         if axis.get_legend_handles_labels()[0]:

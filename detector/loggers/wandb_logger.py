@@ -16,13 +16,14 @@ from detector.errors import say
 from detector.loggers.base import PredictionImage, Row, Tracker
 from detector.loggers.wandb_session import Start, open_run, set_aside_earlier
 from detector.loggers.wandb_thread import WandbThread, how_to_sync
+from detector.rundir import Key
 
 if TYPE_CHECKING:
     import wandb
 
-_BEST = ("val/mAP50-95", "train/mAP50-95")
-_EVALUATION = "val/mAP50-95"  # a row with this key is an evaluation
-_PER_LAYER = ("activation_grad/", "weight_grad/", "update_ratio/")
+_BEST = (Key.VAL_MAP, Key.TRAIN_MAP)
+_EVALUATION = Key.VAL_MAP  # a row with this key is an evaluation
+_PER_LAYER = (Key.ACTIVATION_GRAD, Key.WEIGHT_GRAD, Key.UPDATE_RATIO)
 _CURVES = ("train/*", "val/*", "gradient/*", "signal/*", "time/*")
 _SLOW = 3.0  # seconds for a chart, which takes 8 ms
 
@@ -169,7 +170,7 @@ class WandbTracker(Tracker):
             self._say("W&B: the server is slow: charts, pictures and checkpoints stay local from here on")
 
     def _remember(self, row: Row) -> None:
-        if self._first is None and any(key.startswith("activation_grad/") for key in row):
+        if self._first is None and any(key.startswith(Key.ACTIVATION_GRAD) for key in row):
             self._first = dict(row)
         for key in _BEST:
             value = row.get(key, math.nan)

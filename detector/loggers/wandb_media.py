@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from detector.gradients.indices import FLOOR
 from detector.loggers.base import PredictionImage, Row
+from detector.rundir import Key, by_layer
 
 if TYPE_CHECKING:
     import wandb
@@ -78,9 +79,9 @@ def _picture(image: PredictionImage, height: int, width: int) -> wandb.Image:
 def _profile(row: Row) -> tuple[list[int], list[float]]:
     """Depths and log10 norms of a row's finite activation gradients."""
     points = [
-        (int(key.split("/", 1)[1].split("_", 1)[0]), math.log10(max(value, FLOOR)))
-        for key, value in row.items()
-        if key.startswith("activation_grad/") and math.isfinite(value)
+        (int(layer.split("_", 1)[0]), math.log10(max(value, FLOOR)))
+        for layer, value in by_layer(row, Key.ACTIVATION_GRAD).items()
+        if math.isfinite(value)
     ]
     points.sort()
     return [depth for depth, _ in points], [norm for _, norm in points]

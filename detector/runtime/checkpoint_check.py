@@ -1,4 +1,4 @@
-"""What a stranger's checkpoint may hold, looked at before any of it is used.
+"""What a checkpoint holds, and the check of a stranger's before any of it is used.
 
 `torch.load(weights_only=True)` runs no code, but it says nothing about sizes and types: a few bytes can
 unpack to gigabytes, claim a tensor of a trillion numbers, or put text where a number belongs.
@@ -6,17 +6,76 @@ unpack to gigabytes, claim a tensor of a trillion numbers, or put text where a n
 
 from __future__ import annotations
 
-import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from torch import Tensor
+from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on
 
-MOST_STEPS = 10**12
-_RUN_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")  # W&B makes it part of a folder's name
+Steps = Annotated[int, Field(ge=0, lt=10**12)]
+# W&B makes it part of a folder's name.
+RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=128)]
+_checked = with_config(ConfigDict(strict=True, arbitrary_types_allowed=True))
+
+
+@_checked
+class RandomState(TypedDict):
+    """Where every random generator stands."""
+
+    python: Any  # random.getstate()
+    numpy: Any  # numpy.random.get_state(), its array as a list
+    torch: Tensor  # torch.get_rng_state()
+    cuda: list[Tensor]  # of the one GPU that was used; empty on a CPU
+
+
+@_checked
+class Metadata(TypedDict, total=False):
+    """What a run says of itself."""
+
+    config: dict[str, Any]  # complete, as config.yaml
+    names: Sequence[str]  # of the classes
+    architecture: dict[str, Any]  # what the network is built from; in early checkpoints only `config` says it
+    data_fingerprint: str  # of the dataset's content: a run resumes on the same data only
+    wandb_id: RunId  # of the W&B run that a resumed run goes on with
+
+
+class _Network(TypedDict):
+    format: int  # of the file: FORMAT in checkpoint_file.py
+    extra: Metadata
+    step: Steps  # that were taken; in a failure, the step that was not
+    model: dict[str, Tensor]  # weights and buffers
+    scaler: dict[str, Any]  # of torch.amp.GradScaler; empty unless train.precision is fp16
+    rng: RandomState
+
+
+class _Skipped(TypedDict, total=False):  # absent in early checkpoints
+    skipped: Steps  # that were not taken, in all
+    skipped_in_a_row: Steps  # just before this one
+
+
+@_checked
+class CheckpointState(_Network, _Skipped):
+    """`last.pt` and `best.pt`: everything needed to resume as if nothing had happened."""
+
+    ema: (
+        dict[str, Tensor] | None
+    )  # of torch's AveragedModel, with which it was evaluated; null: train.ema is off
+    optimizer: dict[str, Any]  # its state_dict
+    seconds: float  # that training took
+    best: Sequence[float]  # the best evaluation: val mAP50-95, then train mAP50-95; empty before the first
+
+
+@_checked
+class FailureState(_Network):
+    """`failure/state.pt`: a step whose numbers were not finite, with everything as it was before it."""
+
+    failure: dict[str, Any]  # what failure.json says
+    indices: Sequence[Sequence[int]]  # of each micro-batch's images in the training split
 
 
 def check_archive(path: Path) -> None:
@@ -34,44 +93,30 @@ def check_archive(path: Path) -> None:
 
 
 def check_state(state: Mapping[str, Any]) -> None:
-    """Raise ValueError if something in a checkpoint of ours has not the type or size that it must have."""
-    for key in ("model", "ema"):
-        tensors = state.get(key)
-        if key == "ema" and tensors is None:
-            continue
-        if not isinstance(tensors, Mapping) or not all(
-            isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
-        ):
-            raise ValueError(f"its {key!r} is not a mapping of names to tensors")
-    step, seconds, best = state.get("step"), state.get("seconds", 0.0), state.get("best", ())
-    if type(step) is not int or not 0 <= step < MOST_STEPS:
-        raise ValueError("its 'step' is not a count of steps")
-    if not _is_number(seconds) or not isinstance(best, list | tuple) or not all(map(_is_number, best)):
-        raise ValueError("its 'seconds' or 'best' are not numbers")
-    if "extra" in state:
-        _check_extra(state["extra"])
-    _check_tensors(state)
+    """Raise ValueError if something in a checkpoint of ours has not the type or size that it must have.
 
-
-def _check_extra(extra: object) -> None:
-    if not isinstance(extra, Mapping):
-        raise ValueError("its 'extra' is not a mapping")
-    if any(isinstance(value, Tensor) for value in _everything(extra)):
+    To predict, weights are enough: what only resuming needs may be missing.
+    """
+    try:
+        _adapter(FailureState if "failure" in state else CheckpointState).validate_python(state)
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_input=False):
+            key, *inner = problem["loc"]
+            if problem["type"] != "missing" or problem["loc"] in (("step",), ("model",)):
+                key = inner[0] if key == "extra" and inner else key
+                raise ValueError(f"its {key!r} is wrong: {problem['msg']}") from None
+    if any(isinstance(value, Tensor) for value in _everything(state.get("extra"))):
         raise ValueError("its 'extra' holds a tensor")
-    names, run_id = extra.get("names", []), extra.get("wandb_id", "none")
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise ValueError("its 'names' are not a list of class names")
-    if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id) or run_id.strip(".") == "":
-        raise ValueError("its 'wandb_id' is not the id of a run")
-
-
-def _check_tensors(state: object) -> None:
-    """Every tensor is an ordinary one with all of its numbers in the file."""
-    for value in _everything(state):
+    for value in _everything(state):  # every tensor is an ordinary one with all of its numbers in the file
         if isinstance(value, Tensor):
             stored = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
             if not stored or value.numel() * value.element_size() > value.untyped_storage().nbytes():
                 raise ValueError("it claims a tensor whose numbers are not in it")
+
+
+@cache
+def _adapter(schema: type) -> TypeAdapter[Any]:
+    return TypeAdapter(schema)
 
 
 def _everything(root: object) -> Iterator[object]:
@@ -83,7 +128,3 @@ def _everything(root: object) -> Iterator[object]:
         if isinstance(value, Mapping | list | tuple) and id(value) not in seen:
             seen.add(id(value))  # a container may hold itself, or another a thousand times
             waiting += value.values() if isinstance(value, Mapping) else value
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -105,7 +105,7 @@ def _rename(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def evaluated_weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The weights that the run was evaluated with: the average where it kept one."""
-    if state["ema"] is None:
+    if state.get("ema") is None:
         return dict(state["model"])
     prefix = "module."  # of torch's AveragedModel, which also counts its updates
     return {key.removeprefix(prefix): value for key, value in state["ema"].items() if key.startswith(prefix)}

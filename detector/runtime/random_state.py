@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 import torch.utils.deterministic
 
+from detector.runtime.checkpoint_check import RandomState
 
-def random_state(device: torch.device) -> dict[str, Any]:
+
+def random_state(device: torch.device) -> RandomState:
     """Tensors and plain data only, so that a checkpoint can hold it."""
     # numpy's global generator is not used here, but by libraries that augment.
     name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
@@ -30,7 +31,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
     }
 
 
-def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+def restore_random_state(state: RandomState, device: torch.device) -> None:
     """Restore a state; that of a GPU only where there is one, then and now."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))

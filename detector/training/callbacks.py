@@ -18,6 +18,7 @@ from detector.gradients.ledger import Ledger
 from detector.gradients.recorder import GradientRecorder
 from detector.loggers.base import Tracker
 from detector.loggers.throttle import Pace
+from detector.rundir import Key
 from detector.runtime.distributed import SingleProcess
 from detector.training.evaluation import evaluate
 from detector.training.examples import prediction_images
@@ -129,8 +130,8 @@ class RecordGradients(Callback):
 
     def on_record(self, row: Row) -> None:
         """Turn the row's tensors into numbers, together with the record: one transfer from the device."""
-        row |= self.recorder.end({key: row[key] for key in row if key not in ("step", "epoch", "train/lr")})
-        row["time/step_ms"] = 1000 * (time.perf_counter() - self._since) / self._steps
+        row |= self.recorder.end({key: row[key] for key in row if key not in (Key.STEP, Key.EPOCH, Key.LR)})
+        row[Key.STEP_MS] = 1000 * (time.perf_counter() - self._since) / self._steps
         self._steps = 0
 
     def on_train_end(self) -> None:

@@ -6,14 +6,15 @@ import copy
 import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from detector.errors import UserError
 from detector.registry import lookup
-from detector.runtime.checkpoint_file import FORMAT, write
+from detector.rundir import Key, RunDir
+from detector.runtime.checkpoint_check import CheckpointState, Metadata
+from detector.runtime.checkpoint_file import FORMAT
 from detector.runtime.files import remove_leftovers
 from detector.runtime.random_state import random_state, restore_random_state
 from detector.training.callbacks import Callback, Row
@@ -37,32 +38,32 @@ class Checkpointing(Callback):
         self,
         state: TrainState,
         schedule: Schedule,
-        directory: Path,
-        extra: Mapping[str, Any],
-        monitor: str = "mAP50-95",
+        run: RunDir,
+        extra: Metadata,
+        monitor: str = Key.MAP,
         *,
         writes: bool = True,
         share: float = SHARE,
     ) -> None:
-        """Save `state` to `directory`, which is created if need be.
+        """Save `state` to the run's folder of checkpoints, which is created if need be.
 
         Args:
             state: that is trained.
             schedule: when the model is evaluated.
-            directory: for the two files.
+            run: whose files they are.
             extra: plain data kept with each checkpoint.
             monitor: the metric that says which evaluation is the best.
             writes: whether this process is the one that saves: several have the same state.
             share: how much of the time may be spent on saving after an evaluation.
         """
-        self.state, self.schedule, self.extra = state, schedule, dict(extra)
-        self.last, self.best = directory / "last.pt", directory / "best.pt"
+        self.state, self.schedule, self.extra = state, schedule, extra
+        self.run, self.last, self.best = run, run.last, run.best
         self.monitor, self.writes, self.share = monitor, writes, share
         self._due = 0.0  # when the next one is, on the clock of time.monotonic
-        self._best: dict[str, Any] | None = None  # the best state so far, while it is not on the disk
+        self._best: CheckpointState | None = None  # the best state so far, while it is not on the disk
         if writes:
-            directory.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(directory)
+            run.checkpoints.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(run.checkpoints)
 
     def on_record(self, row: Row) -> None:
         """After an evaluation, unless training diverged at it."""
@@ -99,18 +100,18 @@ class Checkpointing(Callback):
         if is_best or (self.state.step and self._best is None and not self.best.exists()):
             self._best = state
         self.save_best()
-        write(state, self.last)
+        self.run.write_checkpoint("last", state)
         ended = time.monotonic()
         self._due = ended + (ended - started) / self.share
 
     def save_best(self) -> None:
         """Write `best.pt`, if the best evaluation's state is not there yet."""
         if self._best is not None:
-            write(self._best, self.best)
+            self.run.write_checkpoint("best", self._best)
             self._best = None
 
-    def _state(self) -> dict[str, Any]:
-        return state_dict(self.state) | {"extra": self.extra}
+    def _state(self) -> CheckpointState:
+        return state_dict(self.state, self.extra)
 
     def _is_best(self, row: Row) -> bool:
         """Whether `row` holds a better evaluation than any before; if so the state remembers it."""
@@ -129,10 +130,11 @@ def score_of(row: Mapping[str, float], monitor: str) -> tuple[float, ...]:
     return tuple(score if score == score else worst for score in scores)
 
 
-def state_dict(train_state: TrainState) -> dict[str, Any]:
-    """Everything needed to resume as if nothing had happened."""
+def state_dict(train_state: TrainState, extra: Metadata | None = None) -> CheckpointState:
+    """Everything needed to resume as if nothing had happened, and what is known of the run."""
     return {
         "format": FORMAT,
+        "extra": extra or {},
         "model": train_state.model.state_dict(),
         "ema": None if train_state.ema is None else train_state.ema.state_dict(),
         "optimizer": train_state.optimizer.state_dict(),

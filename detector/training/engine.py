@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from detector.config.schema import TrainConfig
 from detector.data.loader import Batch
 from detector.models.loss import Loss
+from detector.rundir import Key
 from detector.runtime.distributed import SingleProcess
 from detector.training.callbacks import Callback
 from detector.training.optimizer import set_learning_rate
@@ -97,7 +98,7 @@ def train(
         callback.on_step_end(step)
 
         if schedule.should_record(step) or not accepted:
-            row = {"step": step, "epoch": epoch, "train/lr": lr, **named(loss), "train/grad_norm": grad_norm}
+            row = {Key.STEP: step, Key.EPOCH: epoch, Key.LR: lr, **named(loss), Key.GRAD_NORM: grad_norm}
             callback.on_record(row)
             if state.step == step:  # neither taken nor skipped
                 return "diverged"
@@ -132,4 +133,4 @@ def clip_gradients(model: nn.Module, limit: float | None) -> Tensor:
 def named(loss: Tensor) -> Mapping[str, Tensor]:
     """A loss and its three parts under their names in the history."""
     box, cls, dfl = loss
-    return {"train/loss": loss.sum(), "train/loss_box": box, "train/loss_cls": cls, "train/loss_dfl": dfl}
+    return {Key.LOSS: loss.sum(), Key.LOSS_BOX: box, Key.LOSS_CLS: cls, Key.LOSS_DFL: dfl}

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.registry import Metric, lookup
+from detector.rundir import Key
 
 Boxes = NDArray[np.float32]
 
@@ -51,8 +52,8 @@ class Result:
 
 # Measured in every run. A registered metric is one that `train.metrics` names.
 METRICS: dict[str, Metric] = {
-    "mAP50-95": Metric(lambda result: result.coco["mAP50-95"]),
-    "mAP50": Metric(lambda result: result.coco["mAP50"]),
+    Key.MAP: Metric(lambda result: result.coco[Key.MAP]),
+    Key.MAP50: Metric(lambda result: result.coco[Key.MAP50]),
 }
 
 
@@ -73,11 +74,11 @@ def coco_map(
     """
     truth_json, detections = to_coco(truths, predictions, num_classes)
     if not truth_json["annotations"]:
-        return {"mAP50-95": math.nan, "mAP50": math.nan}
+        return {Key.MAP: math.nan, Key.MAP50: math.nan}
     if not detections:
-        return {"mAP50-95": 0.0, "mAP50": 0.0}
+        return {Key.MAP: 0.0, Key.MAP50: 0.0}
     evaluation = run_coco(truth_json, detections)
-    return {"mAP50-95": float(evaluation.stats[0]), "mAP50": float(evaluation.stats[1])}
+    return {Key.MAP: float(evaluation.stats[0]), Key.MAP50: float(evaluation.stats[1])}
 
 
 def run_coco(truth: dict[str, Any], detections: list[dict[str, Any]]) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,18 +15,17 @@ from torch import Tensor, nn
 from detector.config.schema import TrainConfig
 from detector.data.dataset import Dataset
 from detector.data.loader import Batch
-from detector.errors import UserError
 from detector.gradients.nonfinite import NonFiniteOrigin, find_nonfinite_origin
-from detector.runtime.checkpoint_file import FORMAT, read, write
+from detector.rundir import Key, RunDir
+from detector.runtime.checkpoint_check import FailureState, Metadata
+from detector.runtime.checkpoint_file import FORMAT
 from detector.runtime.distributed import SingleProcess
-from detector.runtime.files import write_text
 from detector.runtime.random_state import random_state, restore_random_state
 from detector.training.callbacks import Callback, Row
 from detector.training.engine import LossFunction, forward
 from detector.training.state import TrainState
 
-FOLDER, STATE, REPORT = "failure", "state.pt", "failure.json"
-MEASURED = "train/loss", "train/loss_box", "train/loss_cls", "train/loss_dfl", "train/grad_norm"
+MEASURED = Key.LOSS, *Key.LOSSES, Key.GRAD_NORM
 
 
 class StepSnapshot:
@@ -126,7 +123,7 @@ class NonFiniteGuard(Callback):
         self.origin, self._rejected = rejected.origin, None
         if self.config.on_nonfinite == "skip" and self.state.skipped_in_a_row < self.config.max_skipped:
             self.state.skip_step()
-            row["train/skipped"] = self.state.skipped
+            row[Key.SKIPPED] = self.state.skipped
         self.report(rejected)
 
     def diagnose_step(self, row: Row, batches: Sequence[Batch]) -> NonFiniteStep:
@@ -150,9 +147,9 @@ class NonFiniteGuard(Callback):
 
 def save_nonfinite_step(
     step: NonFiniteStep,
-    run: Path,
+    run: RunDir,
     dataset: Dataset,
-    extra: Mapping[str, Any],
+    extra: Metadata,
     where: str,
     say: Callable[[str], None],
 ) -> None:
@@ -162,7 +159,7 @@ def save_nonfinite_step(
 
     Args:
         step: that was rejected.
-        run: the run's directory.
+        run: where it is kept.
         dataset: whose training images the batches are.
         extra: what a checkpoint keeps of the run: architecture, fingerprint of the data, ….
         where: device and precision.
@@ -171,44 +168,32 @@ def save_nonfinite_step(
     items = dataset.splits["train"]
     images = [[str(items[index].image) for index in batch] for batch in step.indices]
     row = step.row
-    known = {
-        "step": int(row["step"]),
-        "epoch": int(row["epoch"]),
-        # JSON has no NaN.
-        **{key: row[key] if math.isfinite(row[key]) else str(row[key]) for key in MEASURED},
+    known: dict[str, Any] = {
+        "step": int(row[Key.STEP]),
+        "epoch": int(row[Key.EPOCH]),
+        **{key: row[key] for key in MEASURED},
         "culprit": asdict(step.origin) if step.origin else None,
         "images": images,
         "where": where,
     }
     cause = step.origin or "no layer, when its passes were run again"
-    skipped = f"; skipped, {row['train/skipped']} so far" if "train/skipped" in row else ""
+    skipped = f"; skipped, {row[Key.SKIPPED]} so far" if Key.SKIPPED in row else ""
     say(f"not finite at step {known['step']}, first in: {cause}{skipped}")
+    state: FailureState = {
+        "format": FORMAT,
+        "step": known["step"],
+        "extra": extra,
+        "model": step.state["model"],
+        "scaler": step.state["scaler"],
+        "rng": step.state["rng"],
+        "failure": known,
+        "indices": step.indices,
+    }
     try:
-        folder = run / FOLDER
-        folder.mkdir(exist_ok=True)
-        state = {"format": FORMAT, "step": known["step"], "extra": extra, **step.state}
-        write(state | {"failure": known, "indices": step.indices}, folder / STATE)
-        write_text(folder / REPORT, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
+        run.write_failure(state)
     except OSError as error:
         say(f"the step could not be saved for replay: {error}")
     else:
         shown = sorted({Path(name).name for batch in images for name in batch})
         names = ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")
         say(f"its images: {names}; to repeat the step: detector replay {run}")
-
-
-def read_nonfinite_step(run: Path) -> dict[str, Any]:
-    """What `save_nonfinite_step` wrote, as plain data.
-
-    Raises:
-        UserError: the run has none, or it is damaged.
-    """
-    path = run / FOLDER / STATE
-    if not path.exists():
-        is_run = (run / "config.yaml").exists()
-        why = "its numbers were always finite" if is_run else "this is no run's directory"
-        raise UserError(f"{run}: there is no {FOLDER}/{STATE}: {why}")
-    saved = read(path)
-    if not {"failure", "indices", "extra", "model", "scaler", "rng"} <= saved.keys():
-        raise UserError(f"{path}: not a step saved for replay")
-    return saved

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,10 +16,11 @@ from detector.data.loader import Batch, Loader
 from detector.data.own import read_registered
 from detector.data.problems import said
 from detector.data.sources import check_command, load_configured
-from detector.errors import UserError, say
+from detector.errors import say
 from detector.models.base import DetectionModel, freeze
 from detector.models.build import architecture_of, build_model, facts_of, rebuild
-from detector.runtime.checkpoint_file import read
+from detector.rundir import RunDir
+from detector.runtime.checkpoint_check import CheckpointState
 from detector.runtime.device import choose_device
 from detector.runtime.distributed import SingleProcess
 from detector.runtime.random_state import seed_everything
@@ -29,8 +28,6 @@ from detector.training.schedule import Schedule, check_batches
 from detector.training.state import TrainState
 
 FALLBACK = Path(__file__).resolve().parents[2] / "configs" / "shapes.yaml"  # where COCO8 is not available
-
-Checkpoint = Mapping[str, Any]
 
 
 def load_data(loaded: LoadedConfig, dist: SingleProcess) -> tuple[Dataset, dict[str, Loader], LoadedConfig]:
@@ -92,7 +89,7 @@ def training_batches(
 
 def build_state(
     config: Config, dataset: Dataset, resume: Path | None, dist: SingleProcess
-) -> tuple[TrainState, Checkpoint | None, str]:
+) -> tuple[TrainState, CheckpointState | None, str]:
     """Build the model and what trains it: new, from pretrained weights, or as a run's checkpoint says.
 
     Returns:
@@ -105,7 +102,7 @@ def build_state(
     saved = None
     if resume is not None:
         with dist.raise_together():
-            saved = read_checkpoint(resume) if dist.is_main_process else None
+            saved = read_checkpoint(RunDir(resume)) if dist.is_main_process else None
         saved = dist.broadcast_object(saved)
     seed_everything(config.train.seed)
     if saved is None:
@@ -132,20 +129,14 @@ def distribute(
     return state
 
 
-def read_checkpoint(run: Path) -> Checkpoint:
+def read_checkpoint(run: RunDir) -> CheckpointState:
     """What a run resumes from.
 
     Raises:
         UserError: it is missing, damaged, or not one of a run.
     """
-    path = run / "checkpoints" / "last.pt"
-    if not os.path.lexists(path):
-        raise UserError(
-            f"{path}: no checkpoint found (the run ended before its first step); start again with: "
-            f"train.py --config {run / 'config.yaml'} run.dir=ANOTHER"
-        )
-    saved = read(path)
-    facts_of(saved, path, ("names", "data_fingerprint", "wandb_id"))
+    saved = run.read_checkpoint("last")
+    facts_of(saved, run.last, ("names", "data_fingerprint", "wandb_id"))
     return saved
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,7 @@ from typing import Any
 
 from detector.analysis.evidence import read_effects
 from detector.analysis.explain import explain
-from detector.config.loading import LoadedConfig, save
-from detector.config.schema import Config
+from detector.config.loading import LoadedConfig
 from detector.data.dataset import Dataset
 from detector.data.loader import Loader
 from detector.errors import UserError
@@ -21,9 +19,10 @@ from detector.gradients.entries import Entry, read_ledger, write_ledger
 from detector.gradients.nonfinite import NonFiniteOrigin
 from detector.loggers.base import Tracker
 from detector.loggers.build import build_loggers
-from detector.loggers.jsonl import read_history
 from detector.models.curve import curve_of
 from detector.models.size import measure
+from detector.rundir import RunDir
+from detector.runtime.checkpoint_check import CheckpointState, Metadata
 from detector.runtime.distributed import SingleProcess
 from detector.runtime.process import EXIT_DIVERGED, EXIT_INTERRUPTED_BY_SYSTEM
 from detector.runtime.random_state import preserve_random_state
@@ -31,7 +30,7 @@ from detector.training import nonfinite_guard
 from detector.training.checkpoints import Checkpointing, load_state
 from detector.training.engine import Status
 from detector.training.examples import batch_images
-from detector.training.prepare import Checkpoint, notes
+from detector.training.prepare import notes
 from detector.training.schedule import Schedule
 from detector.training.state import TrainState
 from detector.training.summary import summarize
@@ -49,13 +48,13 @@ class FinishedRun:
 
 @dataclass
 class Run:
-    """A run's directory and its loggers. As a context it closes the loggers, whatever happens."""
+    """A run's files and its loggers. As a context it closes the loggers, whatever happens."""
 
-    directory: Path
+    files: RunDir
     loaded: LoadedConfig
     dataset: Dataset
     logger: Tracker
-    metadata: Mapping[str, Any]  # kept with each checkpoint
+    metadata: Metadata  # kept with each checkpoint
     is_main: bool  # whether this process is the one that writes
     where: str  # device, precision, processes
     label: str  # of the ablation, and of the data if that is another than usual
@@ -72,21 +71,16 @@ class Run:
         """Close the loggers."""
         self.logger.close(self.exit_code)
 
-    @property
-    def ledger(self) -> Path:
-        """The file of the gradient's ledger."""
-        return self.directory / "ledger.json"
-
     def write_ledger(self, step: int, entries: Sequence[Entry]) -> None:
         """Write one step's entries."""
         if self.is_main:
-            write_ledger(self.ledger, step, entries)
+            write_ledger(self.files, step, entries)
 
     def save_nonfinite_step(self, step: nonfinite_guard.NonFiniteStep) -> None:
         """Report a step that was rejected, and keep it to be replayed."""
         if self.is_main:
             nonfinite_guard.save_nonfinite_step(
-                step, self.directory, self.dataset, self.metadata, self.where, self.logger.message
+                step, self.files, self.dataset, self.metadata, self.where, self.logger.message
             )
 
     def announce(
@@ -96,7 +90,7 @@ class Run:
         config, say = self.loaded.config, self.logger.message
         counts = ", ".join(f"{len(loader)} {split}" for split, loader in loaders.items())
         say(f"{self.label} on {self.dataset.name} ({counts} images), seed {config.train.seed}, {self.where}")
-        say(f"{measure(state.model, config.data.image_size)}; {schedule.steps} steps, to {self.directory}")
+        say(f"{measure(state.model, config.data.image_size)}; {schedule.steps} steps, to {self.files}")
         changes = "; ".join(self.loaded.difference)
         say(f"differs from the base in: {changes}" if changes else "no changes from the base configuration")
         for line in filter(None, (weights_note, *notes(config, self.dataset, schedule))):
@@ -140,7 +134,7 @@ class Run:
                 self.logger.message(f"stopped: {limit} steps skipped in a row")
         summary: dict[str, Any] = {}
         if self.is_main:
-            rows = read_history(self.directory / "history.jsonl")
+            rows = self.files.read_history()
             summary = summarize(
                 self.loaded.name,
                 config.train.seed,
@@ -152,11 +146,11 @@ class Run:
                 rows,
                 self.world_size,
             )
-            ledger, act = read_ledger(self.ledger), curve_of(config.model.act)
+            ledger, act = read_ledger(self.files), curve_of(config.model.act)
             summary |= explain(summary, rows, ledger, config, read_effects(), act)
-            self.logger.finish(summary, checkpoints.best if checkpoints.best.exists() else None)
+            self.logger.finish(summary, self.files.best if self.files.best.exists() else None)
         self.exit_code = exit_code
-        return FinishedRun(self.directory, status, exit_code, summary)
+        return FinishedRun(self.files.path, status, exit_code, summary)
 
 
 def open_run(
@@ -164,7 +158,7 @@ def open_run(
     dataset: Dataset,
     schedule: Schedule,
     state: TrainState,
-    saved: Checkpoint | None,
+    saved: CheckpointState | None,
     resume: Path | None,
     dist: SingleProcess,
 ) -> Run:
@@ -176,22 +170,25 @@ def open_run(
     config = loaded.config
     label = loaded.name if dataset.name in ("coco8", loaded.name) else f"{loaded.name}-{dataset.name}"
     with dist.raise_together():
-        new = new_directory(config, label) if resume is None and dist.is_main_process else None
+        new = None
+        if resume is None and dist.is_main_process:
+            moment = time.strftime("%Y%m%d-%H%M%S")
+            new = config.run.dir or f"runs/{label}-s{config.train.seed}-{moment}"
+            RunDir.create(new, config)
     directory = resume or dist.broadcast_object(new)
     assert directory is not None
+    files = RunDir(directory)
     interrupted = None
     if saved is not None:
         if saved["extra"]["data_fingerprint"] != dataset.fingerprint:
-            raise UserError(f"{config.data.path}: the data changed since {directory} was trained on it")
+            raise UserError(f"{config.data.path}: the data changed since {files} was trained on it")
         load_state(saved, state)
         interrupted = state.step, str(saved["extra"]["wandb_id"])
     logger, wandb_id = Tracker(), ""
     with preserve_random_state(state.device), dist.raise_together():
         if dist.is_main_process:
-            logger, wandb_id = build_loggers(
-                directory, config, label, dataset.name, schedule.steps, interrupted
-            )
-    metadata = {
+            logger, wandb_id = build_loggers(files, config, label, dataset.name, schedule.steps, interrupted)
+    metadata: Metadata = {
         "config": config.model_dump(mode="json"),
         "names": list(dataset.names),
         "architecture": state.model.architecture(),
@@ -200,28 +197,4 @@ def open_run(
     }
     many = f", {dist.world_size} processes" if dist.world_size > 1 else ""
     where = f"{state.device_summary}{many}"
-    return Run(
-        directory, loaded, dataset, logger, metadata, dist.is_main_process, where, label, dist.world_size
-    )
-
-
-def new_directory(config: Config, label: str) -> Path:
-    """Make `run.dir`, or a new folder in runs/, and save the configuration in it.
-
-    Raises:
-        UserError: it holds a run, or files that look like one's; or it cannot be made.
-    """
-    directory = Path(config.run.dir or f"runs/{label}-s{config.train.seed}-{time.strftime('%Y%m%d-%H%M%S')}")
-    if os.path.lexists(directory / "history.jsonl"):
-        raise UserError(f"run.dir={directory} holds a run already; --resume {directory} continues it")
-    for name in ("config.yaml", "summary.json", "ledger.json", "checkpoints", "plots", "wandb"):
-        if os.path.lexists(directory / name):
-            raise UserError(
-                f"run.dir={directory} already holds {name}, which the run would write; name another"
-            )
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        save(config, directory / "config.yaml")
-    except OSError as error:
-        raise UserError(f"run.dir={directory} cannot be made: {error.strerror}; name another") from error
-    return directory
+    return Run(files, loaded, dataset, logger, metadata, dist.is_main_process, where, label, dist.world_size)

@@ -10,13 +10,14 @@ from detector.analysis.diagnosis import diagnose
 from detector.data.dataset import Dataset
 from detector.data.problems import counted
 from detector.gradients.nonfinite import NonFiniteOrigin
+from detector.rundir import Key
 from detector.runtime.device import device_name
 from detector.training.engine import Status
 from detector.training.provenance import provenance
 from detector.training.schedule import Schedule
 from detector.training.state import TrainState
 
-METRICS = "train/mAP50-95", "train/mAP50", "val/mAP50-95", "val/mAP50", "train/loss"
+METRICS = Key.TRAIN_MAP, Key.TRAIN_MAP50, Key.VAL_MAP, Key.VAL_MAP50, Key.LOSS
 
 
 def summarize(
@@ -57,8 +58,8 @@ def summarize(
         "seconds": state.seconds,
         **{key: next((row[key] for row in reversed(rows) if counts(row, key)), None) for key in keys},
         **diagnose(rows, schedule.steps, diverged=status == "diverged"),
-        "gradient/first_bad_layer": origin and origin.where,
-        "gradient/first_bad_operation": origin and origin.operation,
+        Key.FIRST_BAD_LAYER: origin and origin.where,
+        Key.FIRST_BAD_OPERATION: origin and origin.operation,
         "steps_skipped": state.skipped,
         "processes": processes,
         "parameters": sum(p.numel() for p in state.model.parameters()),
@@ -73,4 +74,4 @@ def summarize(
 
 def counts(row: Mapping[str, float], key: str) -> bool:
     """Whether a row has the metric. The loss of a skipped step is not the run's: it was not trained on."""
-    return key in row and not (key == "train/loss" and "train/skipped" in row)
+    return key in row and not (key == Key.LOSS and Key.SKIPPED in row)

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
-from detector.analysis.evidence import collect, conditions, find, metric_of, read_effects, write_effects
+from detector.analysis.evidence import collect, find, metric_of, read_effects, write_effects
 from detector.analysis.explain import candidates, explain
 from detector.analysis.theory import block_factors, layer_names, stage_factor
-from detector.config.schema import Config, DataConfig, ModelConfig
+from detector.config.schema import Config, ModelConfig
 from detector.gradients.entries import Entry, read_ledger
 from detector.models.curve import curve_of
 from detector.registry import register
+from detector.rundir import RunDir
 from tests.support import ROOT, Run
 
 PLAIN_SIGMOID = {"shortcut": "none", "norm": "none", "act": "sigmoid"}
@@ -217,7 +218,7 @@ def test_effects_are_quoted_only_where_they_were_measured(tmp_path: Path) -> Non
         finished(tmp_path, "no_residual", 0.3, shortcut="none"),
         tmp_path / "nothing",
     ]
-    write_effects(runs, tmp_path / "evidence.json")
+    write_effects(collect(runs), tmp_path / "evidence.json")
     effects = read_effects(tmp_path / "evidence.json")
     assert effects == collect(runs)
     base = find(effects, config(), "coco8")
@@ -248,12 +249,6 @@ def test_only_coco8_is_judged_by_its_training_images() -> None:
         "train/mAP50-95",
         *["val/mAP50-95"] * 2,
     ]
-
-
-def test_augmentation_is_a_condition_without_invalidating_what_was_measured_before_it_existed() -> None:
-    plain = conditions(Config(), "coco8")
-    assert plain["data"].keys() == {"image_size", "fliplr", "translate", "scale"}
-    assert conditions(Config(data=DataConfig(mosaic=0.5)), "coco8") != plain
 
 
 def test_a_change_that_was_measured_not_to_heal_is_no_remedy(tmp_path: Path) -> None:
@@ -338,7 +333,7 @@ def test_what_is_tried_first() -> None:
 
 def test_broken_effects_are_no_effects(tmp_path: Path) -> None:
     assert read_effects(tmp_path / "missing.json") == []
-    for text in ("[", "[{}]", '[{"ablation": 1}]', "3"):
+    for text in ("[", "[{}]", '{"effects": []}', '{"defaults": {}, "effects": [{"settings": {}}]}', "3"):
         (tmp_path / "evidence.json").write_text(text)
         assert read_effects(tmp_path / "evidence.json") == []
 
@@ -348,7 +343,7 @@ QUICK = ("data.image_size=64", "train.steps=6", "train.eval_every=null", "tracki
 
 def test_a_run_leaves_its_ledger_and_its_diagnosis(train_py: Callable[..., Run]) -> None:
     run = train_py("--config", str(ROOT / "ablations/plain_sigmoid.yaml"), *QUICK)
-    ledger = read_ledger(run.directory / "ledger.json")
+    ledger = read_ledger(RunDir(run.directory))
     assert list(ledger) == [0, 5]
     names = layer_names((2, 10, 4, 2))
     rows = {row["step"]: row for row in run.history}

@@ -30,14 +30,13 @@ from detector.data.listing import list_split
 from detector.data.problems import Problem
 from detector.errors import UserError, for_terminal, has_control
 from detector.gradients.entries import Entry, read_ledger
-from detector.loggers.jsonl import read_history
 from detector.models.build import read_trained
 from detector.models.detector import build_detector
+from detector.rundir import RunDir
 from detector.runtime.checkpoint_file import read
 from detector.runtime.description_check import check_description
 from detector.runtime.image_header import Header, read_header
 from detector.tools.compare.runs import LeftOut, Run, load_runs
-from detector.tools.suites.runner import read_last_row, read_summary
 from detector.training.checkpoints import load_state, state_dict
 from tests.training.harness import create_state
 
@@ -361,12 +360,13 @@ def test_run_directories(folder: Path, rows: list[bytes], summary: bytes, ledger
         assert not any(
             has_control(text) for item in runs for text in (item.name, item.dataset, item.commit or "")
         )
+    files = RunDir(run)
     try:
-        for row in read_history(run / "history.jsonl", report=lambda line: None):
+        for row in files.read_history(report=lambda line: None):
             assert all(isinstance(value, int | float) for value in row.values())
             float(sum(row.values()))
     except UserError as error:
         printable(error)
-    entries = [entry for step in read_ledger(run / "ledger.json").values() for entry in step]
+    entries = [entry for step in read_ledger(files).values() for entry in step]
     assert all(isinstance(entry, Entry) and isinstance(entry.decades, float) for entry in entries)
-    assert isinstance(read_summary(run), dict) and isinstance(read_last_row(run), dict)
+    assert isinstance(files.scan_summary()[0], dict) and isinstance(files.last_row(), dict)

@@ -89,7 +89,7 @@ CASES = [
     Case("config: a pipe", pipe("bad.yaml"), BAD_CONFIG, "not a regular one"),
     Case("config: a loop of links", link("bad.yaml", "bad.yaml"), BAD_CONFIG, "no such file"),
     Case("config: a device", link("bad.yaml", "/dev/zero"), BAD_CONFIG, "not a regular one"),
-    _override("run.dir with a configuration of the user's", "run.dir={root}", "holds config.yaml already"),
+    _override("run.dir with a configuration of the user's", "run.dir={root}", "already holds config.yaml"),
     _override("run.dir is a file", "run.dir={root}/config.yaml", "cannot be made"),
     _override("run.dir below a file", "run.dir={root}/config.yaml/x", "cannot be made"),
     _override("run.dir is overlong", "run.dir={root}/" + "x" * 300, "cannot be made"),

@@ -177,12 +177,13 @@ CHECKPOINTS = [
     _resume("without facts", lambda state: state.pop("extra"), "what it was trained on"),
     _resume("step is text", _put("step", value="7"), "damaged: its 'step'"),
     _resume("step is negative", _put("step", value=-1), "damaged: its 'step'"),
-    _resume("best is text", _put("best", value="x"), "damaged: its 'seconds' or 'best'"),
+    _resume("best is text", _put("best", value="x"), "damaged: its 'best'"),
     _resume("W&B id is a path", _put("extra", "wandb_id", value="../../x"), "damaged: its 'wandb_id'"),
     _resume("classes are numbers", _put("extra", "names", value=[1, 2]), "damaged: its 'names'"),
     _resume("tensor of a trillion numbers", _first_weight(HUGE), "whose numbers are not in it"),
     _resume("sparse tensor", _first_weight(torch.eye(3).to_sparse()), "whose numbers are not in it"),
-    _resume("list that holds itself", _put("rng", value=_LOOP), "does not fit the run's configuration"),
+    _resume("list that holds itself", _put("rng", value=_LOOP), "damaged: its 'rng'"),
+    _resume("list that holds itself, inside", _put("rng", "python", value=_LOOP), "does not fit the run's"),
     _resume("tensor of another shape", _first_weight(torch.zeros(3)), "does not fit the run's configuration"),
     _resume("momentum of another shape", _momentum, "does not fit the run's configuration"),
     _resume("learning rate is text", _put("optimizer", "param_groups", 0, "lr", value="x"), "does not fit"),
@@ -191,7 +192,7 @@ CHECKPOINTS = [
             _put("extra", "architecture", value={"kind": "compact", "model": {"widths": [8000] * 5}}),
             "describes no network"),
     _resume("unknown network", _put("extra", "architecture", value={"kind": "x"}), "describes no network"),
-    _resume("network is a number", _put("extra", "architecture", value=3), "describes no network"),
+    _resume("network is a number", _put("extra", "architecture", value=3), "damaged: its 'architecture'"),
 ]  # fmt: skip
 
 # ------------------------------------------------------------------------------------ pretrained, networks

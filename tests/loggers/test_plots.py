@@ -17,6 +17,7 @@ from detector.config.schema import ModelConfig
 from detector.loggers import plot_logger as plot_tracker
 from detector.loggers import plots
 from detector.loggers.plots import write_plots
+from detector.rundir import Key, RunDir
 
 Make = Callable[..., list[dict[str, Any]]]
 ALL = {"gradient_depth.png", "gradient_curves.png", "weight_gradients.png", "loss_map.png"}
@@ -72,7 +73,7 @@ def test_a_run_is_drawn_with_the_theory_of_its_model(
     monkeypatch.setattr(plot_tracker, "write_plots", lambda *arguments: given.append(arguments))
     history = make_history()
     (tmp_path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
-    plot_tracker.PlotTracker(tmp_path, ModelConfig(shortcut="none")).finish(summary, None)
+    plot_tracker.PlotTracker(RunDir(tmp_path), ModelConfig(shortcut="none")).finish(summary, None)
     expected = given[0][3]
     for end in ("14_p3.9", "19_p4.3", "22_p5.1"):
         assert expected[end] == pytest.approx(history[0][f"activation_grad/{end}"])
@@ -81,17 +82,12 @@ def test_a_run_is_drawn_with_the_theory_of_its_model(
 
 def test_the_curves_are_by_depth_with_the_index_below(make_history: Make, blocks: list[str]) -> None:
     history = make_history()
-    figure = plots._curves(history, "run", "activation_grad", "norm", with_index=True)
+    figure = plots._curves(history, "run", Key.ACTIVATION_GRAD)
     assert figure is not None
     upper, lower = figure.axes[:2]
     assert len(upper.lines) == len(blocks)
     assert [text.get_text() for text in lower.texts] == ["vanishing", "healthy", "exploding"]
     assert lower.lines[-1].get_ydata() == pytest.approx([row["gradient/vanishing_index"] for row in history])
-
-
-def test_depth_is_a_number_not_a_word() -> None:
-    row = {f"activation_grad/{depth:02d}_x": 1.0 for depth in (99, 100, 2)}
-    assert plots._layers([row], "activation_grad") == ["02_x", "99_x", "100_x"]
 
 
 @pytest.mark.parametrize("spoil", [math.nan, math.inf, 0.0, 1e-300, None, "text"])

@@ -94,7 +94,7 @@ def failing_writes(part: str, number: int, what: int) -> None:
 
 def failing_history(number: int, what: int) -> None:
     """Let the history fail at its `number`-th row, half of it written."""
-    from detector.loggers.jsonl import LocalTracker
+    from detector.rundir import HistoryWriter
 
     rows = 0
 
@@ -107,14 +107,14 @@ def failing_history(number: int, what: int) -> None:
                 raise OSError(what, os.strerror(what))
             return super().write(data)
 
-    original = LocalTracker.__init__
+    original = HistoryWriter.__init__
 
     def opening(self: Any, *arguments: Any, **others: Any) -> None:
         original(self, *arguments, **others)
         self._file.close()
         self._file = Failing(self.path, "ab")
 
-    LocalTracker.__init__ = opening  # type: ignore[method-assign]
+    HistoryWriter.__init__ = opening  # type: ignore[method-assign]
 
 
 def largest_file(size: int) -> None:

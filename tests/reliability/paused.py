@@ -93,20 +93,20 @@ def evaluation(pause: Pause) -> None:
 
 
 def row(pause: Pause, written: str) -> None:
-    from detector.loggers.jsonl import LocalTracker
+    from detector.rundir import HistoryWriter
 
-    log = LocalTracker.log
+    append = HistoryWriter.append
 
-    def patched(self: LocalTracker, row: Any) -> None:
+    def patched(self: HistoryWriter, row: Any, **options: Any) -> None:
         if written == "half" and pause.due():
             data = json.dumps({key: float(value) for key, value in row.items()}).encode()
             self._file.write(data[: len(data) // 2])
             pause.wait()
-        log(self, row)
+        append(self, row, **options)
         if written == "whole" and "val/mAP50-95" in row and pause.due():
             pause.wait()
 
-    LocalTracker.log = patched  # type: ignore[method-assign]
+    HistoryWriter.append = patched  # type: ignore[method-assign]
 
 
 PLACES = {

@@ -98,7 +98,7 @@ def test_the_disk_is_full_at_a_row_of_the_history(train: Runs, small: Path) -> N
 @pytest.mark.parametrize(("number", "step"), [(2, 0), (3, 0), (4, 2), (5, 4)])
 def test_the_disk_is_full_in_a_checkpoint(train: Runs, small: Path, number: int, step: int) -> None:
     """best.pt or last.pt of an evaluation, half written: the checkpoint before it is whole."""
-    faults = [("full_at", "detector.training.checkpoints.write", str(small), 300_000, number)]
+    faults = [("full_at", "detector.runtime.checkpoint_file.write", str(small), 300_000, number)]
     run = train(faults=faults, name="disk/run")
     assert_clear(run, BROKEN_OFF, "checkpoints/", "No space left on device")
     assert state(run)["step"] == step
@@ -108,7 +108,7 @@ def test_the_disk_is_full_in_a_checkpoint(train: Runs, small: Path, number: int,
 
 
 def test_the_disk_is_full_at_the_first_checkpoint(train: Runs, small: Path) -> None:
-    faults = [("full_at", "detector.training.checkpoints.write", str(small), 300_000, 1)]
+    faults = [("full_at", "detector.runtime.checkpoint_file.write", str(small), 300_000, 1)]
     run = train(faults=faults, name="disk/run")
     assert_clear(run, BROKEN_OFF, "checkpoints/last.pt", "No space left on device", resumable=False)
 
@@ -122,7 +122,7 @@ def test_the_disk_is_full_at_the_ledger(train: Runs, small: Path) -> None:
 
 
 def test_the_disk_is_full_at_the_summary(train: Runs, small: Path) -> None:
-    faults = [("full_at", "detector.loggers.jsonl.write_text", str(small), 0)]
+    faults = [("full_at", "detector.rundir.write_text", str(small), 0)]
     run = train(faults=faults, name="disk/run")
     assert_clear(run, BROKEN_OFF, "summary.json", "No space left on device")
     (small / "ballast").unlink()

@@ -19,6 +19,7 @@ from detector.data.sources import load_dataset
 from detector.gradients.recorder import GradientRecorder
 from detector.models.detector import build_detector
 from detector.models.loss import DetectionLoss
+from detector.rundir import RunDir
 from detector.runtime.random_state import seed_everything
 from detector.training.nonfinite_guard import save_nonfinite_step
 from detector.training.schedule import Schedule
@@ -76,7 +77,7 @@ def test_the_right_layer_is_named(
         lambda row: None,
         lambda: False,
         failed=lambda step: save_nonfinite_step(
-            step, tmp_path, dataset, facts, state.device_summary, said.append
+            step, RunDir(tmp_path), dataset, facts, state.device_summary, said.append
         ),
     )
     assert outcome.status == "diverged"

@@ -26,6 +26,7 @@ from detector.gradients.nonfinite import find_nonfinite_origin
 from detector.gradients.recorder import GradientRecorder
 from detector.models.build import build_model
 from detector.models.loss import DetectionLoss
+from detector.rundir import RunDir
 from detector.runtime.distributed import SingleProcess, init_process_group
 from detector.runtime.launch import Launch
 from detector.runtime.random_state import seed_everything
@@ -262,7 +263,7 @@ def broken(ranks: SingleProcess, direction: str, folder: Path) -> dict[str, Any]
     def failed(failure: NonFiniteStep) -> None:
         failures.append(failure)
         if ranks.is_main_process:
-            save_nonfinite_step(failure, folder, dataset, {}, state.device_summary, lambda _: None)
+            save_nonfinite_step(failure, RunDir(folder), dataset, {}, state.device_summary, lambda _: None)
 
     outcome = train_steps(
         state,

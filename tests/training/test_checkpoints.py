@@ -16,7 +16,8 @@ import torch
 from detector.errors import UserError
 from detector.models.loss import DetectionLoss
 from detector.registry import register
-from detector.runtime.checkpoint_file import read, write
+from detector.rundir import RunDir
+from detector.runtime.checkpoint_file import FORMAT, read, write
 from detector.runtime.random_state import preserve_random_state, random_state, restore_random_state
 from detector.training import checkpoints as checkpoint
 from detector.training.checkpoints import Checkpointing, load_state, state_dict
@@ -79,7 +80,7 @@ def test_the_best_is_the_best_by_the_monitored_metric(
 ) -> None:
     register.metric("mine", better=better)(lambda result: 0.0)
     state, _ = make_state()
-    checkpoints = Checkpointing(state, ONCE, tmp_path, {"names": ["a"]}, "mine")
+    checkpoints = Checkpointing(state, ONCE, RunDir(tmp_path), {"names": ["a"]}, "mine")
     for step, value in [(1, -2.5), (2, 0.5), (3, 3.0), (4, float("nan")), (5, 1.0)]:
         state.step = step
         checkpoints.save({"val/mine": value, "train/mine": 0.0, "val/mAP50-95": step / 10})
@@ -88,7 +89,7 @@ def test_the_best_is_the_best_by_the_monitored_metric(
 
 def test_the_best_is_the_best_on_val_then_on_train(make_state: MakeState, tmp_path: Path) -> None:
     state, _ = make_state()
-    checkpoints = Checkpointing(state, ONCE, tmp_path, {"names": ["a"]})
+    checkpoints = Checkpointing(state, ONCE, RunDir(tmp_path), {"names": ["a"]})
 
     def best_step() -> int:
         return int(read(checkpoints.best)["step"])
@@ -113,10 +114,11 @@ def test_the_best_is_written_before_the_last(
     """Between the two, a kill leaves a last one that comes to the same best once more."""
     written: list[tuple[str, tuple[float, ...]]] = []
     monkeypatch.setattr(
-        checkpoint, "write", lambda state, path: (written.append((path.name, state["best"])), path.touch())
+        "detector.runtime.checkpoint_file.write",
+        lambda state, path: (written.append((path.name, state["best"])), path.touch()),
     )
     state, _ = make_state()
-    checkpoints = Checkpointing(state, ONCE, tmp_path, {})
+    checkpoints = Checkpointing(state, ONCE, RunDir(tmp_path), {})
     checkpoints.save()  # before the first step: nobody's best
     assert written == [("last.pt", ())]
     written.clear()
@@ -156,10 +158,10 @@ def test_evaluations_in_quick_succession_share_a_file(
         written.append((path.name, state["step"]))
 
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now)
-    monkeypatch.setattr(checkpoint, "write", slow_write)
+    monkeypatch.setattr("detector.runtime.checkpoint_file.write", slow_write)
     state, _ = make_state()
     weight = next(state.model.parameters()).detach()
-    checkpoints = Checkpointing(state, ONCE, tmp_path, {}, share=0.1)
+    checkpoints = Checkpointing(state, ONCE, RunDir(tmp_path), {}, share=0.1)
 
     def evaluated(step: int, at: float, score: float) -> list[tuple[str, int]]:
         nonlocal now
@@ -190,7 +192,7 @@ def test_an_end_between_the_two_files_loses_no_best(
 ) -> None:
     """What goes on from `last.pt` comes to the same evaluation, and must find it better than the last."""
     state, _ = make_state()
-    checkpoints = Checkpointing(state, ONCE, tmp_path, {})
+    checkpoints = Checkpointing(state, ONCE, RunDir(tmp_path), {})
     state.step = 1
     checkpoints.save({"val/mAP50-95": 0.1})
 
@@ -200,7 +202,7 @@ def test_an_end_between_the_two_files_loses_no_best(
         write(state, path)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr("detector.training.checkpoints.write", fail)
+        patch.setattr("detector.runtime.checkpoint_file.write", fail)
         state.step = 2
         with pytest.raises(OSError, match="full"):
             checkpoints.save({"val/mAP50-95": 0.2})
@@ -212,7 +214,7 @@ def test_an_end_between_the_two_files_loses_no_best(
 
 def test_an_untrained_network_is_nobodys_best(make_state: MakeState, tmp_path: Path) -> None:
     state, _ = make_state()
-    checkpoints = Checkpointing(state, ONCE, tmp_path, {})
+    checkpoints = Checkpointing(state, ONCE, RunDir(tmp_path), {})
     checkpoints.save()
     assert checkpoints.last.exists() and not checkpoints.best.exists()
 
@@ -254,7 +256,7 @@ def test_bad_files_are_refused_by_name(
 
 def test_code_in_a_torch_file_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save({"format": checkpoint.FORMAT, "model": Evil()}, tmp_path / "evil.pt")
+    torch.save({"format": FORMAT, "model": Evil()}, tmp_path / "evil.pt")
     with pytest.raises(UserError, match=r"evil\.pt"):
         read(tmp_path / "evil.pt")
     assert not (tmp_path / "OWNED").exists()

@@ -21,13 +21,14 @@ from detector.data.loader import Batch
 from detector.errors import UserError
 from detector.gradients.recorder import GradientRecorder
 from detector.models.loss import DetectionLoss, Loss
+from detector.rundir import RunDir
 from detector.runtime.checkpoint_file import read, write
+from detector.runtime.json_numbers import to_json
 from detector.training.callbacks import Row
 from detector.training.checkpoints import load_state, state_dict
 from detector.training.nonfinite_guard import (
     NonFiniteStep,
     StepSnapshot,
-    read_nonfinite_step,
     save_nonfinite_step,
 )
 from detector.training.schedule import Schedule
@@ -221,7 +222,7 @@ def keep(directory: Path, failure: NonFiniteStep) -> list[str]:
     items = tuple(Item(Path(f"/data/{name}.jpg"), np.zeros(0, np.int64), nothing) for name in "ab")
     dataset = Dataset("mine", ("one",), {"train": items}, (), "f")
     said: list[str] = []
-    save_nonfinite_step(failure, directory, dataset, {"architecture": {}}, "cpu in fp32", said.append)
+    save_nonfinite_step(failure, RunDir(directory), dataset, {"architecture": {}}, "cpu in fp32", said.append)
     return said
 
 
@@ -231,9 +232,9 @@ def test_what_is_kept(failure: NonFiniteStep, tmp_path: Path) -> None:
     assert said[1] == f"its images: a.jpg, b.jpg; to repeat the step: detector replay {tmp_path}"
     report = json.loads((tmp_path / "failure" / "failure.json").read_text())
     assert report["images"] == [["/data/a.jpg", "/data/b.jpg"]]
-    assert (report["step"], report["train/loss"], report["culprit"]["layer"]) == (1, "inf", "loss")
-    saved = read_nonfinite_step(tmp_path)
-    assert saved["failure"] == report
+    assert (report["step"], report["train/loss"], report["culprit"]["layer"]) == (1, "Infinity", "loss")
+    saved = RunDir(tmp_path).read_failure()
+    assert json.loads(to_json(saved["failure"])) == report
     assert saved["indices"] == ((0, 1),)
     assert all(torch.isfinite(value).all() for value in saved["model"].values())
 
@@ -252,11 +253,11 @@ def test_a_disk_that_is_full_costs_only_the_file(
 
 def test_a_run_without_a_failure_and_a_file_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run's directory"):
-        read_nonfinite_step(tmp_path)
+        RunDir(tmp_path).read_failure()
     (tmp_path / "config.yaml").touch()
     with pytest.raises(UserError, match="always finite"):
-        read_nonfinite_step(tmp_path)
+        RunDir(tmp_path).read_failure()
     (tmp_path / "failure").mkdir()
     write({"format": 1, "model": {}, "step": 0}, tmp_path / "failure" / "state.pt")
     with pytest.raises(UserError, match="not a step saved"):
-        read_nonfinite_step(tmp_path)
+        RunDir(tmp_path).read_failure()

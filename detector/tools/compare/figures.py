@@ -16,8 +16,9 @@ from plotly.colors import sample_colorscale
 
 from detector.gradients.entries import short
 from detector.gradients.indices import EXPLODING, FLOOR, VANISHING
+from detector.rundir import depth_of
 from detector.tools.compare.comparison import Comparison, Group
-from detector.tools.compare.history import MAX_ROWS, Array, depth_of, thin
+from detector.tools.compare.history import MAX_ROWS, Array, thin
 from detector.tools.compare.metrics import METRICS
 from detector.tools.compare.runs import Run
 from detector.tools.compare.theory import expected
@@ -201,7 +202,7 @@ def _ledger(runs: Sequence[Run]) -> Options:
         for at in (steps[:1], steps[1:][-1:]):
             blocks: dict[str, list[float]] = {}
             lines: dict[str, str] = {}
-            for entry in sorted(run.ledger, key=lambda entry: -depth_of(entry.block)):
+            for entry in sorted(run.ledger, key=lambda entry: -depth_of(entry.block)[0]):
                 if [entry.step] == at:
                     block, decades = _plain(short(entry.block)), log10(np.array([entry.factor])).item()
                     blocks.setdefault(block, []).append(decades)
@@ -344,7 +345,7 @@ def _in_order(runs: Sequence[Run]) -> list[str]:
     depth: dict[str, int] = {}
     for run in runs:
         for name, layer in zip(_names(run), run.curves.layers, strict=True):
-            depth[name] = max(depth_of(layer), depth.get(name, 0))
+            depth[name] = max(depth_of(layer)[0], depth.get(name, 0))
     return sorted(depth, key=depth.__getitem__)
 
 

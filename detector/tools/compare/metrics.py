@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
+from detector.rundir import Key
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -20,10 +22,10 @@ class Metric:
 
 
 METRICS = (
-    Metric("gradient/vanishing_index_init", "V at init", 2, signed=True, short="V init"),
-    Metric("gradient/vanishing_index", "V late", 2, signed=True, short="V late"),
-    Metric("train/loss", "final loss", 2, bounds=(0.0, inf)),
-    Metric("train/mAP50-95", "train mAP50-95", 3, bounds=(0.0, 1.0), short="train mAP"),
-    Metric("val/mAP50-95", "val mAP50-95", 3, bounds=(0.0, 1.0), short="val mAP"),
+    Metric(Key.VANISHING_INDEX + Key.INIT, "V at init", 2, signed=True, short="V init"),
+    Metric(Key.VANISHING_INDEX, "V late", 2, signed=True, short="V late"),
+    Metric(Key.LOSS, "final loss", 2, bounds=(0.0, inf)),
+    Metric(Key.TRAIN_MAP, "train mAP50-95", 3, bounds=(0.0, 1.0), short="train mAP"),
+    Metric(Key.VAL_MAP, "val mAP50-95", 3, bounds=(0.0, 1.0), short="val mAP"),
     Metric("seconds", "seconds", 0, bounds=(0.0, inf), tested=False),
 )

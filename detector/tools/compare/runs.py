@@ -6,7 +6,6 @@ out with the reason. Nothing a file holds may stop the others from being compare
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,31 +14,15 @@ from typing import Any, Literal
 
 from detector.analysis.diagnosis import diagnose
 from detector.config.safe_yaml import Value, printable, read
+from detector.config.schema import experiment
 from detector.errors import UserError, spelt_out
-from detector.runtime.files import read_bytes
-from detector.tools.compare.history import Curves, curves, nonfinite_note, number, read_rows
+from detector.rundir import Key, RunDir
+from detector.runtime.json_numbers import number
+from detector.tools.compare.history import Curves, curves, nonfinite_note
 from detector.tools.compare.metrics import METRICS
 
 State = Literal["finished", "diverged", "stopped", "unfinished"]
 
-FILES = ("config.yaml", "history.jsonl", "summary.json")
-MAX_SUMMARY = 1_000_000
-MAX_LEDGER = 50_000_000
-# What a run was told that does not change what it computes, or is compared in another way.
-NEUTRAL = (
-    "run.",
-    "tracking.",
-    "gradients.",
-    "train.seed",
-    "train.threads",
-    "train.device",
-    "data.path",
-    "data.workers",
-    "data.cache",
-    "data.fallback",
-    "data.on_error",
-    "data.allow_outside",
-)
 KEYS = tuple(metric.key for metric in METRICS)
 
 
@@ -73,8 +56,8 @@ class Run:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The configuration without what does not matter to the result."""
-        return {key: value for key, value in self.config.items() if not key.startswith(NEUTRAL)}
+        """The keys that make it this experiment, whichever version wrote them."""
+        return experiment(self.config)
 
 
 @dataclass(frozen=True)
@@ -105,29 +88,35 @@ def load_runs(paths: Sequence[Path]) -> tuple[list[Run], list[LeftOut]]:
 def _directories(path: Path) -> list[Path]:
     if not path.is_dir():
         raise UserError(f"{path}: no such directory; name a run's directory, such as runs/baseline-s0")
-    if any((path / name).exists() for name in FILES):
+    if _files(path):
         return [path]
     try:
         inside = sorted(path.iterdir())
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    found = [child for child in inside if any((child / name).exists() for name in FILES)]
-    if not found:
-        raise UserError(f"{path}: neither a run's directory nor a folder of them: none of {', '.join(FILES)}")
+    if not (found := [child for child in inside if _files(child)]):
+        names = "config.yaml, history.jsonl, summary.json"
+        raise UserError(f"{path}: neither a run's directory nor a folder of them: none of {names}")
     return found
 
 
+def _files(path: Path) -> bool:
+    run = RunDir(path)
+    return any(file.exists() for file in (run.config_file, run.history_file, run.summary_file))
+
+
 def _load(directory: Path) -> Run | LeftOut:
+    run = RunDir(directory)
     try:
-        config = flatten(read(directory / "config.yaml", "config.yaml"))
+        config = flatten(read(run.config_file, run.config_file.name))
     except UserError as error:
         return LeftOut(directory, f"what it was trained on is unknown: {error}")
     missing = [key for key in ("data.image_size", "train.seed") if not isinstance(config.get(key), int)]
     if missing:
         return LeftOut(directory, f"config.yaml has no usable {', '.join(missing)} (another version's?)")
-    summary, problem = _summary(directory / "summary.json")
+    summary, problem = run.scan_summary()
     try:
-        rows, notes = read_rows(directory / "history.jsonl")
+        rows, notes = run.scan_history()
     except OSError as error:
         rows, notes = [], [f"history.jsonl cannot be read ({error.strerror}): no curves"]
     if not rows and not summary:
@@ -143,16 +132,16 @@ def _load(directory: Path) -> Run | LeftOut:
         late: Mapping[str, Any] = _diagnose(rows)
         values = dict.fromkeys(KEYS, math.nan)
         values[KEYS[0]] = number(late.get(KEYS[0]))
-        verdicts = _text(late.get("gradient/verdict_init")), None
+        verdicts = _text(late.get(Key.VERDICT + Key.INIT)), None
     else:
         ended = state != "stopped"
         kept = set(KEYS) if ended else {KEYS[0]}
         if state == "diverged":  # cut short: neither its time nor its last finite loss compares
-            kept -= {"seconds", "train/loss"}
+            kept -= {"seconds", Key.LOSS}
         values = {key: number(summary.get(key)) if key in kept else math.nan for key in KEYS}
-        late_verdict = _text(summary.get("gradient/verdict")) if ended else None
-        verdicts = (_text(summary.get("gradient/verdict_init")), late_verdict)
-    ledger, note = _ledger(directory / "ledger.json")
+        late_verdict = _text(summary.get(Key.VERDICT)) if ended else None
+        verdicts = (_text(summary.get(Key.VERDICT + Key.INIT)), late_verdict)
+    ledger, note = run.scan_ledger()
     name = summary.get("ablation") or config.get("run.name") or directory.name
     fingerprint, commit = summary.get("data_fingerprint"), summary.get("commit")
     return Run(
@@ -168,7 +157,9 @@ def _load(directory: Path) -> Run | LeftOut:
         dataset=printable(str(summary.get("dataset") or Path(str(config.get("data.path"))).stem)),
         commit=spelt_out(commit[:7]) if isinstance(commit, str) else None,
         curves=curves(rows),
-        ledger=ledger,
+        ledger=tuple(
+            Step(row["step"], row["block"], _operation(row), number(row["factor"])) for row in ledger
+        ),
     )
 
 
@@ -180,21 +171,6 @@ def flatten(value: Value, prefix: str = "") -> dict[str, Any]:
     for key, item in value.value.items():
         flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
     return flat
-
-
-def _summary(path: Path) -> tuple[dict[str, Any], str | None]:
-    """The summary, or an empty one and what is wrong with it."""
-    try:
-        content = json.loads(read_bytes(path, MAX_SUMMARY))
-    except FileNotFoundError:
-        return {}, "it has no summary.json: it is still running, or was killed"
-    except OSError as error:
-        return {}, f"summary.json cannot be read: {error.strerror}"
-    except (ValueError, RecursionError):
-        return {}, "summary.json is not valid JSON"
-    if not isinstance(content, dict):
-        return {}, "summary.json does not hold an object"
-    return content, None
 
 
 def _state(summary: Mapping[str, Any]) -> State:
@@ -234,21 +210,6 @@ def _diagnose(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 def _text(value: object) -> str | None:
     return printable(value) if isinstance(value, str) else None
-
-
-def _ledger(path: Path) -> tuple[tuple[Step, ...], str | None]:
-    """The chain-rule ledger, if the run wrote one."""
-    try:
-        entries = json.loads(read_bytes(path, MAX_LEDGER))
-        steps = tuple(
-            Step(int(entry["step"]), str(entry["block"]), _operation(entry), number(entry["factor"]))
-            for entry in entries
-        )
-    except FileNotFoundError:
-        return (), None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
-        return (), "ledger.json is not a list of {step, block, operation, factor}, and left out"
-    return steps, None
 
 
 def _operation(entry: Mapping[str, Any]) -> str:

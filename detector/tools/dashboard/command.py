@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from detector.errors import UserError
+from detector.rundir import Key
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -23,12 +24,12 @@ COLUMNS = (
     "run:state",
     "config:ablation.value",
     "config:seed.value",
-    "summary:train/mAP50-95",
-    "summary:val/mAP50-95",
-    "summary:train/loss",
-    "summary:gradient/vanishing_index_init",
-    "summary:gradient/vanishing_index",
-    "summary:gradient/verdict",
+    f"summary:{Key.TRAIN_MAP}",
+    f"summary:{Key.VAL_MAP}",
+    f"summary:{Key.LOSS}",
+    f"summary:{Key.VANISHING_INDEX}{Key.INIT}",
+    f"summary:{Key.VANISHING_INDEX}",
+    f"summary:{Key.VERDICT}",
 )
 
 
@@ -90,8 +91,8 @@ def build(entity: str, project: str, layers: Sequence[str], *, regex: bool = Tru
         return wr.LinePlot(title=title, x="Step", y=[metric], log_y=log_y or None, **by_ablation)
 
     def every_layer(title: str, kind: str) -> Any:
-        pattern = f"^{kind}/{LAYER}$" if regex else None
-        names: list[Any] = [f"{kind}/{layer}" for layer in layers]
+        pattern = f"^{kind}{LAYER}$" if regex else None
+        names: list[Any] = [kind + layer for layer in layers]
         return wr.LinePlot(
             title=title, x="Step", y=names, metric_regex=pattern, log_y=True, legend_position="east"
         )
@@ -105,19 +106,19 @@ def build(entity: str, project: str, layers: Sequence[str], *, regex: bool = Tru
     )
     sections: dict[str, list[Any]] = {
         "Accuracy": [
-            bands("mAP50-95 on the training images", "train/mAP50-95"),
-            bands("mAP50-95 on unseen images", "val/mAP50-95"),
-            bands("Loss", "train/loss", log_y=True),
+            bands("mAP50-95 on the training images", Key.TRAIN_MAP),
+            bands("mAP50-95 on unseen images", Key.VAL_MAP),
+            bands("Loss", Key.LOSS, log_y=True),
         ],
         "Gradient flow": [
-            bands("Vanishing index V, decades: below -1 vanishing", "gradient/vanishing_index"),
-            every_layer("Activation gradient of every layer", "activation_grad"),
-            every_layer("Weight gradient of every layer", "weight_grad"),
+            bands("Vanishing index V, decades: below -1 vanishing", Key.VANISHING_INDEX),
+            every_layer("Activation gradient of every layer", Key.ACTIVATION_GRAD),
+            every_layer("Weight gradient of every layer", Key.WEIGHT_GRAD),
             *(
-                bands(f"Activation gradient, {place} block", f"activation_grad/{layer}", log_y=True)
+                bands(f"Activation gradient, {place} block", Key.ACTIVATION_GRAD + layer, log_y=True)
                 for place, layer in _first_middle_last(layers)
             ),
-            bands("Input dependence: below 0.2 the signal has collapsed", "signal/input_dependence"),
+            bands("Input dependence: below 0.2 the signal has collapsed", Key.INPUT_DEPENDENCE),
         ],
         "Depth profile": [depth_profile],
         "Predictions": [

@@ -61,6 +61,7 @@ def run_predict(options: argparse.Namespace) -> int:
         UserError: a source, the checkpoint or an option is wrong, or a result cannot be written.
     """
     from detector.predictor import Predictor
+    from detector.rundir import run_name
     from detector.runtime.files import new_folder
     from detector.runtime.signals import StopRequest
     from detector.tools.predict.job import Job
@@ -80,7 +81,9 @@ def run_predict(options: argparse.Namespace) -> int:
         precision=options.precision,
         **chosen,
     )
-    folder = new_folder(options.out, f"runs/predict-{_name(options.checkpoint)}", "--out") if writes else None
+    folder = (
+        new_folder(options.out, f"runs/predict-{run_name(options.checkpoint)}", "--out") if writes else None
+    )
     results = Results(
         folder,
         predictor.names,
@@ -116,12 +119,6 @@ def _report(results: Results, milliseconds: float | None, folder: Path | None) -
     images = f"{results.images} image{'' if results.images == 1 else 's'}"
     lines = [f"{images}{skipped}{time_each}", f"found: {found}"]
     return "\n".join([*lines, *([] if folder is None else [f"results: {folder}"])])
-
-
-def _name(checkpoint: Path) -> str:
-    """A run's name for its checkpoints, which are all called best or last; else the file's."""
-    folder = checkpoint.absolute().parent
-    return folder.parent.name if folder.name == "checkpoints" and folder.parent.name else checkpoint.stem
 
 
 def _positive(text: str) -> int:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detector.errors import UserError
+from detector.rundir import Key, RunDir
 
 if TYPE_CHECKING:
     from detector.config.schema import Config
     from detector.data.loader import Batch
     from detector.gradients.nonfinite import NonFiniteOrigin
+    from detector.runtime.checkpoint_check import FailureState
     from detector.training.engine import LossFunction
     from detector.training.state import TrainState
 
@@ -55,14 +57,15 @@ def run_replay(options: argparse.Namespace) -> int:
     """
     from detector.config.loading import load_config
     from detector.runtime.distributed import SingleProcess
-    from detector.training.nonfinite_guard import NonFiniteGuard, read_nonfinite_step
+    from detector.training.nonfinite_guard import NonFiniteGuard
 
-    saved = read_nonfinite_step(options.directory)
-    config = load_config(options.directory / "config.yaml", options.overrides).config
+    run = RunDir(options.directory)
+    saved = run.read_failure()
+    config = load_config(run.config_file, options.overrides).config
     state, loss_fn, batches = rebuild_step(saved, config)
     known = saved["failure"]
     print(
-        f"step {known['step']} (epoch {known['epoch']}) of {options.directory}, on {state.device_summary}",
+        f"step {known['step']} (epoch {known['epoch']}) of {run}, on {state.device_summary}",
         end="",
     )
     print("" if known["where"] == state.device_summary else f"; it happened on {known['where']}")
@@ -74,9 +77,7 @@ def run_replay(options: argparse.Namespace) -> int:
     return EXIT_FINITE if origin is None else EXIT_REPRODUCED
 
 
-def rebuild_step(
-    saved: Mapping[str, Any], config: Config
-) -> tuple[TrainState, LossFunction, Sequence[Batch]]:
+def rebuild_step(saved: FailureState, config: Config) -> tuple[TrainState, LossFunction, Sequence[Batch]]:
     """The model, its loss and the step's micro-batches, as they were before the step.
 
     Raises:
@@ -167,9 +168,9 @@ def measure(
     state.scaler.unscale_(state.optimizer)
     recorder.gradients(state.scaler.get_scale())
     norm = clip_gradients(state.model, None)
-    row = recorder.end({**named(parts), "train/grad_norm": norm})
+    row = recorder.end({**named(parts), Key.GRAD_NORM: norm})
     layers = {
-        name: Layer(outputs.get(name), row.get(f"activation_grad/{name}"), row.get(f"weight_grad/{name}"))
+        name: Layer(outputs.get(name), row.get(Key.ACTIVATION_GRAD + name), row.get(Key.WEIGHT_GRAD + name))
         for name in points
     }
     inside = {id(p) for module in points.values() for p in module.parameters()}

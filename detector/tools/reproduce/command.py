@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detector.errors import UserError
+from detector.rundir import Key
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -26,7 +26,7 @@ ENDED = "finished", "diverged"
 # What is not the experiment itself but may change its last digits.
 CONDITIONS = "commit", "dirty", "code", "platform", "cpu", "device", "processes", "precision", "threads"
 METRICS = "train/", "val/", "gradient/", "signal/", "status", "steps", "epochs", "parameters"
-_PROSE = "gradient/diagnosis"  # quotes other runs
+_PROSE = Key.DIAGNOSIS  # quotes other runs
 
 
 class Difference(NamedTuple):
@@ -71,17 +71,16 @@ def run_reproduce(options: argparse.Namespace) -> int:
     Raises:
         UserError: it is no run's directory, `--out` is taken, or the second run failed.
     """
-    from detector.config.loading import load_config
-    from detector.loggers.jsonl import read_history
+    from detector.rundir import RunDir
     from detector.training.provenance import provenance
 
-    first: Path = options.directory
-    config = load_config(first / "config.yaml").config
-    rows = read_history(first / "history.jsonl", report=lambda text: print(f"note: {text}"))
+    first = RunDir(options.directory)
+    config = first.read_config().config
+    rows = first.read_history(report=lambda text: print(f"note: {text}"))
     if not rows or not all(isinstance(row.get("step"), int) for row in rows):
-        raise UserError(f"{first}/history.jsonl: holds no rows with a step: there is nothing to compare with")
-    summary = read_summary(first)
-    second = new_directory(first, options.out)
+        raise UserError(f"{first.history_file}: holds no rows with a step: there is nothing to compare with")
+    summary = first.read_summary()
+    second = RunDir(new_directory(first.path, options.out))
     here = provenance()
     del here["device"]  # known once the second run has chosen one
     if changed := list(changes(summary, here)):
@@ -91,32 +90,14 @@ def run_reproduce(options: argparse.Namespace) -> int:
     arguments = [f"run.dir={second}", "tracking.wandb=disabled", "data.fallback=none"]
     if config.train.threads is None and isinstance(summary.get("threads"), int):
         arguments.append(f"train.threads={summary['threads']}")
-    code = train(["--config", str(first / "config.yaml"), *arguments])
+    code = train(["--config", str(first.config_file), *arguments])
     if code in SAID_WHY:
         return code
     if code not in (0, EXIT_DIVERGED):
         raise UserError(f"{second}: the second run failed (exit code {code}; below 0 a signal): see above")
-    same = report(rows, read_history(second / "history.jsonl"), summary, read_summary(second))
+    same = report(rows, second.read_history(), summary, second.read_summary())
     print(f"{first} and {second}: {'identical' if same else 'not the same'}")
     return EXIT_IDENTICAL if same else EXIT_DIFFERS
-
-
-def read_summary(run: Path) -> dict[str, Any]:
-    """A run's summary; empty if it was killed before it wrote one.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    path = run / "summary.json"
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read ({type(error).__name__})") from error
-    if not isinstance(summary, dict):
-        raise UserError(f"{path}: not a run's summary")
-    return summary
 
 
 def new_directory(first: Path, out: Path | None) -> Path:

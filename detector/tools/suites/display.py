@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, TextIO
 
 from detector.loggers.console import clock
+from detector.rundir import Key
 from detector.tools.suites.runner import COMPLETE, Job
 
 if TYPE_CHECKING:
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _COLUMNS = {
-    "V init": "gradient/vanishing_index_init",
-    "V late": "gradient/vanishing_index",
-    "train mAP": "train/mAP50-95",
-    "val mAP": "val/mAP50-95",
+    "V init": Key.VANISHING_INDEX + Key.INIT,
+    "V late": Key.VANISHING_INDEX,
+    "train mAP": Key.TRAIN_MAP,
+    "val mAP": Key.VAL_MAP,
 }
 _STYLE = {"finished": "green", "diverged": "magenta", "failed": "bold red", "stopped": "yellow"}
 

@@ -6,7 +6,6 @@ Where a cell runs is a `Backend`'s business: `detector.tools.suites.local` has p
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections import deque
@@ -15,19 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from detector.config.loading import load_config
-from detector.config.schema import Config
+from detector.config.schema import COMPARED_OTHERWISE, MEASUREMENT, Config, experiment
 from detector.errors import UserError
-from detector.runtime.files import check_regular, read_bytes
+from detector.rundir import RunDir
 from detector.tools.suites.suite import Cell
 
 Status = Literal["waiting", "running", "finished", "diverged", "failed", "stopped"]
 
-MAX_SUMMARY = 1_000_000  # bytes
 LOG = "console.log"  # in a run's directory: what train.py printed
 COMPLETE = ("finished", "diverged")
 _LOOK_EVERY = 0.2  # seconds
-_NONFINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
 
 @dataclass(eq=False)
@@ -110,15 +106,16 @@ def plan(cells: Iterable[Cell], out: Path) -> list[Job]:
 
 
 def _plan_one(cell: Cell, directory: Path) -> Job:
-    job = Job(cell, directory)
-    if not (directory / "history.jsonl").exists():
+    job, files = Job(cell, directory), RunDir(directory)
+    if not files.history_file.exists():
         # It never took a step. Whatever else lies there must be our own, or it is not ours to write to.
-        strange = [] if not directory.exists() else sorted({p.name for p in directory.iterdir()} - _LEFTOVERS)
+        own = {files.config_file, files.checkpoints, files.plots, files.wandb, directory / LOG}
+        strange = sorted(p.name for p in directory.iterdir() if p not in own) if directory.exists() else []
         if strange:
             raise UserError(f"{directory}: is not a run ({strange[0]} lies in it); choose another --out")
         return job
     try:
-        found = load_config(directory / "config.yaml").config
+        found = files.read_config().config
     except UserError as error:
         raise UserError(
             f"{error}\n{directory}: not a run that can go on; remove it, or choose another --out"
@@ -130,66 +127,22 @@ def _plan_one(cell: Cell, directory: Path) -> Job:
             f"{directory}: holds a run with another configuration: {changed[0]}{more};\n"
             "choose another --out, or remove it"
         )
-    summary = read_summary(directory)
+    summary, _ = files.scan_summary()
     if summary.get("status") in COMPLETE:
         job.status, job.summary, job.was_there = summary["status"], summary, True
-    elif (directory / "checkpoints" / "last.pt").exists():
+    elif files.last.exists():
         job.start = "resume"
     return job
 
 
-_LEFTOVERS = {"config.yaml", LOG, "checkpoints", "plots", "wandb"}
-
-# Where and how a run is computed and watched does not make it another experiment.
-_IRRELEVANT = ("run", "tracking")
-_IRRELEVANT_KEYS = (
-    "data.allow_outside",
-    "data.cache",
-    "data.workers",
-    "data.fallback",
-    "train.threads",
-    "train.device",
-)
-
-
 def differences(found: Config, wanted: Config) -> list[str]:
-    """What distinguishes two experiments, one line such as `train.steps: 60, not 100` a key."""
-    lines = []
-    for section, values in wanted:
-        if section in _IRRELEVANT:
-            continue
-        for key, value in values:
-            there = getattr(getattr(found, section), key)
-            if there != value and f"{section}.{key}" not in _IRRELEVANT_KEYS:
-                lines.append(f"{section}.{key} is {there}, not {value}")
-    return lines
+    """What distinguishes two runs, one line such as `train.steps is 60, not 100` a key.
 
-
-def read_summary(directory: Path) -> dict[str, Any]:
-    """A run's summary with its NaNs as floats; empty where there is none that can be read."""
-    try:
-        summary = json.loads(read_bytes(directory / "summary.json", MAX_SUMMARY))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(summary, dict):
-        return {}
-    return {key: _NONFINITE.get(v, v) if isinstance(v, str) else v for key, v in summary.items()}
-
-
-def read_last_row(directory: Path) -> dict[str, Any]:
-    """The newest whole row of a history that is being written; empty before the first."""
-    try:
-        path = directory / "history.jsonl"
-        check_regular(path)
-        with path.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - 65_536))  # a row is about 8 kB
-            row = json.loads(file.read().split(b"\n")[-2])
-    except (OSError, ValueError, IndexError, RecursionError):
-        return {}
-    if not isinstance(row, dict) or not all(isinstance(row.get(k), int | float) for k in ("step", "epoch")):
-        return {}
-    return row
+    Where and how a run is computed and watched does not. How often it is measured does: a run that goes on
+    would have a history of two rhythms.
+    """
+    there, here = (experiment(config, MEASUREMENT, COMPARED_OTHERWISE) for config in (found, wanted))
+    return [f"{key} is {there[key]}, not {value}" for key, value in here.items() if there[key] != value]
 
 
 def prepare(job: Job) -> None:
@@ -235,7 +188,7 @@ def run(jobs: Sequence[Job], backend: Backend, display: Display, stop: Callable[
                 display.ended(end.job, jobs)
             for job in jobs:
                 if job.status == "running":
-                    job.row = read_last_row(job.directory) or job.row
+                    job.row = RunDir(job.directory).last_row() or job.row
                     job.seconds = time.monotonic() - began[id(job)]
             display.update(jobs)
             if waiting or began:
@@ -253,7 +206,7 @@ def run(jobs: Sequence[Job], backend: Backend, display: Display, stop: Callable[
 def _judge(end: End, stopping: bool) -> None:
     """Say from its exit code and its summary how a cell ended."""
     job = end.job
-    job.summary = read_summary(job.directory)
+    job.summary, _ = RunDir(job.directory).scan_summary()
     status = job.summary.get("status")
     if end.code in (0, 3) and status in COMPLETE:
         job.status = "finished" if status == "finished" else "diverged"

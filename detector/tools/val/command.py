@@ -24,6 +24,7 @@ from detector.loggers.images import save_grid
 from detector.models.base import DetectionModel, Predictions
 from detector.models.build import Loaded, load_model
 from detector.models.fold import fold_norms
+from detector.rundir import checkpoint_at, run_name
 from detector.runtime.allocator import keep_freed_memory
 from detector.runtime.device import PRECISIONS, autocast, choose_device, choose_precision, preprocess
 from detector.runtime.files import new_folder
@@ -45,8 +46,8 @@ def val(options: argparse.Namespace) -> None:
     """
     started = time.perf_counter()
     keep_freed_memory()
-    checkpoint = _checkpoint(options.checkpoint)
-    name = _name(checkpoint)
+    checkpoint = checkpoint_at(options.checkpoint)
+    name = run_name(checkpoint)
     loaded = load_model(checkpoint)
     config = _config(loaded, checkpoint)
     size = _image_size(options.image_size, loaded)
@@ -190,17 +191,6 @@ def _image_size(wanted: int | None, loaded: Loaded) -> int:
     if size < unit or size % unit:
         raise UserError(f"--image-size {size}: must be a multiple of {unit}")
     return size
-
-
-def _name(checkpoint: Path) -> str:
-    """What to call a model: its run, where it lies in a run's directory."""
-    folder = checkpoint.absolute().parent
-    return folder.parent.name if folder.name == "checkpoints" else checkpoint.stem
-
-
-def _checkpoint(path: Path) -> Path:
-    """A file, or the best checkpoint of a run's directory."""
-    return path / "checkpoints" / "best.pt" if path.is_dir() else path
 
 
 def _config(loaded: Loaded, checkpoint: Path) -> Config | None:

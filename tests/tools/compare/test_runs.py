@@ -12,7 +12,9 @@ import pytest
 
 from detector.errors import UserError
 from detector.loggers.jsonl import LocalTracker
-from detector.tools.compare.history import MAX_ROWS, read_rows, thin
+from detector.rundir import RunDir
+from detector.tools.compare.comparison import compare
+from detector.tools.compare.history import MAX_ROWS, thin
 from detector.tools.compare.runs import KEYS, LeftOut, Run, load_runs
 
 Make = Callable[..., Path]
@@ -124,7 +126,7 @@ def test_numbers_that_are_not_finite_are_gaps(tmp_path: Path, make_run: Make) ->
         summary={"status": "diverged", "train/loss": "NaN", "gradient/vanishing_index": "NaN"}
     )
     (directory / "history.jsonl").unlink()
-    tracker = LocalTracker(directory)  # the real writer's spelling
+    tracker = LocalTracker(RunDir(directory))  # the real writer's spelling
     for step, norm in enumerate([1.0, math.nan, math.inf]):
         tracker.log({"step": step, "train/loss": norm, "activation_grad/00_stem": norm})
     tracker.close()
@@ -219,8 +221,23 @@ def test_thinning_keeps_both_ends(tmp_path: Path) -> None:
 
 
 def test_only_whole_rows_are_rows(tmp_path: Path) -> None:
-    path = tmp_path / "history.jsonl"
-    path.write_text('{"step": 0, "a": 1.5}\n{"step": 1, "a": 2')
-    rows, notes = read_rows(path)
+    run = RunDir(tmp_path)
+    run.history_file.write_text('{"step": 0, "a": 1.5}\n{"step": 1, "a": 2')
+    rows, notes = run.scan_history()
     assert rows == [{"step": 0, "a": 1.5}]
     assert len(notes) == 1
+
+
+def test_patience_is_not_another_ablation(make_run: Make) -> None:
+    """A run with a raised timeout, and one from before there were timeouts, are seeds of one ablation."""
+    directories = [make_run(seed=0), make_run(seed=1, **{"train.timeout": 900, "data.timeout": 900})]
+    runs, out = load_runs(directories)
+    assert not out
+    assert [group.label for group in compare(runs).groups] == ["baseline"]
+    assert runs[0].identity == runs[1].identity
+
+
+def test_a_key_that_came_later_groups_with_its_default_only(make_run: Make) -> None:
+    later = {"train.sync_norms": True}, {"train.sync_norms": False}
+    runs, _ = load_runs([make_run(seed=0), *(make_run(seed=1 + n, **more) for n, more in enumerate(later))])
+    assert [len(group.runs) for group in compare(runs).groups] == [2, 1]

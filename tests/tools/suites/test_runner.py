@@ -19,7 +19,7 @@ from detector.errors import UserError
 from detector.runtime.signals import StopRequest
 from detector.tools.suites.display import SuiteDisplay, result_table
 from detector.tools.suites.local import LocalProcesses
-from detector.tools.suites.runner import Job, plan, read_last_row, read_summary, run
+from detector.tools.suites.runner import Job, plan, run
 from detector.tools.suites.suite import Cell, expand, load_suite
 from tests.support import ROOT
 
@@ -196,8 +196,9 @@ def test_another_experiment_is_not_overwritten(tmp_path: Path) -> None:
     run(plan(suite, out), LocalProcesses(1, program=FAKE), Quiet(), never)
     with pytest.raises(UserError, match=r"train\.steps is 3, not 4"):
         plan(cells(tmp_path, "a", steps=4), out)
-    saved = load_config(out / "a-s0/config.yaml", ["train.threads=7", "tracking.wandb=disabled"]).config
-    save(saved, out / "a-s0/config.yaml")  # neither is another experiment
+    patient = ["train.threads=7", "tracking.wandb=disabled", "train.timeout=900", "data.timeout=900"]
+    saved = load_config(out / "a-s0/config.yaml", patient).config
+    save(saved, out / "a-s0/config.yaml")  # none of it is another experiment
     assert plan(suite, out)[0].was_there
 
 
@@ -209,14 +210,6 @@ def test_a_directory_that_is_no_run_is_not_touched(tmp_path: Path, name: str) ->
     with pytest.raises(UserError, match="another --out"):
         plan(cells(tmp_path, "a"), tmp_path / "out")
     assert (directory / name).read_text() == "mine"
-
-
-def test_what_is_torn_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
-    assert read_last_row(tmp_path) == read_summary(tmp_path) == {}
-    (tmp_path / "history.jsonl").write_text('{"step": 1, "epoch": 0}\n{"step": 2, "ep')
-    (tmp_path / "summary.json").write_text('{"status": ')
-    assert read_last_row(tmp_path) == {"step": 1, "epoch": 0}
-    assert read_summary(tmp_path) == {}
 
 
 def test_the_time_left_is_in_proportion_to_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +230,7 @@ def test_the_time_left_is_in_proportion_to_the_work(tmp_path: Path, monkeypatch:
 @pytest.mark.timeout(900)
 def test_a_stopped_suite_ends_as_an_uninterrupted_one(tmp_path: Path, coco8: Path) -> None:
     """From the command line, with the real train.py: Ctrl-C to the one process that a user sees."""
-    from detector.loggers.jsonl import read_history
+    from detector.rundir import RunDir
     from tests.runs.test_train import without_times
     from tests.support import environment
 
@@ -261,7 +254,7 @@ def test_a_stopped_suite_ends_as_an_uninterrupted_one(tmp_path: Path, coco8: Pat
     assert whole.returncode == 0, err
     stopped = start("stopped")
     deadline = time.monotonic() + 120
-    while not read_last_row(tmp_path / "stopped/baseline-s0"):
+    while not RunDir(tmp_path / "stopped/baseline-s0").last_row():
         assert time.monotonic() < deadline and stopped.poll() is None
         time.sleep(0.02)
     stopped.send_signal(signal.SIGINT)
@@ -274,5 +267,5 @@ def test_a_stopped_suite_ends_as_an_uninterrupted_one(tmp_path: Path, coco8: Pat
     assert resumed.returncode == 0, err
     assert table_again.replace("stopped", "whole") == table
     for name in ("baseline-s0", "no_residual-s0"):
-        histories = [read_history(tmp_path / out / name / "history.jsonl") for out in ("whole", "stopped")]
+        histories = [RunDir(tmp_path / out / name).read_history() for out in ("whole", "stopped")]
         assert without_times(histories[0]) == without_times(histories[1])

@@ -27,6 +27,7 @@ from detector.errors import UserError
 from detector.gradients.recorder import GradientRecorder
 from detector.models.build import build_model
 from detector.models.loss import DetectionLoss
+from detector.rundir import RunDir
 from detector.runtime.random_state import seed_everything
 from detector.runtime.ultralytics_import import import_ultralytics
 from detector.tools.val.command import class_columns
@@ -105,7 +106,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         "names": list(dataset.names),
         "architecture": model.architecture(),
     }
-    Checkpointing(state, schedule, folder / "run" / "checkpoints", facts).save()
+    Checkpointing(state, schedule, RunDir(folder / "run"), facts).save()
     assert 0.2 < metrics["mAP50"] < 1  # else the comparisons below would show nothing
     return Trained(folder / "run", data, metrics)
 

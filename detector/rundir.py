@@ -1,0 +1,401 @@
+"""A run's directory: the one place that knows, writes and reads its files, and names what stands in a row.
+
+    run = RunDir("runs/baseline-s0")
+    run.read_config().config.train.lr
+    [row[Key.LOSS] for row in run.read_history()]
+    run.read_summary()[Key.VERDICT]
+
+Files are written whole or not at all, and read within bounds, since a run may come from a stranger. Methods
+named `read_…` are strict: what is damaged is an error that names the file. Those named `scan_…` take what can
+be read and say in words what is wrong with the rest.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from detector.config.loading import LoadedConfig, load_config, save
+from detector.config.schema import Config
+from detector.errors import UserError
+from detector.runtime.files import check_regular, naming, read_bytes, write_bytes, write_text
+from detector.runtime.json_numbers import from_json, number, to_json
+
+if TYPE_CHECKING:
+    from detector.runtime.checkpoint_check import CheckpointState, FailureState
+
+_log = logging.getLogger(__name__)
+
+Row = Mapping[str, float]
+"""One logged step: `step`, `epoch` and any of the measured keys, e.g. `activation_grad/07_p3.4`."""
+
+MAX_HISTORY = 2_000_000_000  # bytes; a row has about 8 kB
+MAX_LEDGER = 50_000_000  # a deep trunk's has one
+MAX_SUMMARY = 1_000_000
+MOST_STEPS = 10**12
+
+
+class Key:
+    """What the keys of a row are called, in `history.jsonl` and on W&B, and some of `summary.json`."""
+
+    STEP, EPOCH = "step", "epoch"
+    LOSS = "train/loss"  # the sum of the three below, weighted by their gains
+    LOSS_BOX, LOSS_CLS, LOSS_DFL = "train/loss_box", "train/loss_cls", "train/loss_dfl"
+    LR = "train/lr"
+    GRAD_NORM = "train/grad_norm"  # of all weights together, before clipping
+    SKIPPED = "train/skipped"  # steps that were not taken so far; only in the row of such a step
+    STEP_MS = "time/step_ms"
+    # An evaluation's row has these too. On COCO8 the train images show what was memorized.
+    MAP, MAP50 = "mAP50-95", "mAP50"  # behind `train/` or `val/`
+    TRAIN_MAP, TRAIN_MAP50 = f"train/{MAP}", f"train/{MAP50}"
+    VAL_MAP, VAL_MAP50 = f"val/{MAP}", f"val/{MAP50}"
+    # A recorded step's row has a number for each layer behind these, such as `activation_grad/07_p3.4`.
+    ACTIVATION_GRAD = "activation_grad/"  # ‖dL/d(output)‖
+    WEIGHT_GRAD = "weight_grad/"  # ‖dL/dw‖
+    UPDATE_RATIO = "update_ratio/"  # ‖change of w in this step‖ / ‖w‖
+    VANISHING_INDEX = "gradient/vanishing_index"  # decades; in the summary late in training
+    WEIGHT_INDEX = "gradient/weight_index"  # the same of ‖dL/dw‖ / ‖w‖
+    INPUT_DEPENDENCE = "signal/input_dependence"
+    # Only in the summary. `_INIT` behind a key means before the first step.
+    INIT = "_init"
+    VERDICT = "gradient/verdict"
+    DIAGNOSIS = "gradient/diagnosis"  # a paragraph
+    FIRST_BAD_LAYER, FIRST_BAD_OPERATION = "gradient/first_bad_layer", "gradient/first_bad_operation"
+
+    LOSSES = LOSS_BOX, LOSS_CLS, LOSS_DFL
+
+
+def by_layer(row: Row, kind: str) -> dict[str, float]:
+    """A row's numbers of one kind, such as `Key.ACTIVATION_GRAD`, by layer, from the input to the output."""
+    found = {key.removeprefix(kind): value for key, value in row.items() if key.startswith(kind)}
+    return dict(sorted(found.items(), key=lambda item: depth_of(item[0])))
+
+
+def layers_in(rows: Iterable[Row], kind: str) -> list[str]:
+    """The layers that any of the rows has a number of this kind for, from the input to the output."""
+    return sorted({layer for row in rows for layer in by_layer(row, kind)}, key=depth_of)
+
+
+def depth_of(layer: str) -> tuple[int, str]:
+    """To sort layers such as 07_p3.4 by; names without a depth come last."""
+    digits = layer.split("_", 1)[0]  # not the text as it is: 100 comes after 11
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 6 else 10**6, layer
+
+
+def checkpoint_at(path: Path) -> Path:
+    """`best.pt` of a run's directory; what is no directory is itself a checkpoint."""
+    return RunDir(path).best if path.is_dir() else path
+
+
+def run_name(checkpoint: Path) -> str:
+    """The name of the run's directory that a checkpoint lies in; of a file that lies elsewhere, its own."""
+    folder = checkpoint.absolute().parent
+    return folder.parent.name if folder.name == "checkpoints" and folder.parent.name else checkpoint.stem
+
+
+class RunDir:
+    """One run's directory, which need not exist yet."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"  # complete; repeats the run
+        self.history_file = self.path / "history.jsonl"  # one JSON object a logged step
+        self.summary_file = self.path / "summary.json"  # the run on one page
+        self.ledger_file = self.path / "ledger.json"  # every operation's backward factor
+        self.checkpoints = self.path / "checkpoints"
+        self.last = self.checkpoints / "last.pt"  # what a run resumes from
+        self.best = self.checkpoints / "best.pt"  # of all evaluations
+        self.plots = self.path / "plots"
+        self.failure = self.path / "failure"
+        self.failure_state = self.failure / "state.pt"  # the newest step that was not finite, to be replayed
+        self.failure_report = self.failure / "failure.json"  # the same to be read
+        self.wandb = self.path / "wandb"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @classmethod
+    def create(cls, path: Path | str, config: Config) -> RunDir:
+        """Make the directory of a new run and save its configuration there.
+
+        Raises:
+            UserError: it holds a run, or files that look like one's; or it cannot be made.
+        """
+        run = cls(path)
+        if os.path.lexists(run.history_file):
+            raise UserError(f"run.dir={run} holds a run already; --resume {run} continues it")
+        written = run.config_file, run.summary_file, run.ledger_file, run.checkpoints, run.plots, run.wandb
+        for name in (file.name for file in written if os.path.lexists(file)):
+            raise UserError(f"run.dir={run} already holds {name}, which the run would write; name another")
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            save(config, run.config_file)
+        except OSError as error:
+            raise UserError(f"run.dir={run} cannot be made: {error.strerror}; name another") from error
+        return run
+
+    def read_config(self) -> LoadedConfig:
+        """The configuration it was started with. Raises UserError if there is none, or it is not valid."""
+        return load_config(self.config_file)
+
+    # --- history.jsonl ---
+
+    def open_history(self, keep_before_step: int | None = None) -> HistoryWriter:
+        """Open the history to append to it; the directory is created.
+
+        Args:
+            keep_before_step: resume a run: rows at that step or later are dropped first, since they will be
+                logged again. None for a new run.
+
+        Raises:
+            UserError: the directory holds a history already and no `keep_before_step` is given.
+            OSError: the directory or the file cannot be written.
+        """
+        path = self.history_file
+        self.path.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(path) and not path.is_file():  # a pipe would block, a device swallow it
+            raise UserError(f"{path}: is not a file; remove it")
+        if keep_before_step is not None:
+            self._drop_rows_from(keep_before_step)
+        elif path.exists() and path.stat().st_size:
+            raise UserError(
+                f"{path}: holds another run's history. Choose another run.dir, or continue that run "
+                f"with --resume {self}."
+            )
+        return HistoryWriter(path)
+
+    def _drop_rows_from(self, step: int) -> None:
+        """Keep the rows before `step`, byte for byte; all of the file or none of the change."""
+        if self.history_file.exists():
+            lines = read_bytes(self.history_file, MAX_HISTORY).split(b"\n")[:-1]
+            rows = ((line, _row(line)) for line in lines)
+            kept = [line + b"\n" for line, row in rows if row is not None and row.get("step", step) < step]
+            write_bytes(self.history_file, b"".join(kept))
+
+    def read_history(self, *, report: Callable[[str], None] = _log.warning) -> list[dict[str, Any]]:
+        """All rows of the history, in order, with NaN and infinities as floats.
+
+        A run that was killed can leave half a last line: it is left out, and `report` gets a line saying so.
+
+        Raises:
+            UserError: the file does not exist, or a line before the last one is not a row.
+        """
+        path = self.history_file
+        try:
+            rows, bad, torn = self._rows()
+        except OSError as error:
+            message = f"{path}: cannot be read: {error.strerror}. Is this a run's directory?"
+            raise UserError(message) from error
+        if bad:
+            raise UserError(f"{path}:{bad[0]}: not a row of a history: remove that line to read the others.")
+        if torn:
+            report(f"{path}: the last line is torn and left out; {len(rows)} whole rows are kept")
+        return rows
+
+    def scan_history(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """Every row that can be read, in order of steps, and what is wrong with the others.
+
+        A value that is no number is NaN. Raises OSError if the file cannot be read.
+        """
+        rows, bad, torn = self._rows(lenient=True)
+        notes = ["the last row of its history is torn and left out"] if torn else []
+        if bad:
+            which = ", ".join(map(str, bad[:3])) + (", …" if len(bad) > 3 else "")
+            notes.append(f"{len(bad)} line(s) of its history are not rows in order, and left out: {which}")
+        return rows, notes
+
+    def _rows(self, *, lenient: bool = False) -> tuple[list[dict[str, Any]], list[int], bool]:
+        """The rows, the numbers of the lines that are none, and whether the last line is torn."""
+        lines = read_bytes(self.history_file, MAX_HISTORY).split(b"\n")
+        torn = bool(lines.pop())  # every complete row ends in a newline
+        rows: list[dict[str, Any]] = []
+        bad: list[int] = []
+        for index, line in enumerate(lines, start=1):
+            row = _row(line, lenient=lenient)
+            if row is None or (lenient and rows and row[Key.STEP] <= rows[-1][Key.STEP]):
+                bad.append(index)
+            else:
+                rows.append(row)
+        if bad == [len(lines)] and not (torn or lenient):
+            return rows, [], True
+        return rows, bad, torn
+
+    def last_row(self) -> dict[str, Any]:
+        """The newest whole row of a history that is being written; empty before the first."""
+        try:
+            check_regular(self.history_file)
+            with self.history_file.open("rb") as file:
+                file.seek(0, 2)
+                file.seek(max(0, file.tell() - 65_536))
+                row = _row(file.read().split(b"\n")[-2])
+        except (OSError, IndexError):
+            return {}
+        return row if row is not None and row.keys() >= {Key.STEP, Key.EPOCH} else {}
+
+    # --- summary.json ---
+
+    def write_summary(self, summary: Mapping[str, object]) -> None:
+        """Write it whole. Raises OSError if it cannot be written."""
+        write_text(self.summary_file, to_json(summary, indent=2) + "\n")
+
+    def read_summary(self) -> dict[str, Any]:
+        """The summary, empty for a run that has not ended. Raises UserError if it is damaged."""
+        summary, problem = self.scan_summary()
+        if problem and os.path.exists(self.summary_file):
+            raise UserError(f"{self.path}/{problem}")
+        return summary
+
+    def scan_summary(self) -> tuple[dict[str, Any], str | None]:
+        """The summary, or an empty one and what is wrong with it."""
+        try:
+            content = from_json(read_bytes(self.summary_file, MAX_SUMMARY))
+        except FileNotFoundError:
+            return {}, "it has no summary.json: it is still running, or was killed"
+        except OSError as error:
+            return {}, f"summary.json cannot be read: {error.strerror}"
+        except ValueError:
+            return {}, "summary.json is not valid JSON"
+        return (content, None) if isinstance(content, dict) else ({}, "summary.json does not hold an object")
+
+    # --- ledger.json ---
+
+    def write_ledger(self, rows: Iterable[Mapping[str, object]]) -> None:
+        """Write the ledger's rows, one a line; `detector.gradients.entries` has what they mean."""
+        write_text(self.ledger_file, "[\n" + ",\n".join(map(to_json, rows)) + "\n]\n")
+
+    def read_ledger(self) -> list[dict[str, Any]]:
+        """The ledger's rows; empty if there are none that can be read."""
+        return self.scan_ledger()[0]
+
+    def scan_ledger(self) -> tuple[list[dict[str, Any]], str | None]:
+        """The ledger's rows, or none and what is wrong with them. A run need not have a ledger."""
+        try:
+            rows = from_json(read_bytes(self.ledger_file, MAX_LEDGER))
+        except FileNotFoundError:
+            return [], None
+        except (OSError, ValueError):
+            rows = None
+        if isinstance(rows, list) and all(map(_is_ledger_row, rows)):
+            return rows, None
+        return [], "ledger.json is not a list of {step, block, operation, factor}, and left out"
+
+    # --- checkpoints and the step that was not finite: see docs/checkpoint.md ---
+
+    def write_checkpoint(self, name: str, state: CheckpointState) -> None:
+        """Write `last` or `best`. Raises OSError if it cannot be written: the one before is still there."""
+        from detector.runtime.checkpoint_file import write
+
+        write(state, self.checkpoints / f"{name}.pt")
+
+    def read_checkpoint(self, name: str) -> CheckpointState:
+        """Read `last` or `best`. Raises UserError if it is missing, broken, or not one of this project."""
+        from detector.runtime.checkpoint_file import read
+
+        path = self.checkpoints / f"{name}.pt"
+        if not os.path.lexists(path):
+            raise UserError(
+                f"{path}: no checkpoint found (the run ended before its first step); start again with: "
+                f"train.py --config {self.config_file} run.dir=ANOTHER"
+            )
+        return cast("CheckpointState", read(path))
+
+    def write_failure(self, state: FailureState) -> None:
+        """Keep a step that was not finite, in place of an earlier one. Raises OSError if that fails."""
+        from detector.runtime.checkpoint_file import write
+
+        self.failure.mkdir(exist_ok=True)
+        write(state, self.failure_state)
+        write_text(self.failure_report, to_json(state["failure"], indent=2) + "\n")
+
+    def read_failure(self) -> FailureState:
+        """The step that was not finite. Raises UserError if the run has none, or it is damaged."""
+        from detector.runtime.checkpoint_check import FailureState
+        from detector.runtime.checkpoint_file import read
+
+        path = self.failure_state
+        if not path.exists():
+            is_run = self.config_file.exists()
+            why = "its numbers were always finite" if is_run else "this is no run's directory"
+            raise UserError(f"{self}: there is no {path.relative_to(self.path)}: {why}")
+        saved = read(path)
+        if not FailureState.__required_keys__ <= saved.keys():
+            raise UserError(f"{path}: not a step saved for replay")
+        return cast("FailureState", saved)
+
+
+class HistoryWriter:
+    """Appends rows to a history: each is in the file as soon as `append` returns.
+
+    JSON has no NaN, so non-finite numbers are the strings "NaN", "Infinity" and "-Infinity", which the
+    readers turn back. Finite numbers are written with `repr`, so that reading them back gives the same bits.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("ab", buffering=0)
+
+    def append(self, row: Row, *, sync: bool = False) -> None:
+        """Append one row, step and epoch first.
+
+        Args:
+            row: the rest keeps its order, which is the network's.
+            sync: wait until it is on the disk, so that a power cut leaves no checkpoint that is ahead of it.
+
+        Raises:
+            OSError: the row could not be written whole; the file is as it was before.
+        """
+        ordered = {key: row[key] for key in (Key.STEP, Key.EPOCH) if key in row} | dict(row)
+        data = (to_json(ordered) + "\n").encode()
+        before = os.fstat(self._file.fileno())
+        if not before.st_nlink:  # the system would go on writing to it, and nobody ever find it
+            reason = "it was deleted while the run was writing to it"
+            raise FileNotFoundError(errno.ENOENT, reason, str(self.path))
+        with naming(self.path):
+            try:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+            except OSError:
+                with suppress(OSError):  # what went wrong first is what counts
+                    os.ftruncate(self._file.fileno(), before.st_size)  # a disk that filled up within a row
+                raise
+            if sync:
+                os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closing twice is fine."""
+        if not self._file.closed:
+            with suppress(OSError):  # nothing comes after it that would rest on it
+                os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def _row(line: bytes, *, lenient: bool = False) -> dict[str, Any] | None:
+    """A line of a history, without its end; None if it is not a row.
+
+    Lenient: a value that is no number becomes NaN instead of spoiling the row. The step must be a number.
+    """
+    try:
+        row = from_json(line)
+    except ValueError:
+        return None
+    if not isinstance(row, dict):
+        return None
+    step = row.get(Key.STEP, None if lenient else 0)
+    if type(step) is not int or not 0 <= step < MOST_STEPS:
+        return None
+    if set(map(type, row.values())) <= {float, int, bool}:
+        return row
+    return {key: number(value) for key, value in row.items()} | {Key.STEP: step} if lenient else None
+
+
+def _is_ledger_row(row: object) -> bool:
+    if not isinstance(row, dict):
+        return False
+    named = all(isinstance(row.get(key), str) for key in ("block", "operation"))
+    return named and type(row.get("step")) is int and type(row.get("factor", "")) in (int, float, type(None))

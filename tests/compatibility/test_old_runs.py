@@ -1,0 +1,140 @@
+"""Run directories, checkpoints and configurations of an earlier version: see README.md in this folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import lzma
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from detector.config.loading import load_config
+from tests.support import ROOT, environment
+
+HERE = Path(__file__).parent
+OLD_RUNS, EXPECTED = HERE / "old_runs", HERE / "expected"
+# Between instruction sets (SSE, AVX2, AVX-512) the resumed rows differ by up to 3e-5.
+TOLERANCE = 1e-3
+
+OldRun = Callable[[str], Path]
+
+
+@pytest.fixture
+def old_run(tmp_path: Path) -> OldRun:
+    """A run as the earlier version left it, in a folder that may be written to."""
+
+    def unpack(name: str) -> Path:
+        directory = tmp_path / "runs" / name
+        shutil.copytree(OLD_RUNS / name, directory)
+        for packed in directory.rglob("*.xz"):
+            packed.with_suffix("").write_bytes(lzma.decompress(packed.read_bytes()))
+            packed.unlink()
+        return directory
+
+    return unpack
+
+
+def call(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=environment() | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def detector(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return call(cwd, "-m", "detector", *arguments)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_an_interrupted_run_goes_on_to_the_same_numbers(old_run: OldRun, tmp_path: Path) -> None:
+    directory = old_run("interrupted")
+    before = (directory / "history.jsonl").read_bytes()
+    done = call(tmp_path, str(ROOT / "train.py"), "--resume", str(directory))
+    assert done.returncode == 0, done.stderr
+    after = (directory / "history.jsonl").read_bytes()
+    assert after.startswith(before)
+
+    new, expected = rows(directory / "history.jsonl")[before.count(b"\n") :], rows(EXPECTED / "resumed.jsonl")
+    assert [row["step"] for row in new] == [row["step"] for row in expected]
+    for row, wanted in zip(new, expected, strict=True):
+        measured = {key: value for key, value in wanted.items() if not key.startswith("time/")}
+        assert {key: row.get(key) for key in measured} == pytest.approx(measured, rel=TOLERANCE, abs=1e-6)
+    assert json.loads((directory / "summary.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize(("name", "checkpoint"), [
+    ("finished", ""), ("yolo", ""), ("interrupted", "checkpoints/last.pt"),
+])  # fmt: skip
+def test_val_finds_the_same_metrics(old_run: OldRun, tmp_path: Path, name: str, checkpoint: str) -> None:
+    found = detector(
+        tmp_path, "val", str(old_run(name) / checkpoint), "--split", "train", "--json", "--out", "val"
+    )
+    assert found.returncode == 0, found.stderr
+    wanted = json.loads((EXPECTED / f"val_{name}.json").read_text())
+    metrics = {key: value for key, value in wanted["metrics"].items() if value is not None}
+    got = json.loads(found.stdout)["metrics"]
+    assert {key: got[key] for key in metrics} == pytest.approx(metrics, abs=0.01)
+
+
+def test_predict_finds_the_same_boxes(old_run: OldRun, tmp_path: Path) -> None:
+    checkpoint = old_run("finished") / "checkpoints" / "best.pt"
+    images = HERE / "data" / "images" / "train"
+    arguments = ("predict", str(checkpoint), str(images), "--conf", "0.3", "--json", "--no-images")
+    found = detector(tmp_path, *arguments)
+    assert found.returncode == 0, found.stderr
+    wanted = json.loads((EXPECTED / "predict_finished.json").read_text())
+    got = {Path(image["file"]).name: image["boxes"] for image in json.loads(found.stdout)["results"]}
+    assert got.keys() == wanted.keys()
+    for name, boxes in wanted.items():
+        assert [box["name"] for box in got[name]] == [box["name"] for box in boxes]
+        for box, same in zip(got[name], boxes, strict=True):
+            assert box["xyxy"] == pytest.approx(same["xyxy"], abs=0.05)
+            assert box["score"] == pytest.approx(same["score"], abs=1e-3)
+
+
+def test_a_diverged_run_is_replayed(old_run: OldRun, tmp_path: Path) -> None:
+    directory = old_run("diverged")
+    found = detector(tmp_path, "replay", str(directory))
+    assert found.returncode == 3, found.stderr
+    culprit = json.loads((directory / "failure" / "failure.json").read_text())["culprit"]
+    assert culprit["layer"] in found.stdout
+    assert "now        the same" in found.stdout
+
+
+def test_compare_tells_the_same(old_run: OldRun, tmp_path: Path) -> None:
+    for name in ("finished", "interrupted", "diverged", "yolo"):
+        old_run(name)
+    found = detector(tmp_path, "compare", "runs", "--allow-mixed", "--csv", "-")
+    assert found.returncode == 0, found.stderr
+    assert measured(found.stdout) == pytest.approx(measured((EXPECTED / "compare.csv").read_text()), rel=1e-6)
+
+
+def measured(table: str) -> dict[tuple[str, str], float]:
+    """What the table says of each ablation's runs, without the names that tell equal ones apart."""
+    lines = [line for line in csv.DictReader(table.splitlines()) if line["kind"] == "measured"]
+    return {
+        (line["name"].split(" [")[0] + f" {index // 6}", line["metric"]): float(line["mean"])
+        for index, line in enumerate(lines)
+        if line["mean"]
+    }
+
+
+@pytest.mark.parametrize("file", sorted((HERE / "configs").glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_complete_configuration_still_says_what_it_said(file: Path) -> None:
+    config = load_config(file).config.model_dump(mode="json")
+    for section, keys in yaml.safe_load(file.read_text()).items():
+        assert {key: config[section][key] for key in keys} == keys
