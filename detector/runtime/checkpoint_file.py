@@ -90,17 +90,20 @@ def migrate(state: Mapping[str, Any]) -> dict[str, Any]:
     """
     if state["format"] == FORMAT:
         return dict(state)
-    tensors = {key: _rename(state[key]) for key in ("model", "ema") if state.get(key) is not None}
+    tensors = {
+        key: {_rename(name): tensor for name, tensor in state[key].items()}
+        for key in ("model", "ema")
+        if state.get(key) is not None
+    }
+    if origin := (state.get("failure") or {}).get("culprit"):  # the layer in which a step was not finite
+        tensors["failure"] = {**state["failure"], "culprit": origin | {"layer": _rename(origin["layer"])}}
     return {**state, **tensors, "format": FORMAT}
 
 
-def _rename(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    renamed = {}
-    for key, tensor in tensors.items():
-        for pattern, name in RENAMED:
-            key = pattern.sub(name, key)
-        renamed[key] = tensor
-    return renamed
+def _rename(name: str) -> str:
+    for pattern, today in RENAMED:
+        name = pattern.sub(today, name)
+    return name
 
 
 def evaluated_weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:

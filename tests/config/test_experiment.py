@@ -55,9 +55,12 @@ def test_what_is_marked_and_why() -> None:
     marked = {
         mark: {key for key, found in MARKERS.items() if found is mark} for mark in MARKERS.values() if mark
     }
-    assert marked[COMPARED_OTHERWISE] == {"data.path", "data.on_error", "train.seed"}
+    assert marked[COMPARED_OTHERWISE] == {
+        "data.path", "data.format", "data.on_error", "data.repair", "data.ignore_scores", "train.seed",
+    }  # fmt: skip
     assert marked[MEASUREMENT] == {
-        "train.eval_every", "train.eval_train", "gradients.every", "gradients.ledger",
+        "train.eval_every", "train.eval_train", "train.metrics", "train.monitor", "gradients.every",
+        "gradients.ledger",
     }  # fmt: skip
     assert {key for key in marked[RUNTIME] if not key.startswith(("tracking.", "run."))} == {
         "data.allow_outside", "data.fallback", "data.cache", "data.workers", "data.timeout",

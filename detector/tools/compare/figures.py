@@ -16,7 +16,7 @@ from plotly.colors import sample_colorscale
 
 from detector.gradients.entries import short
 from detector.gradients.indices import EXPLODING, FLOOR, VANISHING
-from detector.rundir import depth_of
+from detector.rundir import Key, depth_of
 from detector.tools.compare.comparison import Comparison, Group
 from detector.tools.compare.history import MAX_ROWS, Array, thin
 from detector.tools.compare.metrics import METRICS
@@ -45,10 +45,10 @@ def figures(comparison: Comparison) -> dict[str, Options]:
     bounds = [line | {"y0": y, "y1": y} for y in (VANISHING, EXPLODING)]
     return {
         "depth": _depth(groups, stops(comparison)),
-        "index": _series(groups, "gradient/vanishing_index", {"title": "V (decades)"}, shapes=bounds),
-        "loss": _series(groups, "train/loss", LOGARITHMIC),
-        "map-train": _series(groups, "train/mAP50-95", {"range": [-0.03, 1.03]}),
-        "map-val": _series(groups, "val/mAP50-95", {"range": [-0.03, 1.03]}),
+        "index": _series(groups, Key.VANISHING_INDEX, {"title": "V (decades)"}, shapes=bounds),
+        "loss": _series(groups, Key.LOSS, LOGARITHMIC),
+        "map-train": _series(groups, Key.TRAIN_MAP, {"range": [-0.03, 1.03]}),
+        "map-val": _series(groups, Key.VAL_MAP, {"range": [-0.03, 1.03]}),
         **_effects(comparison),
         **_details(runs),
         "ledger": _ledger(runs),
