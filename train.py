@@ -12,61 +12,60 @@ Read it first; then detector/fit.py, which assembles a run, and detector/trainin
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from detector.config.loading import as_overrides, load_config
+from detector.cli import run
 from detector.errors import UserError
-from detector.rundir import RunDir
-from detector.runtime import streams
 from detector.runtime.files import run_directory
-from detector.runtime.process import main_process
-
-ROOT = Path(__file__).resolve().parent
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line and train; return the exit code."""
-    parser = argparse.ArgumentParser(description="Train a detector and watch every layer's gradient.")
-    start = parser.add_mutually_exclusive_group()
-    start.add_argument(
-        "--config",
-        type=Path,
-        default=ROOT / "configs" / "coco8.yaml",
-        metavar="FILE",
-        help="default: configs/coco8.yaml",
-    )
-    start.add_argument("--resume", type=Path, metavar="RUN_DIR", help="resume a run that was interrupted")
-    start.add_argument("--ablation", metavar="NAME", help="--config ablations/NAME.yaml; or baseline")
-    parser.add_argument("--seed", metavar="N", help="train.seed=N")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as train.seed=1")
-    arguments = as_overrides(sys.argv[1:] if arguments is None else arguments)
-    options = parser.parse_intermixed_args(arguments)  # keys may stand before and after --config
-    if options.ablation is not None and options.ablation != "baseline":
-        options.config = ROOT / "ablations" / f"{options.ablation}.yaml"
-    if options.seed is not None:
-        options.overrides.append(f"train.seed={options.seed}")
-    resume = None if options.resume is None else run_directory(options.resume)
-    return main_process(lambda: train(options.config, options.overrides, resume))
+def train(
+    *overrides: str,
+    config: Path | None = None,
+    resume: Path | None = None,
+    ablation: str | None = None,
+    seed: int | None = None,
+) -> int:
+    """Train a detector and watch every layer's gradient.
 
+    Args:
+        overrides: section.key=value, such as train.lr=0.01.
+        config: a file, or a name such as no_residual; default: configs/coco8.yaml.
+        resume: the directory of a run that was interrupted.
+        ablation: --config ablations/NAME.yaml; or baseline.
+        seed: train.seed=N.
 
-def train(config: Path, overrides: Sequence[str], resume: Path | None) -> int:
-    """Load the configuration and fit."""
-    if resume is None:
-        loaded = load_config(config, overrides)
-    elif overrides:
+    Returns:
+        The exit code: 0; 3 if it diverged; 4 if something outside ended it; 130 or 143 if it was interrupted.
+    """
+    if (config, resume, ablation).count(None) < 2:
+        raise UserError("give only one of --config, --resume and --ablation")
+    if resume is not None and (overrides or seed is not None):
         raise UserError("--resume continues with the run's own config.yaml: it takes no key=value or --seed")
-    else:
+
+    # Imported late, so that --help answers at once, and a typo in a key before PyTorch is there.
+    from detector.config.loading import load_config
+    from detector.rundir import RunDir
+
+    if resume is not None:
+        resume = run_directory(resume)
         loaded = RunDir(resume).read_config()
-    from detector.fit import fit  # here, so that --help and a typo in a key answer at once
+    else:
+        if ablation not in (None, "baseline"):
+            config = Path("ablations", f"{ablation}.yaml")
+        own = [] if seed is None else [f"train.seed={seed}"]
+        loaded = load_config(config or Path("configs/coco8.yaml"), [*overrides, *own])
+    from detector.fit import fit
 
     return fit(loaded, resume=resume).exit_code
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; see `detector.cli.run`."""
+    return run(train, argv, "train.py")
+
+
 if __name__ == "__main__":
-    streams.open_missing()
-    code = main()
-    streams.flush()
-    sys.exit(code)
+    sys.exit(main())

@@ -1,12 +1,19 @@
-"""The `detector` command."""
+"""The `detector` command, and how typed functions become command lines."""
 
+from __future__ import annotations
+
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import pytest
 
-from detector.cli import main
+from detector import __version__
+from detector.cli import COMMANDS, main, run
+from detector.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -49,9 +56,7 @@ def test_mistakes_are_named(arguments: list[str], named: str, capsys: pytest.Cap
     [
         ["-m", "detector", "--help"],
         ["-m", "detector", "--version"],
-        ["-m", "detector", "ablate", "--help"],
-        ["-m", "detector", "predict", "--help"],
-        ["-m", "detector", "export", "--help"],
+        *(["-m", "detector", command, "--help"] for command in COMMANDS),
         ["-m", "detector", "ablate", "ablations/suites/factorial.yaml", "--dry-run"],
         ["train.py", "--help"],
     ],
@@ -72,7 +77,131 @@ def test_settings_may_stand_on_either_side_of_the_options(capsys: pytest.Capture
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 8
     assert all("train.steps=7" in line and "train.lr=0.01" in line for line in lines)
-    with pytest.raises(SystemExit) as refused:
-        main(["ablate", suite, "--sedes", "1"])
-    assert refused.value.code == 2
-    assert "--sedes" in capsys.readouterr().err
+    assert main(["ablate", suite, "--sedes", "1"]) == 2
+    error = capsys.readouterr().err
+    assert "--sedes. Did you mean --seeds?" in error
+    assert len(error.splitlines()) <= 2
+
+
+def call(*argv: str) -> Any:
+    """What a typed function gets."""
+    seen = []
+
+    def command(
+        first: Path,
+        /,
+        *overrides: str,
+        image_size: int = 320,
+        image_kind: Literal["png", "jpg"] = "png",
+        out: Path | None = None,
+        dry_run: bool = False,
+        plugin: tuple[Path, ...] = (),
+        trunk: bool | Literal["shapes", "random"] = False,
+    ) -> Unknown:  # noqa: F821  # type: ignore[name-defined]  # as a type that only the type checker imports
+        seen.append((str(first), overrides, image_size, image_kind, out, dry_run, plugin, trunk))
+        return SimpleNamespace(exit_code=5)
+
+    code = run(command, argv, "try")
+    assert code == (5 if seen else 2)
+    return seen[0] if seen else None
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ("a", {}),
+        ("a k.x=1 --out o k.y=2 --image-size=7 k.z=--3", {"overrides": ("k.x=1", "k.y=2", "k.z=--3"),
+                                                      "out": Path("o"), "image_size": 7}),
+        ("--dry a", {"dry_run": True}),  # an option may be shortened as long as it is clear, as ever
+        ("a --image-s 7", {"image_size": 7}),
+        ("a --image-size 7 --image-size -8", {"image_size": -8}),  # the last counts
+        ("a --out -", {"out": Path("-")}),
+        ("a --plugin b.py --plugin c.py", {"plugin": (Path("b.py"), Path("c.py"))}),
+        ("a --trunk", {"trunk": True}),
+        ("a --trunk shapes x", {"trunk": "shapes", "overrides": ("x",)}),
+        ("a --train.lr=0.01 --data.path=b --c.d=e", {"overrides": ("train.lr=0.01", "data.path=b", "c.d=e")}),
+        ("a -- --train.lr=1 -b", {"overrides": ("--train.lr=1", "-b")}),
+    ],
+)  # fmt: skip
+def test_a_signature_is_a_command_line(argv: str, expected: dict[str, object]) -> None:
+    names = ("first", "overrides", "image_size", "image_kind", "out", "dry_run", "plugin", "trunk")
+    plain = dict(zip(names, ("a", (), 320, "png", None, False, (), False), strict=True))
+    assert call(*argv.split()) == tuple((plain | expected).values())
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        ("", "FIRST"),
+        ("a --image 7", "--image"),  # size or kind?
+        ("a --image-size x", "--image-size"),
+        ("a --image-size", "--image-size"),
+        ("a --image-kind gif", '"png", "jpg"'),
+        ("a --uot b", "Did you mean --out?"),
+        ("a --no-dry-run", "--no-dry-run"),
+        ("a -x", "-x"),
+        ("a --out --dry-run", "--out"),
+        ("a --\x1b[2J", r"--\x1b[2J"),
+    ],
+)
+def test_a_wrong_argument_is_named_in_two_lines(
+    argv: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*argv.split()) is None
+    out, error = capsys.readouterr()
+    assert not out
+    assert error.startswith("error: ") and named in error
+    assert error.splitlines()[1:] == ["see try --help"]
+
+
+def test_what_comes_out_of_a_function_is_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    def command(*, raises: Literal["user", "ctrl-c", "none"]) -> str:
+        errors = {"user": UserError("x\x1b: y"), "ctrl-c": KeyboardInterrupt, "none": None}
+        if (error := errors[raises]) is not None:
+            raise error
+        return "a result"
+
+    assert run(command, ["--raises", "user"]) == 2
+    assert run(command, ["--raises", "ctrl-c"]) == 130
+    assert capsys.readouterr().err == "error: x\\x1b: y\ninterrupted\n"
+    assert run(command, ["--raises", "none"]) == 0
+    assert run(lambda: 7, []) == 7
+    assert run(command, ["--help"]) == 0
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    code = (
+        "from detector.cli import run\ndef f(*, n: int = 9):\n for i in range(99999): print(i)\nexit(run(f))"
+    )
+    command = f"{sys.executable} -c '{code}' | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("0\n", "", 0)
+
+
+def test_commands_are_named_and_nearest_ones_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == main(["comparr", "x"]) == main(["--jobs"]) == 2
+    error = capsys.readouterr().err
+    assert 'Did you mean "compare"?' in error
+    assert len(error.splitlines()) <= 6
+    assert main(["--version"]) == main(["val", "--version"]) == 0
+    assert capsys.readouterr().out == f"detector {__version__}\n" * 2
+    assert main(["--help"]) == 0
+    listed = re.findall(r"^│ (\w+)", capsys.readouterr().out, re.MULTILINE)
+    assert listed == list(COMMANDS)
+
+
+def test_train_is_train_py() -> None:
+    for program in (["-m", "detector", "train"], ["train.py"]):
+        done = subprocess.run([sys.executable, *program, "--train.lr=0", "--config", "shapes"], cwd=ROOT,
+                              capture_output=True, text=True, check=False)  # fmt: skip
+        assert done.returncode == 2
+        assert done.stderr == "error: command line: train.lr: must be a number above 0, not 0\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_commands_help_says_what_each_argument_is(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--help"]) == 0
+    described = re.findall(r"^│[ *]+(?:--)?[\w-]+ [ A-Z|.-]*(.*?) *│$", capsys.readouterr().out, re.MULTILINE)
+    assert described and all(described)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import detector
+from tests.support import environment
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +32,7 @@ def requirements(pyproject: dict[str, Any]) -> list[Requirement]:
 
 
 def test_there_is_one_version(pyproject: dict[str, Any]) -> None:
-    assert pyproject["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "detector.__version__"}
+    assert pyproject["tool"]["hatch"]["version"] == {"path": "detector/__init__.py"}
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == detector.__version__
     assert detector.__version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
@@ -65,3 +68,61 @@ def test_make_help_lists_every_documented_target() -> None:
     documented = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert re.findall(r"^make ([a-z]+)", done.stdout, re.MULTILINE) == documented
     assert {"setup", "train", "test", "check", "clean"} <= set(documented)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from this tree and unpacked as pip does it; what it needs is there already."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, ROOT], check=True)
+    (wheel,) = folder.glob("*.whl")
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--no-index", "--target", folder / "site", wheel], check=True
+    )
+    return folder / "site"
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_what_a_clone_has(installed: Path) -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "train.py", "configs", "ablations", "datasets/*.yaml", "detector"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    package = installed / "detector"
+    for name in listed:
+        copy = installed / name if name.startswith("detector/") else package / "_project" / name
+        assert copy.read_bytes() == (ROOT / name).read_bytes(), name
+    carried = {
+        path.relative_to(package / "_project").as_posix() for path in (package / "_project").rglob("*.*")
+    }
+    assert {name for name in carried if not name.endswith(".pyc")} == {
+        name for name in listed if not name.startswith("detector/")
+    }
+    assert (package / "py.typed").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_an_installed_wheel_works_in_any_folder(installed: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    env = environment() | {"PYTHONPATH": str(installed), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    env.pop("DETECTOR_DATASETS", None)
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "detector", *arguments],
+            cwd=empty, env=env, capture_output=True, text=True, timeout=280, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    assert "no_residual: 68 convolutions" in run("info", "--config", "no_residual")
+    assert run("ablate", "factorial", "--dry-run").count("train.py") == 24
+    small = "data.image_size=64", "train.steps=2", "model.depths=[1,1,1,1]", "tracking.wandb=disabled"
+    run("train", "--config", "shapes", "run.dir=runs/one", *small)
+    assert (tmp_path / "cache/gradient-detector/datasets/shapes/images").is_dir()
+    assert "identical" in run("reproduce", "runs/one")  # by the wheel's train.py, in a process of its own
+    run("compare", "runs", "--html", "page.html")
+    assert sorted(os.listdir(empty)) == ["page.html", "runs"]

@@ -29,7 +29,7 @@ from detector.config import safe_yaml
 from detector.config.safe_yaml import Value, printable
 from detector.config.schema import Config, Section, flat
 from detector.errors import UserError
-from detector.runtime.files import write_text
+from detector.runtime.files import PROJECT, write_text
 
 COMMAND_LINE = "command line"
 
@@ -65,7 +65,7 @@ class LoadedConfig:
 def load_config(
     path: Path | str, overrides: Sequence[str] = (), fallback: Path | None = None
 ) -> LoadedConfig:
-    """Read the file at `path` with its bases, apply `section.key=value` overrides, and check the whole.
+    """Read a file (see `find_file`) with its bases, apply `section.key=value` overrides, and check the whole.
 
     `fallback` is a file whose data and training values stand in when the dataset of `path` cannot be had.
     They replace those of the layer that chose that dataset, so a deeper file's delta (say, an ablation's)
@@ -73,7 +73,7 @@ def load_config(
 
     Raises UserError for anything a user can mend.
     """
-    path = Path(path)
+    path = find_file(path)
     chain = read_chain(path)
     sources = tuple(file for file, _ in chain)
     files = [layer for _, layer in chain]
@@ -111,6 +111,35 @@ def save(config: Config, path: Path) -> None:
     """Write every key as YAML; `load_config` of that file gives an equal config if `run.name` is set."""
     header = "# The complete configuration of a run. To repeat it: python train.py --config <this file>\n"
     write_text(path, header + safe_yaml.dump(config.model_dump()))
+
+
+# --- names to files ------------------------------------------------------------------------------
+
+
+def find_file(path: Path | str, folders: Sequence[str] = ("configs", "ablations")) -> Path:
+    """A file by its path, or one in `folders` by its name: `no_residual` is ablations/no_residual.yaml.
+
+    What lies at `path` comes first, then the working directory's own folders, then the project's.
+
+    Raises:
+        UserError: there is none; the message names the nearest.
+    """
+    path = Path(path)
+    if _exists(path) and not path.is_dir():
+        return path
+    alone = path.parent == Path()
+    places = [Path(root, folder) for root in (Path(), PROJECT) for folder in folders
+              if alone or path.parent == Path(folder)]  # fmt: skip
+    name = path.name.removesuffix(".yaml")
+    for file in (place / f"{name}.yaml" for place in places):
+        if _exists(file):
+            return file
+    if _exists(path):
+        return path  # a folder: whoever reads it says so
+    hint = _near_file(path, str(path))
+    if not hint and (near := _near(name, (file.stem for place in places for file in place.glob("*.yaml")))):
+        hint = f"; did you mean {near if alone else path.with_name(f'{near}.yaml')}?"
+    raise UserError(f"{display(path)}: no such file{hint}")
 
 
 # --- files and overrides to layers ---------------------------------------------------------------
@@ -191,11 +220,6 @@ def parse_overrides(overrides: Iterable[str]) -> Layer:
             raise UserError(f"{COMMAND_LINE}: {key}: YAML reads a comment from # on; quote the value")
         layer[key] = Value(value.value, COMMAND_LINE, value.typed)
     return layer
-
-
-def as_overrides(arguments: Iterable[str]) -> list[str]:
-    """A command line in which `--section.key=value`, as W&B sweeps write it, is `section.key=value`."""
-    return [argument[2:] if re.match(r"--\w+\.\w+=", argument) else argument for argument in arguments]
 
 
 def _fallback_layer(path: Path) -> tuple[Layer, Value]:

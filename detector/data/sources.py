@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import shlex
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Unpack
@@ -19,6 +20,7 @@ from detector.data.preflight import inspect
 from detector.data.problems import tally
 from detector.data.shapes import render_shapes
 from detector.errors import UserError
+from detector.runtime.files import DOWNLOADS, PROJECT
 
 __all__ = [
     "DatasetUnavailable",
@@ -31,14 +33,13 @@ __all__ = [
     "options_of",
 ]
 
-PROJECT = Path(__file__).resolve().parents[2]
 CHECK_SIZE = 320  # pixels: what `detector check` takes where nobody says at what size training will be
 
 
 def datasets_dir() -> Path:
-    """The folder that holds datasets: $DETECTOR_DATASETS, else the project's `datasets/`."""
+    """The folder of datasets: $DETECTOR_DATASETS, else `datasets/` in the clone or the user's cache."""
     folder = os.environ.get(VARIABLE)
-    return Path(os.path.abspath(os.path.expanduser(folder))) if folder else PROJECT / "datasets"
+    return Path(os.path.abspath(os.path.expanduser(folder))) if folder else DOWNLOADS / "datasets"
 
 
 def locate(data_path: str) -> Path:
@@ -145,22 +146,30 @@ def obtain(data_path: str) -> tuple[Path, Path | None]:
 
 def _coco8(name: str) -> Path:
     """Where COCO8 is, downloading it if it is nowhere."""
-    own, project = datasets_dir() / name, PROJECT / "datasets" / name
-    if not own.parent.parent.is_dir():
+    own, project = datasets_dir() / name, DOWNLOADS / "datasets" / name
+    if own != project and not own.parent.parent.is_dir():
         raise UserError(f"{VARIABLE} is {own.parent}, which cannot be created: its parent does not exist")
     for folder in (own, project):
         if folder.is_dir():
             return folder
+    _make_cache()
     return fetch_coco8(own if _can_create_in(own.parent) else project)
 
 
 def _shapes(name: str) -> Path:
     """Where the shapes are, rendering them if they are nowhere: never into the user's own folder."""
-    own, project = datasets_dir() / name, PROJECT / "datasets" / name
+    own, project = datasets_dir() / name, DOWNLOADS / "datasets" / name
     for folder in (own, project):
         if folder.is_dir():
             return folder
+    _make_cache()
     return render_shapes(project)
+
+
+def _make_cache() -> None:
+    """The folder for datasets, which a user's cache may lack; who writes there says why it cannot be."""
+    with suppress(OSError):
+        (DOWNLOADS / "datasets").mkdir(parents=True, exist_ok=True)
 
 
 def _folder_name(data: DataYaml) -> str:

@@ -15,11 +15,10 @@ from detector.config import safe_yaml
 from detector.data.download import download
 from detector.errors import UserError
 from detector.runtime.checkpoint_check import check_archive
-from detector.runtime.files import check_regular
+from detector.runtime.files import DOWNLOADS, PROJECT, check_regular
 from detector.runtime.ultralytics_import import import_safe_tasks, import_ultralytics
 
-PROJECT = Path(__file__).resolve().parents[2]
-WEIGHTS = PROJECT / "weights"  # where downloads land; git-ignored
+WEIGHTS = DOWNLOADS / "weights"  # git-ignored in a clone
 RELEASE = "https://github.com/ultralytics/assets/releases/download/v8.4.0"
 LARGEST = 500_000_000  # bytes; yolo26x.pt has 120 MB
 
@@ -52,7 +51,7 @@ def find(name: str) -> Path:
         raise UserError(
             f"model.pretrained={name}: there is no such file, and ultralytics publishes none of that name"
         )
-    WEIGHTS.mkdir(exist_ok=True)
+    WEIGHTS.mkdir(parents=True, exist_ok=True)
     url = f"{RELEASE}/{name}"
     try:
         download(url, WEIGHTS / name, largest=LARGEST)

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all, and reading one of unknown origin within bounds."""
+"""Where the project's files are; writing a file whole or not at all; reading a stranger's within bounds."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from detector.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+INSTALLED = (PACKAGE / "_project").is_dir()  # from a wheel, which carries the project's files in the package
+
+# The folder of train.py, configs/, ablations/ and datasets/, to be read only if it is in a wheel; and the one
+# that takes downloads: the clone itself, else the user's cache.
+PROJECT = PACKAGE / "_project" if INSTALLED else PACKAGE.parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "gradient-detector"
+DOWNLOADS = CACHE if INSTALLED else PROJECT
 
 _UNSUPPORTED = errno.EINVAL, errno.ENOTSUP  # file systems on which a folder cannot be flushed
 

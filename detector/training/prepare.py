@@ -23,11 +23,12 @@ from detector.rundir import RunDir
 from detector.runtime.checkpoint_check import CheckpointState
 from detector.runtime.device import choose_device
 from detector.runtime.distributed import SingleProcess
+from detector.runtime.files import PROJECT
 from detector.runtime.random_state import seed_everything
 from detector.training.schedule import Schedule, check_batches
 from detector.training.state import TrainState
 
-FALLBACK = Path(__file__).resolve().parents[2] / "configs" / "shapes.yaml"  # where COCO8 is not available
+FALLBACK = PROJECT / "configs" / "shapes.yaml"  # where COCO8 is not available
 
 
 def load_data(loaded: LoadedConfig, dist: SingleProcess) -> tuple[Dataset, dict[str, Loader], LoadedConfig]:

@@ -13,6 +13,8 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from detector.runtime.files import PACKAGE
+
 _PACKAGES = {
     "torch": ("torch",),
     "torchvision": ("torchvision",),
@@ -22,7 +24,7 @@ _PACKAGES = {
     "numpy": ("numpy",),
     "faster-coco-eval": ("faster-coco-eval",),
 }
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = PACKAGE.parent
 _GIT_SECONDS = 5.0  # a repository on a dead network disk must not hold a run up
 
 

@@ -277,8 +277,8 @@ def test_the_factor_of_a_stage() -> None:
 
 
 def test_the_trunk_is_measured_on_random_images() -> None:
-    from detector.tools.theory.command import one_pass, random_batch
     from detector.tools.theory.measure import backbone_factor
+    from detector.tools.theory.tables import one_pass, random_batch
 
     config = ModelConfig(shortcut="none", norm="none")
     factors = [backbone_factor(config, 80, one_pass(random_batch(seed)), seed) for seed in (0, 1)]

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector.config import safe_yaml
-from detector.config.loading import KEYS, as_overrides, load_config, save
+from detector.config.loading import KEYS, load_config, save
 from detector.config.schema import Config, ModelConfig, TrackingConfig, TrainConfig
 from detector.errors import UserError
 
@@ -298,20 +298,6 @@ def test_a_mistake_on_the_command_line_is_told_what_is_allowed(override: str, ex
     assert expected in text
 
 
-def test_a_sweeps_arguments_are_overrides() -> None:
-    written = [
-        "--train.lr=0.01",
-        "--ablation=no_residual",
-        "--seed",
-        "1",
-        "train.seed=2",
-        "--data.path=a --b.c=d",
-    ]
-    assert as_overrides(written) == ["train.lr=0.01", *written[1:5], "data.path=a --b.c=d"]
-    assert load_config(BASELINE, as_overrides(["--train.lr=0.01"])).config.train.lr == 0.01
-    assert "unknown key; did you mean train.lr?" in message(BASELINE, *as_overrides(["--trian.lr=1"]))
-
-
 def test_perspective_is_bounded_by_the_canvas_it_tilts() -> None:
     large = ["data.perspective=0.001", "data.image_size=640"]
     assert load_config(BASELINE, large).config.data.perspective == 0.001
@@ -494,3 +480,43 @@ def test_a_cap_on_skipped_steps_without_skipping_is_an_error() -> None:
         load_config(BASELINE, ["train.max_skipped=3", "train.on_nonfinite=skip"]).config.train.max_skipped
         == 3
     )
+
+
+@pytest.mark.parametrize(
+    ("written", "file"),
+    [
+        ("no_residual", ROOT / "ablations/no_residual.yaml"),
+        ("coco8", ROOT / "configs/coco8.yaml"),
+        ("coco8.yaml", ROOT / "configs/coco8.yaml"),
+        ("ablations/no_residual.yaml", ROOT / "ablations/no_residual.yaml"),
+    ],
+)
+def test_the_projects_files_are_found_by_name_from_anywhere(
+    written: str, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = load_config(Path(written))
+    assert (loaded.sources[-1], loaded.name) == (file, load_config(file).name)
+    Path("ablations").mkdir()
+    Path("ablations", "no_residual.yaml").write_text("model: {act: relu}\n")
+    found = load_config(Path(written)).sources[-1]
+    assert found == (Path("ablations/no_residual.yaml") if "residual" in written else file)  # one's own first
+    Path(written).parent.mkdir(exist_ok=True)
+    Path(written).write_text("model: {act: tanh}\n")
+    assert load_config(Path(written)).sources[-1] == Path(written)  # a path before a name
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        ("no_residaul", "no_residaul: no such file; did you mean no_residual?"),
+        ("ablations/no_residaul.yaml", "did you mean ablations/no_residual.yaml?"),
+        ("elsewhere/no_residual.yaml", "elsewhere/no_residual.yaml: no such file"),
+        ("suites/factorial", "suites/factorial: no such file"),
+    ],
+)
+def test_a_name_like_one_of_the_projects_files(
+    written: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message(Path(written)).endswith(hint)

@@ -28,6 +28,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     monkeypatch.setattr(sources, "PROJECT", root)
+    monkeypatch.setattr(sources, "DOWNLOADS", root)
     monkeypatch.delenv("DETECTOR_DATASETS", raising=False)
     monkeypatch.setattr(sources, "render_shapes", partial(render_shapes, train=3, val=2, size=32))
     monkeypatch.setattr(sources, "fetch_coco8", no_network)

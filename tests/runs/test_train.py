@@ -34,7 +34,7 @@ TrainPy = Callable[..., Run]
 
 
 def test_keys_may_stand_anywhere_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["train.seed=-1", "--config", str(front_door.ROOT / "configs/coco8.yaml"), "train.batch=0"]
+    arguments = ["train.seed=-1", "--config", str(ROOT / "configs/coco8.yaml"), "train.batch=0"]
     assert front_door.main(arguments) == 2
     errors = capsys.readouterr().err
     assert "train.seed" in errors

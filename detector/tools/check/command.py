@@ -2,59 +2,63 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from detector.errors import UserError
 
 if TYPE_CHECKING:
     from detector.config.schema import Config
-    from detector.data.dataset import File
-
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    from detector.data.dataset import File, Scan
+    from detector.data.problems import Problem
+    from detector.data.statistics import Statistics
 
 EXIT_CLEAN, EXIT_PROBLEMS = 0, 1
 
 
-def add_check(commands: Commands) -> None:
-    """Add the command to `detector`. Imports nothing heavy, for the sake of --help."""
-    parser = commands.add_parser(
-        "check",
-        help="everything that is wrong or odd with a dataset, before training on it",
-        description="Read every image and label of a dataset, and report what is wrong. Writes nothing but "
-        "the file given to --sheet. Exit code 0: no errors, repairs or warnings; 1: some; 2: unusable.",
-    )
-    parser.add_argument("data", metavar="DATA.yaml", help="the data YAML, as in data.path")
-    parser.add_argument(
-        "--image-size",
-        type=int,
-        metavar="PX",
-        help="the size to train at, for what counts as small or tiny; default: as --config says, else 320",
-    )
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="read the data as training with this configuration would"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as data.repair=false")
-    parser.add_argument(
-        "--sheet", type=Path, metavar="FILE.png", help="draw images with boxes into a new file"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
-    parser.add_argument("--all", action="store_true", help="list every problem instead of ten of each kind")
-    parser.add_argument(
-        "--allow-outside", action="store_true", help="as data.allow_outside: lists may name images elsewhere"
-    )
-    parser.add_argument(
-        "--no-near-duplicates", action="store_true", help="do not compare pictures across splits"
-    )
-    parser.set_defaults(run=run_check)
+class Checked(NamedTuple):
+    """What was found in a dataset."""
+
+    found: Scan
+    statistics: Statistics
+    problems: Sequence[Problem]
+
+    @property
+    def exit_code(self) -> int:
+        """1 if there is an error or a warning, else 0."""
+        return EXIT_PROBLEMS if any(one.severity != "note" for one in self.problems) else EXIT_CLEAN
 
 
-def run_check(options: argparse.Namespace) -> int:
-    """Check as the command line says; return the exit code.
+def check(
+    data: str,
+    /,
+    *overrides: str,
+    image_size: int | None = None,
+    config: Path | None = None,
+    sheet: Path | None = None,
+    json: bool = False,
+    all: bool = False,
+    allow_outside: bool = False,
+    no_near_duplicates: bool = False,
+) -> Checked:
+    """Find what is wrong or odd with a dataset before training on it.
+
+    Reads every image and label; writes nothing but the file given to --sheet.
+    Exit code 0: no errors, repairs or warnings; 1: some; 2: unusable.
+
+    Args:
+        data: the data YAML, as in data.path.
+        overrides: section.key=value, such as data.repair=false.
+        image_size: the size to train at, for what counts as small; default: as --config says, else 320.
+        config: read the data as training with this configuration would: a file, or a name such as shapes.
+        sheet: draw images with boxes into a new file, such as sheet.png.
+        json: print one JSON document instead of tables.
+        all: list every problem instead of ten of each kind.
+        allow_outside: as data.allow_outside: lists may name images elsewhere.
+        no_near_duplicates: do not compare pictures across splits.
 
     Raises:
         UserError: the dataset is unusable, or an option is wrong.
@@ -66,33 +70,33 @@ def run_check(options: argparse.Namespace) -> int:
     from detector.tools.check.report import print_json, print_report, print_unusable
     from detector.tools.check.sheet import refuse_existing, write_sheet
 
-    config = _config(options.config, options.overrides)
-    image_size = config.data.image_size if options.image_size is None else options.image_size
-    if image_size < 32:
-        raise UserError(f"--image-size: must be at least 32 pixels, not {image_size}")
-    if options.sheet is not None:
-        refuse_existing(options.sheet)
+    how = _config(config, overrides)
+    size = how.data.image_size if image_size is None else image_size
+    if size < 32:
+        raise UserError(f"--image-size: must be at least 32 pixels, not {size}")
+    if sheet is not None:
+        refuse_existing(sheet)
     began = time.monotonic()
     try:
-        path, root = obtain(options.data)
-        sign = None if options.no_near_duplicates else thumbnail
-        how = options_of(config.data, config.train.seed)
-        how["allow_outside"] |= options.allow_outside
-        found = scan(path, root=root, sign=sign, track=_track, **how)
+        path, root = obtain(data)
+        sign = None if no_near_duplicates else thumbnail
+        reading = options_of(how.data, how.train.seed)
+        reading["allow_outside"] |= allow_outside
+        found = scan(path, root=root, sign=sign, track=_track, **reading)
     except UserError as error:
-        if options.json:
-            print_unusable(options.data, str(error))
+        if json:
+            print_unusable(data, str(error))
         raise
-    problems, statistics = inspect(found, image_size)
-    if options.json:
+    problems, statistics = inspect(found, size)
+    if json:
         print_json(found, statistics, problems)
     else:
-        limit = None if options.all else 10
+        limit = None if all else 10
         print_report(found, statistics, problems, limit, seconds=time.monotonic() - began)
-    if options.sheet is not None:
-        drawn = write_sheet(found.dataset, options.sheet)
-        print(f"{options.sheet}: {drawn} images with their boxes", file=sys.stderr)
-    return EXIT_PROBLEMS if any(one.severity != "note" for one in problems) else EXIT_CLEAN
+    if sheet is not None:
+        drawn = write_sheet(found.dataset, sheet)
+        print(f"{sheet}: {drawn} images with their boxes", file=sys.stderr)
+    return Checked(found, statistics, problems)
 
 
 def _config(file: Path | None, overrides: Sequence[str]) -> Config:

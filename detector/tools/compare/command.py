@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,38 +9,35 @@ from typing import TYPE_CHECKING
 from detector.errors import UserError
 
 if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    from detector.tools.compare.comparison import Comparison
 
 
-def add_compare(commands: Commands) -> None:
-    """Add the command to `detector`. Imports nothing heavy, for the sake of --help."""
-    parser = commands.add_parser(
-        "compare",
-        help="runs side by side: a table over seeds, and a web page",
-        description="Compare finished runs over their seeds, against a baseline. FILE may be - for stdout.",
-    )
-    parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="RUN_DIR", help="a run's directory, or a folder of them"
-    )
-    for name, what in (
-        ("html", "one self-contained web page"),
-        ("csv", "every number, unrounded, in long form"),
-        ("latex", "tables for booktabs"),
-        ("markdown", "tables for GitHub"),
-    ):
-        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=what)
-    parser.add_argument("--baseline", metavar="NAME", help="the ablation the others are set against")
-    parser.add_argument(
-        "--allow-mixed", action="store_true", help="compare runs on different data, image sizes or steps"
-    )
-    parser.add_argument(
-        "--wide", action="store_true", help="print every column and interval, wider than a terminal may be"
-    )
-    parser.set_defaults(run=run_compare)
+def compare(
+    *paths: Path,
+    html: Path | None = None,
+    csv: Path | None = None,
+    latex: Path | None = None,
+    markdown: Path | None = None,
+    baseline: str | None = None,
+    allow_mixed: bool = False,
+    wide: bool = False,
+) -> Comparison:
+    """Set runs side by side: a table over seeds, and a web page.
 
+    A file named - is stdout, in place of the table.
 
-def run_compare(options: argparse.Namespace) -> None:
-    """Compare as the command line says.
+    Args:
+        paths: runs' directories, or folders of them.
+        html: write one self-contained web page.
+        csv: write every number, unrounded, in long form.
+        latex: write tables for booktabs.
+        markdown: write tables for GitHub.
+        baseline: the ablation that the others are set against.
+        allow_mixed: compare runs on different data, image sizes or steps.
+        wide: print every column and interval, wider than a terminal may be.
+
+    Returns:
+        What the table shows.
 
     Raises:
         UserError: nothing to compare, runs that are not comparable, or a file that cannot be written.
@@ -49,20 +45,22 @@ def run_compare(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from detector.tools.compare import table
-    from detector.tools.compare.comparison import compare
+    from detector.tools.compare.comparison import compare as compare_runs
     from detector.tools.compare.page import page
     from detector.tools.compare.runs import load_runs
 
-    runs, left_out = load_runs(options.paths)
-    comparison = compare(runs, left_out, baseline=options.baseline, allow_mixed=options.allow_mixed)
+    if not paths:
+        raise UserError("compare what? Name runs' directories, or a folder of them, such as runs")
+    runs, left_out = load_runs([Path(path) for path in paths])
+    comparison = compare_runs(runs, left_out, baseline=baseline, allow_mixed=allow_mixed)
     writers = {"html": page, "csv": table.csv_text, "latex": table.latex, "markdown": table.markdown}
-    targets = {name: path for name in writers if (path := getattr(options, name)) is not None}
-    to_stdout = Path("-") in targets.values()
-    if not to_stdout:
+    wanted = {"html": html, "csv": csv, "latex": latex, "markdown": markdown}
+    targets = {name: Path(path) for name, path in wanted.items() if path is not None}
+    if Path("-") not in targets.values():
         console = Console()
         if not console.is_terminal:
             console = Console(width=200)  # in a file, a table squeezed into 80 columns is of no use
-        table.print_console(comparison, console, wide=options.wide)
+        table.print_console(comparison, console, wide=wide)
     for name, path in targets.items():
         text = writers[name](comparison)
         if path == Path("-"):
@@ -73,3 +71,4 @@ def run_compare(options: argparse.Namespace) -> None:
         except OSError as error:
             raise UserError(f"--{name} {path}: cannot be written: {error.strerror}") from error
         print(f"{path}: {len(text.encode()) / 1e6:.1f} MB", file=sys.stderr)
+    return comparison

@@ -2,86 +2,88 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
+from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
 
 from detector.errors import UserError, for_terminal, say
 
 if TYPE_CHECKING:
     from detector.tools.convert.conversion import Report
 
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
 SHOWN = 20  # notes on the console; conversion.json has all
 
 
-def add_convert(commands: Commands) -> None:
-    """Add the command to `detector`. Imports nothing heavy, for the sake of --help."""
-    parser = commands.add_parser(
-        "convert",
-        help="Pascal VOC or COCO annotations to the YOLO format",
-        description="Convert annotations and images into a new folder with a data.yaml; the source is not "
-        "touched. Exit code 0: done, and what was clipped or left out is reported; 1: done, but most boxes "
-        "were lost; 2: not usable.",
-    )
-    parser.add_argument(
-        "--from", dest="format", required=True, choices=("voc", "coco"), help="the source's format"
-    )
-    parser.add_argument("source", type=Path, metavar="SRC", help="the folder; for coco also one JSON file")
-    parser.add_argument("destination", type=Path, metavar="DST", help="a new folder, outside SRC")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="where the images are, if not in SRC")
-    parser.add_argument("--split", metavar="A,B[,C]", help="draw train, val (and test) in these parts; "
-                        "default: the source's own splits, else 0.8,0.2")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw")
-    parser.add_argument("--names", metavar="A,B,…", help="the classes, in the order of their ids; default: "
-                        "sorted by name (voc) or by category id (coco)")  # fmt: skip
-    parser.add_argument("--zero-based", action="store_true", help="voc: edges are counted from 0, as by "
-                        "LabelImg, CVAT, Label Studio; default: pixels counted from 1")  # fmt: skip
-    parser.add_argument(
-        "--keep-difficult", action="store_true", help="keep objects marked difficult, or iscrowd"
-    )
-    parser.add_argument("--merge", action="store_true", help="join the boxes of files that annotate the same "
-                        "images; default: one of them is used")  # fmt: skip
-    parser.add_argument("--link", choices=("hard", "sym"), help="link to the images instead of copying them")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.set_defaults(run=run_convert)
+def convert(
+    source: Path,
+    destination: Path,
+    /,
+    *,
+    format: Annotated[Literal["voc", "coco"], Parameter(name="--from")],
+    images: Path | None = None,
+    split: str | None = None,
+    seed: int = 0,
+    names: str | None = None,
+    zero_based: bool = False,
+    keep_difficult: bool = False,
+    merge: bool = False,
+    link: Literal["hard", "sym"] | None = None,
+    json: bool = False,
+) -> Report:
+    """Convert Pascal VOC or COCO annotations to the YOLO format.
 
+    Writes them and the images into a new folder with a data.yaml; the source is not touched.
+    Exit code 0: done, and what was clipped or left out is reported; 1: done, but most boxes were lost;
+    2: not usable.
 
-def run_convert(options: argparse.Namespace) -> int:
-    """Convert as the command line says, print what came of it, and return the exit code.
+    Args:
+        source: the folder; for coco also one JSON file.
+        destination: a new folder, outside the source.
+        format: the source's format.
+        images: the folder of the images, if not in the source.
+        split: draw train, val (and test) in these parts; default: the source's own splits, else 0.8,0.2.
+        seed: of the draw.
+        names: cat,dog,…: the classes in the order of their ids; default: by name (voc), category id (coco).
+        zero_based: voc: edges count from 0, as by LabelImg, CVAT, Label Studio; default: pixels, from 1.
+        keep_difficult: keep objects marked difficult, or iscrowd.
+        merge: join the boxes of files that annotate the same images; default: one of them is used.
+        link: link to the images instead of copying them.
+        json: print the report as JSON.
+
+    Returns:
+        What came of each image and box.
 
     Raises:
-        UserError: as `convert`, or a bad option.
+        UserError: as `conversion.convert`, or a bad option.
     """
-    if options.zero_based and options.format != "voc":
+    if zero_based and format != "voc":
         raise UserError("--zero-based is for --from voc; COCO counts from 0 anyway")
-    from detector.tools.convert.conversion import Options, convert, silent
+    from detector.tools.convert import conversion
+    from detector.tools.convert.conversion import Options
     from detector.tools.convert.split import parse_fractions
 
-    report = convert(
-        Options(
-            format=options.format,
-            source=options.source,
-            destination=options.destination,
-            images=options.images,
-            fractions=None if options.split is None else parse_fractions(options.split),
-            seed=options.seed,
-            names=None if options.names is None else _names(options.names),
-            zero_based=options.zero_based,
-            keep_difficult=options.keep_difficult,
-            merge=options.merge,
-            link=options.link,
-        ),
-        show_progress if sys.stderr.isatty() else silent,
+    options = Options(
+        format=format,
+        source=source,
+        destination=destination,
+        images=images,
+        fractions=None if split is None else parse_fractions(split),
+        seed=seed,
+        names=None if names is None else _names(names),
+        zero_based=zero_based,
+        keep_difficult=keep_difficult,
+        merge=merge,
+        link=link,
     )
-    text = json.dumps(report.as_json(), indent=1) if options.json else _text(report)
+    report = conversion.convert(options, show_progress if sys.stderr.isatty() else conversion.silent)
+    text = dumps(report.as_json(), indent=1) if json else _text(report)
     print(text.encode(errors="backslashreplace").decode())  # file names need not be Unicode
     if complaint := report.complaint():
         say(for_terminal(f"error: {complaint}"))
-    return int(bool(complaint))
+    return report
 
 
 def show_progress(stage: str, done: int, total: int) -> None:

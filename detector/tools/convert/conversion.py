@@ -60,6 +60,11 @@ class Report:
         """How many of the source's boxes were not written."""
         return self.difficult + sum(note.boxes for note in self.notes)
 
+    @property
+    def exit_code(self) -> int:
+        """1 if most boxes were lost, else 0."""
+        return int(bool(self.complaint()))
+
     def complaint(self) -> str:
         """Why most boxes were lost; empty if they were not."""
         written = sum(self.boxes.values())

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detector.errors import UserError
@@ -33,33 +33,53 @@ COLUMNS = (
 )
 
 
-def dashboard(options: argparse.Namespace) -> None:
-    """Save the workspace, or print its specification: the command `detector dashboard`.
+def dashboard(
+    *overrides: str,
+    entity: str,
+    project: str = "detector-gradients",
+    config: Path = Path("configs/coco8.yaml"),
+    explicit: bool = False,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Make the W&B workspace that shows a project's runs.
+
+    Args:
+        overrides: section.key=value: the network of the runs.
+        entity: the W&B user or team.
+        project: the W&B project.
+        config: the network of the runs: a file, or a name such as deep.
+        explicit: list the layers instead of a pattern.
+        dry_run: print it as JSON; needs no network.
+
+    Returns:
+        The workspace's specification.
 
     Raises:
         UserError: wandb-workspaces is not installed, or W&B refused.
     """
-    workspace = build(options.entity, options.project, layer_names(options), regex=not options.explicit)
-    if options.dry_run:
-        print(json.dumps(specification(workspace), indent=2))
-        return
+    workspace = build(entity, project, layer_names(config, overrides), regex=not explicit)
+    content = specification(workspace)
+    if dry_run:
+        print(json.dumps(content, indent=2))
+        return content
     try:
         workspace.save()
     except Exception as error:  # the client raises what its transport does: many kinds, no common base
         words = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
             f"W&B did not take the workspace: {words}\n"
-            f"is {options.entity}/{options.project} a project of yours (`wandb login`, then one run)?"
+            f"is {entity}/{project} a project of yours (`wandb login`, then one run)?"
         ) from error
     print(f"Saved: {workspace.url}")
+    return content
 
 
-def layer_names(options: argparse.Namespace) -> list[str]:
+def layer_names(config: Path, overrides: Sequence[str]) -> list[str]:
     """The trunk's layers under the names that the curves carry, first to last."""
     from detector.config.loading import load_config
     from detector.models.detector import build_detector
 
-    model = load_config(options.config, options.overrides).config.model
+    model = load_config(config, overrides).config.model
     return list(build_detector(model, num_classes=1).backbone_layers())
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from detector.errors import UserError
 
 if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    from detector.tools.export.graphs import Difference
 
 # The ending of a file where --out names none, and those that --out may have.
 SUFFIXES = {
@@ -19,66 +19,71 @@ SUFFIXES = {
 }
 
 
-def add_export(commands: Commands) -> None:
-    """Add the command to `detector`. Imports nothing heavy, for the sake of --help."""
-    parser = commands.add_parser(
-        "export",
-        help="a checkpoint as ONNX, TorchScript, or a file for ultralytics",
-        description="Write a trained detector for other programs, and check that the file agrees with it.",
-    )
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="ours, or a .pt of ultralytics")
-    parser.add_argument("--format", choices=tuple(SUFFIXES), default="onnx", help="default: onnx")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="a new file; default: beside the checkpoint")
-    parser.add_argument("--image-size", type=int, metavar="N", help="pixels; default: as trained")
-    parser.add_argument("--dynamic", action="store_true", help="onnx: any batch, height and width")
-    parser.add_argument("--batch", type=int, metavar="N", help="onnx: images at a time; default 1")
-    parser.add_argument("--opset", type=int, metavar="N", help="onnx: version of its operators; default 18")
-    parser.set_defaults(run=run_export)
+def export(
+    checkpoint: Path,
+    /,
+    *,
+    format: Literal["onnx", "torchscript", "ultralytics"] = "onnx",
+    out: Path | None = None,
+    image_size: int | None = None,
+    dynamic: bool = False,
+    batch: int | None = None,
+    opset: int | None = None,
+) -> Path:
+    """Write a checkpoint as ONNX, TorchScript or for ultralytics.
 
+    The file is read back, and must agree with the network.
 
-def run_export(options: argparse.Namespace) -> None:
-    """Export as the command line says.
+    Args:
+        checkpoint: ours, or a .pt of ultralytics.
+        format: what the file is for.
+        out: a new file; default: beside the checkpoint.
+        image_size: pixels; default: as trained.
+        dynamic: onnx: any batch, height and width.
+        batch: onnx: images at a time; default: 1.
+        opset: onnx: version of its operators; default: 18.
+
+    Returns:
+        The file.
 
     Raises:
         UserError: an option does not fit, a package is missing, or the file cannot be written or is wrong.
     """
-    kind = options.format
-    out = options.out or options.checkpoint.with_name(options.checkpoint.stem + SUFFIXES[kind][0])
-    _check(options, out)
+    given = {name: value for name, value in (("batch", batch), ("opset", opset)) if value is not None}
+    out = out or checkpoint.with_name(checkpoint.stem + SUFFIXES[format][0])
+    _check(format, out, dynamic, given, image_size)
 
     from detector.models.build import load_model
     from detector.predictor import check_size
-    from detector.tools.export.graphs import Difference, export_onnx, export_torchscript
+    from detector.tools.export.graphs import export_onnx, export_torchscript
     from detector.tools.export.ultralytics_file import export_ultralytics
 
-    loaded = load_model(options.checkpoint)
+    loaded = load_model(checkpoint)
     model, names = loaded.model, loaded.names
-    size = check_size(options.image_size or loaded.image_size, model.strides)
+    size = check_size(image_size or loaded.image_size, model.strides)
     difference: Difference
-    if kind == "onnx":
-        given = {key: value for key in ("batch", "opset") if (value := getattr(options, key)) is not None}
-        difference = export_onnx(model, names, out, image_size=size, dynamic=options.dynamic, **given)
-    elif kind == "torchscript":
+    if format == "onnx":
+        difference = export_onnx(model, names, out, image_size=size, dynamic=dynamic, **given)
+    elif format == "torchscript":
         difference = export_torchscript(model, names, out, image_size=size)
     else:
         difference = export_ultralytics(model, names, out, image_size=size)
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {kind}, {len(names)} classes, {size} px")
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {format}, {len(names)} classes, {size} px")
     print(f"checked on a photograph and on noise: {difference}")
+    return out
 
 
-def _check(options: argparse.Namespace, out: Path) -> None:
+def _check(format: str, out: Path, dynamic: bool, given: Mapping[str, int], image_size: int | None) -> None:
     """What can be said before anything heavy is imported."""
-    if not out.name.endswith(SUFFIXES[options.format]):
-        endings = " or ".join(SUFFIXES[options.format])
-        raise UserError(f"--out {out}: a file of the format {options.format} ends in {endings}")
-    for name, at_least in (("batch", 1), ("opset", 1), ("image_size", 1)):
-        value = getattr(options, name)
-        if value is not None and value < at_least:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be positive")
-    if options.dynamic and options.batch is not None:
+    if not out.name.endswith(SUFFIXES[format]):
+        raise UserError(f"--out {out}: a file of the format {format} ends in {' or '.join(SUFFIXES[format])}")
+    for name, value in {**given, "image-size": image_size}.items():
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value}: must be positive")
+    if dynamic and "batch" in given:
         raise UserError("--batch: with --dynamic the file takes any number of images; leave one of them out")
-    for name in ("dynamic", "batch", "opset"):
-        if options.format != "onnx" and getattr(options, name):
-            raise UserError(f"--{name}: only for --format onnx; the others take any batch and size")
+    only_onnx = (["dynamic"] if dynamic else []) + list(given)
+    if only_onnx and format != "onnx":
+        raise UserError(f"--{only_onnx[0]}: only for --format onnx; the others take any batch and size")
     if out.exists():
         raise UserError(f"{out}: is there already, and nothing is overwritten; name another file with --out")

@@ -45,6 +45,7 @@ class Results:
         self.counts: Counter[str] = Counter()  # of boxes, by class name
         self.images = 0
         self.skipped: list[dict[str, str]] = []
+        self.exit_code = 0  # of the command that these are the results of
         self._document = document
         self._write(json.dumps(dict(facts), ensure_ascii=False, indent=1)[:-2] + ',\n "results": [')
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from detector.training.engine import LossFunction
     from detector.training.state import TrainState
 
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
 EXIT_FINITE, EXIT_REPRODUCED = 0, 3
 
 
@@ -31,26 +28,28 @@ class Layer(NamedTuple):
     weights: float | None  # ‖dL/dw‖
 
 
-def add_replay(commands: Commands) -> None:
-    """Add the command to `detector`. Imports nothing heavy, for the sake of --help."""
-    parser = commands.add_parser(
-        "replay",
-        help="repeat the step at which a run's numbers stopped being finite",
-        description="Repeat the step saved in RUN_DIR/failure: loss, gradients by layer, images, and the "
-        "first operation that goes wrong. Writes nothing. Exit code 3: it happens again; 0: it does not.",
-    )
-    parser.add_argument("directory", type=Path, metavar="RUN_DIR")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="section.key=value",
-        help="to try it with, such as train.precision=fp32",
-    )
-    parser.set_defaults(run=run_replay)
+class Replayed(NamedTuple):
+    """A step that was repeated."""
+
+    measured: Mapping[str, float]  # the loss, its parts and the gradient's norm
+    layers: Mapping[str, Layer]
+    origin: NonFiniteOrigin | None  # the first operation that went wrong this time
+
+    @property
+    def exit_code(self) -> int:
+        """3 if it happened again, else 0."""
+        return EXIT_FINITE if self.origin is None else EXIT_REPRODUCED
 
 
-def run_replay(options: argparse.Namespace) -> int:
-    """Replay as the command line says; return the exit code.
+def replay(run_dir: Path, /, *overrides: str) -> Replayed:
+    """Repeat the step at which a run's numbers stopped being finite.
+
+    Shows what is saved in RUN_DIR/failure: loss, gradients by layer, images, and the first operation that
+    goes wrong. Writes nothing. Exit code 3: it happens again; 0: it does not.
+
+    Args:
+        run_dir: the run's directory.
+        overrides: section.key=value to try it with, such as train.precision=fp32.
 
     Raises:
         UserError: nothing was saved, or the data are not here or not the same.
@@ -59,9 +58,9 @@ def run_replay(options: argparse.Namespace) -> int:
     from detector.runtime.distributed import SingleProcess
     from detector.training.nonfinite_guard import NonFiniteGuard
 
-    run = RunDir(options.directory)
+    run = RunDir(run_dir)
     saved = run.read_failure()
-    config = load_config(run.config_file, options.overrides).config
+    config = load_config(run.config_file, overrides).config
     state, loss_fn, batches = rebuild_step(saved, config)
     known = saved["failure"]
     print(
@@ -74,7 +73,7 @@ def run_replay(options: argparse.Namespace) -> int:
     measured, layers = measure(state, loss_fn, batches)
     origin = guard.diagnose_step({}, batches).origin
     print_step(known, measured, layers, origin)
-    return EXIT_FINITE if origin is None else EXIT_REPRODUCED
+    return Replayed(measured, layers, origin)
 
 
 def rebuild_step(saved: FailureState, config: Config) -> tuple[TrainState, LossFunction, Sequence[Batch]]:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from detector.errors import UserError
 from detector.rundir import Key
+from detector.runtime.files import PROJECT
 
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-    Row = Mapping[str, Any]
+Row = Mapping[str, Any]
 
-TRAIN = Path(__file__).resolve().parents[3] / "train.py"
 EXIT_IDENTICAL, EXIT_DIFFERS, EXIT_DIVERGED = 0, 1, 3
 SAID_WHY = 2, 4, 129, 130, 143  # of train.py: the user's mistake, broken off, or asked to stop
 ENDED = "finished", "diverged"
@@ -50,23 +47,18 @@ class Difference(NamedTuple):
         return abs(self.now - self.then) / abs(self.then) if self.then else math.inf
 
 
-def add_reproduce(commands: Commands) -> None:
-    """Add the command to `detector`. Imports nothing heavy, for the sake of --help."""
-    parser = commands.add_parser(
-        "reproduce",
-        help="run a run again and compare, bit for bit",
-        description="Train again from RUN_DIR/config.yaml into a new directory, and compare history, metrics "
-        "and data, without times. RUN_DIR is only read; nothing goes to W&B. Exit code 0: identical; 1: not.",
-    )
-    parser.add_argument("directory", type=Path, metavar="RUN_DIR")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="a new directory; default: runs/<its name>-again-<time>"
-    )
-    parser.set_defaults(run=run_reproduce)
+def reproduce(run_dir: Path, /, *, out: Path | None = None) -> int:
+    """Run a run again and compare, bit for bit.
 
+    Trains from RUN_DIR/config.yaml into a new directory, and compares history, metrics and data, without
+    times. RUN_DIR is only read; nothing goes to W&B. Exit code 0: identical; 1: not.
 
-def run_reproduce(options: argparse.Namespace) -> int:
-    """Reproduce as the command line says; return the exit code.
+    Args:
+        run_dir: the run's directory.
+        out: a new directory; default: runs/<its name>-again-<time>.
+
+    Returns:
+        0 if it is identical, 1 if not; the second run's own exit code if it did not get to its end.
 
     Raises:
         UserError: it is no run's directory, `--out` is taken, or the second run failed.
@@ -74,13 +66,13 @@ def run_reproduce(options: argparse.Namespace) -> int:
     from detector.rundir import RunDir
     from detector.training.provenance import provenance
 
-    first = RunDir(options.directory)
+    first = RunDir(run_dir)
     config = first.read_config().config
     rows = first.read_history(report=lambda text: print(f"note: {text}"))
     if not rows or not all(isinstance(row.get("step"), int) for row in rows):
         raise UserError(f"{first.history_file}: holds no rows with a step: there is nothing to compare with")
     summary = first.read_summary()
-    second = RunDir(new_directory(first.path, options.out))
+    second = RunDir(new_directory(first.path, out))
     here = provenance()
     del here["device"]  # known once the second run has chosen one
     if changed := list(changes(summary, here)):
@@ -117,7 +109,8 @@ def new_directory(first: Path, out: Path | None) -> Path:
 
 def train(arguments: Sequence[str]) -> int:
     """Run train.py; its progress goes to stderr. A Ctrl-C reaches it too, and it is given time to stop."""
-    with subprocess.Popen([sys.executable, str(TRAIN), *arguments], stdout=subprocess.DEVNULL) as process:
+    command = [sys.executable, str(PROJECT / "train.py"), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:

@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detector.errors import UserError
 from detector.runtime.files import write_text
-from detector.tools.suites.suite import Cell, expand, load_suite
+
+if TYPE_CHECKING:
+    from detector.tools.suites.suite import Cell
 
 EXIT_FAILED = 1
 SUITE_FILE = "suite.json"  # beside the runs; `detector compare` shows the cells in this order
 _MOST_JOBS = 4  # by default: each process holds about 1 GB
 
 
-def ablate(options: argparse.Namespace) -> int:
-    """Run what is missing of a suite, and print its table.
+def ablate(
+    suite_file: Path,
+    /,
+    *overrides: str,
+    seeds: int | None = None,
+    jobs: int | None = None,
+    out: Path | None = None,
+    ray: str | None = None,
+    dry_run: bool = False,
+) -> int:
+    """Run a suite of ablations over several seeds.
+
+    What is complete is not run again; what was interrupted is resumed.
+
+    Args:
+        suite_file: the suite: a file, or a name such as factorial.
+        overrides: section.key=value for all cells.
+        seeds: how many a cell; default: as the suite says.
+        jobs: runs at a time; default: one a core, at most 4.
+        out: the folder of the runs; default: runs/<the suite's name>.
+        ray: run on a Ray cluster: auto, HOST:PORT or ray://….
+        dry_run: print the command of each run, and run none.
 
     Returns:
         0; 1 if a cell failed; 130 after Ctrl-C (143 after SIGTERM).
@@ -27,14 +49,15 @@ def ablate(options: argparse.Namespace) -> int:
         UserError: the suite, an override or the output directory is wrong; nothing was started.
     """
     from detector.tools.suites.local import LocalProcesses, available_cores
+    from detector.tools.suites.suite import expand, load_suite
 
-    suite = load_suite(options.suite)
-    cells = expand(suite, options.seeds, options.overrides)
-    out = options.out or Path("runs") / suite.name
-    if options.jobs is not None and options.jobs < 1:
-        raise UserError(f"--jobs: must be at least 1, not {options.jobs}")
-    if options.dry_run:
-        threads = max(1, available_cores() // (options.jobs or min(available_cores(), _MOST_JOBS)))
+    suite = load_suite(suite_file)
+    cells = expand(suite, seeds, overrides)
+    out = out or Path("runs") / suite.name
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs: must be at least 1, not {jobs}")
+    if dry_run:
+        threads = max(1, available_cores() // (jobs or min(available_cores(), _MOST_JOBS)))
         for cell in cells:
             print(shlex.join(["python", "train.py", *cell.arguments(out / cell.name, threads)]))
         return 0
@@ -43,29 +66,29 @@ def ablate(options: argparse.Namespace) -> int:
     from detector.tools.suites import runner
     from detector.tools.suites.display import SuiteDisplay, result_table
 
-    jobs = runner.plan(cells, out)
+    runs = runner.plan(cells, out)
     _write_order(out, suite.name, list(suite.cells))
-    missing = [job for job in jobs if job.status == "waiting"]
-    _say(f"{suite.name}: {len(jobs)} runs in {out}, {len(jobs) - len(missing)} of them complete")
+    missing = [job for job in runs if job.status == "waiting"]
+    _say(f"{suite.name}: {len(runs)} runs in {out}, {len(runs) - len(missing)} of them complete")
     exit_code = 0
     if missing:
         backend: runner.Backend
-        if options.ray is not None:
+        if ray is not None:
             from detector.tools.suites.ray_runner import RayCluster
 
-            backend = RayCluster(options.ray, options.jobs)
+            backend = RayCluster(ray, jobs)
         else:
             _fetch_data(cells)
-            slots = min(options.jobs or min(available_cores(), _MOST_JOBS), len(missing))
+            slots = min(jobs or min(available_cores(), _MOST_JOBS), len(missing))
             backend = LocalProcesses(slots)
         with StopRequest() as stop, SuiteDisplay(suite.name) as display:
             try:
-                runner.run(jobs, backend, display, stop)
+                runner.run(runs, backend, display, stop)
             except KeyboardInterrupt:
                 _say("killed: what was not saved is lost, and is trained again by the same command")
         exit_code = stop.exit_code
-    failed = [job for job in jobs if job.status == "failed"]
-    print(result_table(jobs))
+    failed = [job for job in runs if job.status == "failed"]
+    print(result_table(runs))
     if exit_code:
         _say("stopped; the same command goes on where it stopped")
     elif failed:

@@ -10,15 +10,14 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import BinaryIO
 
+from detector.runtime.files import PROJECT
 from detector.tools.suites.runner import LOG, End, Job, prepare
 
 if sys.platform != "win32":
     import fcntl
 
-TRAIN = Path(__file__).resolve().parents[3] / "train.py"
 _TAIL = 8192  # bytes of a log that are looked at for last words
 
 
@@ -40,7 +39,7 @@ class LocalProcesses:
         """Share `cores` (all there are) among `slots` processes of `program` (train.py)."""
         self.slots = slots
         self.threads = max(1, (cores or available_cores()) // slots)
-        self._program = list(program) or [sys.executable, str(TRAIN)]
+        self._program = list(program) or [sys.executable, str(PROJECT / "train.py")]
         self._running: list[tuple[Job, subprocess.Popen[bytes]]] = []
 
     def start(self, job: Job) -> None:

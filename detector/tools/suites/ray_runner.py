@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import runpy
 import shutil
 import sys
 import tarfile
@@ -23,11 +24,11 @@ from typing import Any, NamedTuple
 
 from detector.config.loading import save
 from detector.errors import UserError
+from detector.runtime.files import PACKAGE, PROJECT
 from detector.tools.suites.runner import LOG, End, Job, prepare
 
-ROOT = Path(__file__).resolve().parents[3]
 RETRIES = 3  # of a cell whose node or worker process died
-_SENT = ("train.py", "detector/**/*.py", "datasets/*.yaml")  # what of the project a node needs
+_SENT = ((PACKAGE, "**/*.py"), (PROJECT, "train.py"), (PROJECT, "datasets/*.yaml"))  # what a node needs
 _TAIL = 300
 
 
@@ -152,12 +153,14 @@ def train_on_node(order: Order) -> tuple[int, str, bytes]:
             arguments = ["--config", str(file), f"run.dir={directory}", f"train.threads={order.threads}"]
         # In this process, not in one of its own: if the node's worker is killed, so is the run. Ray gives
         # every cell a new worker (max_calls=1).
-        sys.path.insert(0, os.getcwd())
-        import train
-
+        sys.path.insert(0, str(PROJECT))
         sys.argv = ["train.py", *arguments]  # what the summary says was run
+        code: Any = 0
         with (directory / LOG).open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
-            code = train.main(arguments)
+            try:
+                runpy.run_module("train", run_name="__main__")
+            except SystemExit as ended:
+                code = ended.code
         lines = (directory / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
         said = next((line for line in reversed(lines) if line.strip()), "")
         return code, said[-_TAIL:], pack(directory)
@@ -165,9 +168,9 @@ def train_on_node(order: Order) -> tuple[int, str, bytes]:
 
 def copy_code(target: Path) -> None:
     """Copy what a node needs of the project: no data, no runs, nothing that happens to lie beside it."""
-    for pattern in _SENT:
-        for file in ROOT.glob(pattern):
-            copy = target / file.relative_to(ROOT)
+    for folder, pattern in _SENT:
+        for file in folder.glob(pattern):
+            copy = target / file.relative_to(PACKAGE.parent)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
 

@@ -29,6 +29,7 @@ from detector.config.loading import (
     as_layer,
     check,
     display,
+    find_file,
     merge,
     parse_overrides,
     read_chain,
@@ -92,7 +93,8 @@ class Cell:
 
 
 def load_suite(path: Path) -> Suite:
-    """Read a suite file. Raises UserError that names the file, line and key."""
+    """Read a suite file, or the project's by its name. Raises UserError that names the file, line and key."""
+    path = find_file(path, ("ablations/suites",))
     source = display(path)
     document = safe_yaml.read(path, source)
     content = document.value

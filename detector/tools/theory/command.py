@@ -2,93 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import nn
-
-from detector.analysis.theory import power_exponent
-from detector.config.schema import DataConfig, ModelConfig, TrainConfig
-from detector.data.geometry import letterbox
-from detector.data.loader import Batch, Loader
-from detector.data.sources import load_dataset
-from detector.models.loss import DetectionLoss
-from detector.tools.theory.measure import HEADER, Check, check_backbone, check_plain, check_residual
-from detector.training.engine import backward
-from detector.training.state import TrainState
-
-IMAGE_SIZE, IMAGES = 192, 4
+if TYPE_CHECKING:
+    from detector.tools.theory.measure import Check
 
 
-def show_theory(trunk: str | None) -> None:
-    """Print the tables, row by row as they are measured.
+def theory(*, trunk: bool | Literal["coco8", "shapes", "random"] = False) -> list[Check]:
+    """Show backward factors: published, predicted and measured.
 
     Args:
-        trunk: `coco8`, `shapes` or `random` images to measure the detector's trunk on; None leaves it out.
+        trunk: also measure the detector's trunk on these images; on coco8 if none are named.
+
+    Returns:
+        The rows of the tables.
 
     Raises:
-        UserError: the images cannot be had.
+        UserError: the images are not available.
     """
-    print(
-        "Backward factor of a layer, ‖g(input)‖ / ‖g(output)‖, at initialisation. Fully connected networks of"
-    )
-    print("width 512, batch 512 and 30 layers; mean and standard deviation over 3 seeds.\n")
-    missed = show(check_plain())
-    print("\nThe same over a whole chain of residual blocks with batch norm: polynomial in depth.\n")
-    missed += show(check_residual())
-    if trunk is not None:
-        batches, classes = images(trunk)
-        print(
-            f"\nA layer of the detector's trunk (its P3 stage) on {trunk} images, {IMAGE_SIZE} px, 3 seeds.\n"
-        )
-        missed += show(check_backbone(ModelConfig(), lambda seed: one_pass(batches(seed)), classes))
-    if missed:
-        print(f"\nMore than 2 % off (5 % over a chain): {'; '.join(check.what for check in missed)}.")
-    silu, relu = power_exponent("silu"), power_exponent("relu")
-    print(
-        "\nWhy SiLU + batch norm is off: the theory takes the activations of all inputs to be of one\n"
-        f"size. If those of one input are 1 % larger in power, SiLU makes that {silu:.2f} % (ReLU "
-        f"{relu:.2f} %).\nA batch norm rescales the batch as a whole and does not take it back, "
-        "so over the layers a\nfew inputs outgrow the rest."
-    )
+    from detector.tools.theory.tables import print_tables
 
-
-def show(checks: Iterable[Check]) -> list[Check]:
-    """Print rows as they come; return those where theory and measurement differ too much."""
-    print(HEADER)
-    missed = []
-    for check in checks:
-        print(check, flush=True)
-        missed += [] if check.holds else [check]
-    return missed
-
-
-def images(source: str) -> tuple[Callable[[int], Batch], int]:
-    """Seed -> a batch to measure on, and the number of classes."""
-    if source == "random":
-        return random_batch, 80
-    config = DataConfig(path=f"datasets/{source}.yaml", image_size=IMAGE_SIZE, fallback="none")
-    dataset = load_dataset(config.path)
-    loader = Loader(dataset.splits["train"][: 8 * IMAGES], config)
-    return lambda seed: next(iter(loader.train_batches(batch=IMAGES, seed=seed))), len(dataset.names)
-
-
-def random_batch(seed: int) -> Batch:
-    """Images of uniform noise with one centred object each."""
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(256, (IMAGES, 3, IMAGE_SIZE, IMAGE_SIZE), generator=generator, dtype=torch.uint8)
-    _, whole = letterbox(pixels[0].permute(1, 2, 0).numpy(), IMAGE_SIZE)
-    box = torch.tensor([0.5, 0.5, 0.3, 0.3]).repeat(IMAGES, 1)
-    every = torch.arange(IMAGES, dtype=torch.float32)
-    return Batch(pixels, every, every, box, tuple(range(IMAGES)), (whole,) * IMAGES)
-
-
-def one_pass(batch: Batch) -> Callable[[nn.Module], object]:
-    """A forward and backward pass of the detection loss, as in training."""
-    config = TrainConfig(device="cpu")
-
-    def run(model: nn.Module) -> object:
-        state = TrainState.create(model, config, torch.device("cpu"))  # type: ignore[arg-type]
-        return backward(state, DetectionLoss(state.model, config), batch)
-
-    return run
+    return print_tables("coco8" if trunk is True else trunk or None)

@@ -257,7 +257,7 @@ def test_builtin_coco8(coco8: Path, capsys: Captured) -> None:
 
 def test_help_imports_nothing_heavy_and_the_check_no_torch(data: Path) -> None:
     for command, heavy in (
-        (["--help"], ("numpy", "cv2", "torch", "rich")),
+        (["--help"], ("numpy", "cv2", "torch", "pydantic")),
         ([str(data)], ("torch", "ultralytics", "wandb", "matplotlib")),
     ):
         done = subprocess.run([sys.executable, "-X", "importtime", "-m", "detector", "check", *command],

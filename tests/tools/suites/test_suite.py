@@ -29,6 +29,17 @@ def test_the_promised_suites_are_there() -> None:
     assert [path for path in SHIPPED if not path.is_file()] == []
 
 
+def test_a_suite_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for written in ("factorial", "ablations/suites/factorial.yaml"):
+        assert load_suite(Path(written)) == load_suite(ROOT / "ablations/suites/factorial.yaml")
+    for written, near in (("factorail", "factorial"), ("ablations/suites/laddr.yaml", "ladder.yaml")):
+        with pytest.raises(UserError, match=f"no such file; did you mean .*{near}\\?$"):
+            load_suite(Path(written))
+    with pytest.raises(UserError, match=r"no_residual: no such file$"):  # an ablation, and no suite
+        load_suite(Path("no_residual"))
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_cell_of_a_shipped_suite_is_what_train_py_will_read(path: Path) -> None:
     cells = expand(load_suite(path))

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -25,11 +26,11 @@ SWEEP = ROOT / "ablations" / "sweep.yaml"
 def test_the_sweep_is_the_factorial_suite(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
 
-    def note(loaded, *_):  # type: ignore[no-untyped-def]
+    def note(loaded, **_):  # type: ignore[no-untyped-def]
         seen[loaded.name, loaded.config.train.seed] = loaded.config
-        return 0
+        return SimpleNamespace(exit_code=0)
 
-    monkeypatch.setattr(front_door, "run", note)
+    monkeypatch.setattr("detector.fit.fit", note)
     text = SWEEP.read_text()
     command = yaml.safe_load(text)["command"]
     for combination in Sweep(text).waiting:
@@ -48,7 +49,7 @@ def test_the_sweep_is_the_factorial_suite(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [(["--ablation=no_residul"], "no_residual.yaml"), (["--seed=one"], "train.seed")],
+    [(["--ablation=no_residul"], "no_residual.yaml"), (["--seed=one"], "--seed")],
 )
 def test_a_mistyped_shorthand_is_named(
     arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
@@ -59,9 +60,12 @@ def test_a_mistyped_shorthand_is_named(
 
 def test_the_shorthands_are_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(front_door, "run", lambda loaded, *_: seen.append(loaded) or 0)
-    front_door.main(["--ablation", "no_residual", "--seed", "7", "train.lr=0.01"])
-    expected = load_config(ROOT / "ablations/no_residual.yaml", ["train.lr=0.01", "train.seed=7"])
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(
+        "detector.fit.fit", lambda loaded, **_: seen.append(loaded) or SimpleNamespace(exit_code=3)
+    )
+    assert front_door.main(["--ablation", "no_residual", "--seed", "7", "train.lr=0.01"]) == 3
+    expected = load_config(Path("ablations/no_residual.yaml"), ["train.lr=0.01", "train.seed=7"])
     assert seen == [expected]
 
 

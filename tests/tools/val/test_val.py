@@ -30,8 +30,8 @@ from detector.models.loss import DetectionLoss
 from detector.rundir import RunDir
 from detector.runtime.random_state import seed_everything
 from detector.runtime.ultralytics_import import import_ultralytics
-from detector.tools.val.command import class_columns
 from detector.tools.val.evaluation import METRICS
+from detector.tools.val.network import class_columns
 from detector.training.checkpoints import Checkpointing
 from detector.training.evaluation import evaluate
 from detector.training.schedule import Schedule
