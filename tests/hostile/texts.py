@@ -73,7 +73,7 @@ CASES = [
     _yaml("a tab", "train:\n\tseed: 1\n", "tab (indent with spaces)"),
     _yaml("a mapping as key", "? {a: b}\n: 1\n", "a key must be a single word"),
     _yaml("escape code in a key", '"\\e[2Jtrain": {seed: 1}\n', "unknown section"),
-    _yaml("escape code in a value", 'model: {act: "\\e[2Jsilu"}\n', "model.act: must be one of"),
+    _yaml("escape code in a value", 'model: {act: "\\e[2Jsilu"}\n', "model.act: must be an activation"),
     _yaml("half a character", 'run: {name: "\\ud800"}\n', "run.name"),
     _yaml("base is itself", "base: bad.yaml\n", "circular"),
     _yaml("base is a device", "base: /dev/zero\n", "not a regular one"),

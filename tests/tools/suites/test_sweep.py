@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
@@ -30,7 +31,7 @@ def test_the_sweep_is_the_factorial_suite(monkeypatch: pytest.MonkeyPatch) -> No
         seen[loaded.name, loaded.config.train.seed] = loaded.config
         return SimpleNamespace(exit_code=0)
 
-    monkeypatch.setattr("detector.fit.fit", note)
+    monkeypatch.setattr(importlib.import_module("detector.fit"), "fit", note)
     text = SWEEP.read_text()
     command = yaml.safe_load(text)["command"]
     for combination in Sweep(text).waiting:
@@ -62,11 +63,13 @@ def test_the_shorthands_are_what_they_say(monkeypatch: pytest.MonkeyPatch) -> No
     seen = []
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(
-        "detector.fit.fit", lambda loaded, **_: seen.append(loaded) or SimpleNamespace(exit_code=3)
+        importlib.import_module("detector.fit"),
+        "fit",
+        lambda loaded, **_: seen.append(loaded) or SimpleNamespace(exit_code=3),
     )
     assert front_door.main(["--ablation", "no_residual", "--seed", "7", "train.lr=0.01"]) == 3
     expected = load_config(Path("ablations/no_residual.yaml"), ["train.lr=0.01", "train.seed=7"])
-    assert seen == [expected]
+    assert [(found.name, found.config) for found in seen] == [(expected.name, expected.config)]
 
 
 @pytest.mark.slow
