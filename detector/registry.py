@@ -103,7 +103,7 @@ class Register:
         return keep
 
     def logger(self, name: str) -> Decorator[Any]:
-        """`(directory, config)` -> a `detector.loggers.base.Tracker`."""
+        """`(directory, config)` -> a `detector.loggers.base.Logger`."""
         return _decorator("logger", name)
 
 

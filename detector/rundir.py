@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 from detector.config.loading import LoadedConfig, load_config, save
 from detector.config.schema import Config
 from detector.errors import UserError
-from detector.runtime.files import check_regular, naming, read_bytes, write_bytes, write_text
+from detector.runtime.files import check_regular, read_bytes, with_filename, write_bytes, write_text
 from detector.runtime.json_numbers import from_json, number, to_json
 
 if TYPE_CHECKING:
@@ -355,7 +355,7 @@ class HistoryWriter:
         if not before.st_nlink:  # the system would go on writing to it, and nobody ever find it
             reason = "it was deleted while the run was writing to it"
             raise FileNotFoundError(errno.ENOENT, reason, str(self.path))
-        with naming(self.path):
+        with with_filename(self.path):
             try:
                 rest = memoryview(data)
                 while rest:

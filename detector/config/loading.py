@@ -26,9 +26,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from detector.config import safe_yaml
-from detector.config.safe_yaml import Value, printable
+from detector.config.safe_yaml import Value
 from detector.config.schema import Config, Section, flat
-from detector.errors import UserError
+from detector.errors import UserError, display_path, shorten
 from detector.runtime.files import PROJECT, write_text
 
 COMMAND_LINE = "command line"
@@ -91,7 +91,7 @@ def load_config(
 
     merged = merge([*layers, command_line])
     if "run.name" not in merged or merged["run.name"].value is None:
-        merged["run.name"] = Value(path.stem, display(path))
+        merged["run.name"] = Value(path.stem, display_path(path))
     config = check(merged)
     name = config.run.name or path.stem
     return LoadedConfig(config, base, name, difference(base, config), sources, tuple(overrides))
@@ -139,7 +139,7 @@ def find_file(path: Path | str, folders: Sequence[str] = ("configs", "ablations"
     hint = _near_file(path, str(path))
     if not hint and (near := _near(name, (file.stem for place in places for file in place.glob("*.yaml")))):
         hint = f"; did you mean {near if alone else path.with_name(f'{near}.yaml')}?"
-    raise UserError(f"{display(path)}: no such file{hint}")
+    raise UserError(f"{display_path(path)}: no such file{hint}")
 
 
 # --- files and overrides to layers ---------------------------------------------------------------
@@ -151,12 +151,12 @@ def read_chain(path: Path) -> list[tuple[Path, Layer]]:
     seen: list[Path] = []
     written, named_by = str(path), ""
     while True:
-        source = display(path)
+        source = display_path(path)
         if not _exists(path):
             raise UserError(f"{named_by}{source}: no such file{_near_file(path, written)}")
         real = path.resolve()
         if real in seen:
-            cycle = [display(file) for file, _ in chain[seen.index(real) :]]
+            cycle = [display_path(file) for file, _ in chain[seen.index(real) :]]
             raise UserError(f"{named_by}circular: {' -> '.join([*cycle, cycle[0]])}")
         seen.append(real)
         layer, base = _read_layer(path, source)
@@ -209,7 +209,7 @@ def parse_overrides(overrides: Iterable[str]) -> Layer:
         key = key.strip()
         if not equals:
             hint = f"; to run that file: --config {override}" if override.endswith((".yaml", ".yml")) else ""
-            raise UserError(f"{COMMAND_LINE}: {printable(override)}: expected section.key=value{hint}")
+            raise UserError(f"{COMMAND_LINE}: {shorten(override)}: expected section.key=value{hint}")
         if key not in KEYS:
             raise UserError(_unknown(key, COMMAND_LINE))
         if not text.strip(" \t\n"):
@@ -227,7 +227,7 @@ def _fallback_layer(path: Path) -> tuple[Layer, Value]:
     chain = read_chain(path)
     whole = merge(layer for _, layer in chain)
     if "data.path" not in whole:
-        raise UserError(f"{display(path)}: data.path: a fallback must name its dataset")
+        raise UserError(f"{display_path(path)}: data.path: a fallback must name its dataset")
     own = {key: value for key, value in chain[-1][1].items() if key.startswith(("data.", "train."))}
     return own, whole["data.path"]
 
@@ -335,7 +335,7 @@ def _unknown(key: str, where: str) -> str:
         near = _near(last, table)
         match = match or (table[near] if near else None)
     kind = "key" if section or where == COMMAND_LINE else "section"
-    key = printable(key)
+    key = shorten(key)
     advice = f"did you mean {match}?" if match else f"the known ones are {', '.join(siblings.values())}"
     return f"{where}: {key}: unknown {kind}; {advice}"
 
@@ -361,12 +361,6 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):  # a name too long, or with a NUL: no such file either
         return False
-
-
-def display(path: Path) -> str:
-    """`ablations/../configs/coco8.yaml` as `configs/coco8.yaml`."""
-    text = os.path.normpath(path)
-    return text if text.isprintable() else ascii(text)
 
 
 def _as_text(value: Any) -> str:

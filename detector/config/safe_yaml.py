@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from detector.errors import UserError
+from detector.errors import UserError, shorten
 
 MAX_BYTES = 1_000_000
 
@@ -24,12 +24,6 @@ _NUMBERS = (
     ("tag:yaml.org,2002:float", r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$"),
     ("tag:yaml.org,2002:float", r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"),
 )
-
-
-def printable(text: str) -> str:
-    """What a stranger wrote, fit for a message: short, on one line, and without terminal codes."""
-    text = text if len(text) <= 60 else text[:59] + "…"
-    return text if text.isprintable() else ascii(text)
 
 
 class _Loader(yaml.SafeLoader):
@@ -52,7 +46,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.MarkedYAMLError(problem="a key must be a single word", problem_mark=key.start_mark)
             if key.value in first_line:
-                problem = f"{printable(key.value)}: given twice; the first is in line {first_line[key.value]}"
+                problem = f"{shorten(key.value)}: given twice; the first is in line {first_line[key.value]}"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             first_line[key.value] = key.start_mark.line + 1
         return mapping
@@ -87,7 +81,7 @@ class Value:
         return _plain(self.value)
 
     def __str__(self) -> str:
-        return printable(self.typed or ("nothing" if self.value is None else repr(_plain(self.value))))
+        return shorten(self.typed or ("nothing" if self.value is None else repr(_plain(self.value))))
 
 
 def _plain(value: Any) -> Any:

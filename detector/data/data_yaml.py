@@ -7,11 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detector.config import safe_yaml
-from detector.config.safe_yaml import printable
 from detector.data.places import find_root, find_source
 from detector.data.problems import Problem, Severity
-from detector.data.problems import shown as shown
-from detector.errors import UserError, has_control, spelt_out
+from detector.errors import UserError, display_path, escape_control, has_control, shorten
 
 GENERIC_STEMS = {"data", "dataset"}  # such a file is named after its folder
 MOST_CLASSES = 10_000  # that may go without names
@@ -40,7 +38,7 @@ class DataYaml:
     def name(self) -> str:
         """What to call the dataset: the file's stem, or its folder's name for a plain `data.yaml`."""
         stem, folder = self.file.stem, self.file.parent.name  # the root of a file system has no name
-        return spelt_out(folder if folder and stem in GENERIC_STEMS else stem)
+        return escape_control(folder if folder and stem in GENERIC_STEMS else stem)
 
     def at(self, root: Path) -> DataYaml:
         """The same description of data that lies elsewhere."""
@@ -50,8 +48,10 @@ class DataYaml:
         """Raise UserError if there is no such split."""
         if split not in self.splits:
             if split in _MEANINGS:
-                raise UserError(f"{shown(self.file)}: {split!r} is missing; add {_MEANINGS[split]}")
-            raise UserError(f"{shown(self.file)}: has no split {split!r}, only {', '.join(self.splits)}")
+                raise UserError(f"{display_path(self.file)}: {split!r} is missing; add {_MEANINGS[split]}")
+            raise UserError(
+                f"{display_path(self.file)}: has no split {split!r}, only {', '.join(self.splits)}"
+            )
 
     def without_val(self) -> DataYaml:
         """The same without a val split. One may be named, but must be the folder of train, or not there.
@@ -66,7 +66,7 @@ class DataYaml:
                 pass  # Roboflow names folders that it does not export
             else:
                 raise UserError(
-                    f"{shown(self.file)}: has a val split; remove it, or leave data.val_fraction out"
+                    f"{display_path(self.file)}: has a val split; remove it, or leave data.val_fraction out"
                 )
         return replace(self, splits={split: self.splits[split] for split in self.splits if split != "val"})
 
@@ -80,20 +80,21 @@ class DataYaml:
         for entry in self.splits[split]:
             path, remark = find_source(self.root, self.file.parent, entry, self.path == ".", self.repair)
             if remark:
-                message = f"{split!r} is {printable(entry)}, {remark}"
+                message = f"{split!r} is {shorten(entry)}, {remark}"
                 problems.append(Problem(self.file, None, message, "path", "repair"))
+            here = display_path(self.file)
             if not os.path.exists(path):  # unlike Path.exists, no error for an overlong name
                 hint = f"correct {split!r} or 'path'"
                 if "\\" in entry:
                     hint = f"write / instead of \\, and {hint}"
                 elif os.path.isabs(entry):
-                    hint += f"; its end is not below {shown(self.file.parent)} either"
-                raise UserError(
-                    f"{shown(self.file)}: {split!r} names {shown(path)}, which does not exist; {hint}"
-                )
+                    hint += f"; its end is not below {display_path(self.file.parent)} either"
+                raise UserError(f"{here}: {split!r} names {display_path(path)}, which does not exist; {hint}")
             if not path.is_dir() and not (path.is_file() and path.suffix.lower() == ".txt"):
-                raise UserError(f"{shown(self.file)}: {split!r} names {shown(path)}, which is neither a "
-                                f"folder nor a .txt list of images")  # fmt: skip
+                raise UserError(
+                    f"{here}: {split!r} names {display_path(path)}, which is neither a folder nor a .txt "
+                    "list of images"
+                )
             found.append(path)
         return found
 
@@ -109,10 +110,10 @@ def read_data_yaml(path: Path, *, repair: bool = True) -> DataYaml:
         UserError: the file is missing or no YAML, or a value is missing or of the wrong type.
     """
     file = Path(os.path.abspath(path))
-    document = safe_yaml.read(file, shown(file))
+    document = safe_yaml.read(file, display_path(file))
     content = document.value
     if not isinstance(content, dict):
-        raise UserError(f"{shown(file)}: expected the keys train, val and names; this is no data YAML")
+        raise UserError(f"{display_path(file)}: expected the keys train, val and names; this is no data YAML")
     given = {key: value for key, value in content.items() if value.value is not None}
     problems: list[Problem] = []
 
@@ -138,7 +139,9 @@ def read_data_yaml(path: Path, *, repair: bool = True) -> DataYaml:
         names = tuple(f"class_{index}" for index in range(nc.value))
         understood("no-names", "note", f"has no names; the classes are called {names[0]} to {names[-1]}")
     else:
-        raise UserError(f"{shown(file)}: 'names' is missing; add the classes, such as names: [cat, dog]")
+        raise UserError(
+            f"{display_path(file)}: 'names' is missing; add the classes, such as names: [cat, dog]"
+        )
     written, source = ".", None
     if "path" in given:
         written = given["path"].value
@@ -149,7 +152,7 @@ def read_data_yaml(path: Path, *, repair: bool = True) -> DataYaml:
     entries = [entry for split in splits.values() for entry in split]
     root, remark = find_root(file.parent, written, entries, repair)
     if remark:
-        understood("path", "repair", f"path is {printable(written)}, {remark}")
+        understood("path", "repair", f"path is {shorten(written)}, {remark}")
     return DataYaml(
         file,
         root,
@@ -199,16 +202,16 @@ def _names(value: safe_yaml.Value) -> tuple[str, ...]:
         # YAML reads no, off and the like as booleans; an integer is surely meant as written.
         if not isinstance(name, str) and type(name) is not int:
             raise UserError(
-                f"{value.where}: class {index} in names is {printable(repr(name))}; put it in quotes"
+                f"{value.where}: class {index} in names is {shorten(repr(name))}; put it in quotes"
             )
         if isinstance(name, str) and has_control(name):
             raise UserError(f"{value.where}: class {index} in names holds a control character; "
-                            f"write one line of text instead of {printable(name)}")  # fmt: skip
+                            f"write one line of text instead of {shorten(name)}")  # fmt: skip
     words = tuple(map(str, names))
     first = {word: index for index, word in reversed(list(enumerate(words)))}
     for index, word in enumerate(words):
         if first[word] != index:
             raise UserError(
-                f"{value.where}: classes {first[word]} and {index} are both {printable(word)!r}; rename one"
+                f"{value.where}: classes {first[word]} and {index} are both {shorten(word)!r}; rename one"
             )
     return words

@@ -17,7 +17,7 @@ from typing import Literal, TypedDict, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.data.data_yaml import DataYaml, read_data_yaml, shown
+from detector.data.data_yaml import DataYaml, read_data_yaml
 from detector.data.geometry import Floats, Image
 from detector.data.hold_out import hold_out
 from detector.data.images import MAX_BYTES, BadImage, dark_range, decode_with_header
@@ -27,7 +27,7 @@ from detector.data.listing import Listed, label_path, list_splits, same_splits
 from detector.data.near_duplicates import thumbnail
 from detector.data.orphans import stray_labels
 from detector.data.problems import Note, Problem, tally
-from detector.errors import UserError
+from detector.errors import UserError, display_path
 from detector.runtime.files import read_bytes
 from detector.runtime.image_header import Header
 
@@ -138,7 +138,7 @@ def refuse(found: Scan, on_error: Literal["raise", "skip"]) -> None:
     if len(errors) > REPORTED:
         lines.append(f"and {len(errors) - REPORTED} more")
     count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
-    where = shown(found.data.file)
+    where = display_path(found.data.file)
     raise UserError(f"{where}: {count} in the data ({hint}):\n  " + "\n  ".join(lines))
 
 
@@ -226,9 +226,9 @@ def _usable(
         images = [entry.image for entry in entries]
         if split != "test" and not any(files[path].labelled for path in images):
             stray = next((f"; {one}" for one in problems if one.kind in ("label-name", "labels-beside")), "")
-            expected = shown(label_path(images[0]))
-            raise UserError(f"{shown(data.file)}: none of the {len(images)} images of {split!r} has a label "
-                            f"file; the first is looked for at {expected}{stray}")  # fmt: skip
+            expected = display_path(label_path(images[0]))
+            raise UserError(f"{display_path(data.file)}: none of the {len(images)} images of {split!r} has a "
+                            f"label file; the first is looked for at {expected}{stray}")  # fmt: skip
         found: list[Problem] = []
         kept[split] = set(kept[same[split]]) if split in same else set()
         for path in dict.fromkeys(images) if split not in same else ():
@@ -245,7 +245,7 @@ def _usable(
         if not items:
             first = next(problem for problem in found if problem.severity == "error")
             raise UserError(
-                f"{shown(data.file)}: no image of {split!r} is usable; the first problem is {first}"
+                f"{display_path(data.file)}: no image of {split!r} is usable; the first problem is {first}"
             )
         problems += found
         read[split] = tuple(items)
@@ -321,13 +321,15 @@ def _copy(path: Path, split: str, other: Path, other_split: str, repair: bool) -
     """The problem of an image of which another copy is used."""
     if split != other_split:
         message = (
-            f"is in {split!r} and, as {shown(other)}, in {other_split!r}: scores on it would mean nothing; "
-            "keep it in one split"
+            f"is in {split!r} and, as {display_path(other)}, in {other_split!r}: scores on it would mean "
+            "nothing; keep it in one split"
         )
         return Problem(path, None, message, "leak")
     if repair:
-        return Problem(path, None, f"is identical to {shown(other)}, which is used", "duplicate", "repair")
-    return Problem(path, None, f"is identical to {shown(other)}; remove one of them", "duplicate")
+        return Problem(
+            path, None, f"is identical to {display_path(other)}, which is used", "duplicate", "repair"
+        )
+    return Problem(path, None, f"is identical to {display_path(other)}; remove one of them", "duplicate")
 
 
 def _divide(
@@ -338,7 +340,7 @@ def _divide(
     held = hold_out(list(pictures), list(pictures.values()), fraction, seed)
     if not held:
         raise UserError(
-            f"{shown(data.file)}: data.val_fraction={fraction} needs images that can be told apart, "
+            f"{display_path(data.file)}: data.val_fraction={fraction} needs images that can be told apart, "
             f"and the {len(pictures)} of 'train' look alike"
         )
     return {

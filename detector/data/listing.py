@@ -8,11 +8,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from detector.data.data_yaml import DataYaml, shown
+from detector.data.data_yaml import DataYaml
 from detector.data.images import SUFFIXES, UNREAD_SUFFIXES
 from detector.data.places import other_readings
 from detector.data.problems import Problem
-from detector.errors import UserError
+from detector.errors import UserError, display_path
 from detector.runtime.files import read_bytes
 
 MAX_LIST_BYTES = 100_000_000  # a million paths
@@ -115,11 +115,12 @@ def list_split(
                     continue
             yield Listed(first, entry.source, entry.line)
     if not seen and len(problems) > before:
-        raise UserError(f"{shown(data.file)}: {split!r} has no usable image; the first problem is "
+        raise UserError(f"{display_path(data.file)}: {split!r} has no usable image; the first problem is "
                         f"{problems[before]}")  # fmt: skip
     if not seen:
-        raise UserError(f"{shown(data.file)}: {split!r} has no images: none of "
-                        f"{', '.join(sorted(SUFFIXES))} in {', '.join(map(shown, sources))}")  # fmt: skip
+        places = ", ".join(map(display_path, sources))
+        suffixes = ", ".join(sorted(SUFFIXES))
+        raise UserError(f"{display_path(data.file)}: {split!r} has no images: none of {suffixes} in {places}")
 
 
 def _in_folder(folder: Path) -> Iterator[Listed | Problem]:
@@ -161,7 +162,7 @@ def _in_list(file: Path, data: DataYaml, allow_outside: bool) -> Iterator[Listed
         lines = read_bytes(file, MAX_LIST_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{shown(file)}: the list of images cannot be read: {reason}") from None
+        raise UserError(f"{display_path(file)}: the list of images cannot be read: {reason}") from None
     for number, line in enumerate(lines, start=1):
         if not (written := line.strip()):
             continue
@@ -171,14 +172,17 @@ def _in_list(file: Path, data: DataYaml, allow_outside: bool) -> Iterator[Listed
             others = filter(os.path.isfile, other_readings(written, file.parent, *inside))
             if (other := next(others, None)) is not None:
                 path = other
-                message = f"{written[:200]!r} is read as {shown(path)}"
+                message = f"{written[:200]!r} is read as {display_path(path)}"
                 yield Problem(file, number, message, "path", "repair")
         if _is_hidden(path, file.parent):
             yield Problem(file, number, f"{path.name!r} is hidden, and so no data; remove it", "hidden",
                           "repair" if data.repair else "error")  # fmt: skip
         elif not allow_outside and not _is_inside(path, inside):
-            yield Problem(file, number, f"{written[:200]!r} lies outside the dataset's folder "
-                          f"{shown(data.root)}; data.allow_outside=true accepts that", "outside")  # fmt: skip
+            message = (
+                f"{written[:200]!r} lies outside the dataset's folder {display_path(data.root)}; "
+                "data.allow_outside=true accepts that"
+            )
+            yield Problem(file, number, message, "outside")
         elif not os.path.isfile(path):
             hint = ": write / instead of \\" if "\\" in written else ""
             yield Problem(file, number, f"there is no image {written[:200]!r}{hint}", "no-image")

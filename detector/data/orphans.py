@@ -12,10 +12,11 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from detector.data.data_yaml import DataYaml, shown
+from detector.data.data_yaml import DataYaml
 from detector.data.images import SUFFIXES
 from detector.data.listing import Listed, label_path
 from detector.data.problems import Problem
+from detector.errors import display_path
 
 _OTHER_TEXTS = {"classes", "labels", "notes"}  # what annotation tools leave beside labels
 
@@ -49,15 +50,14 @@ def stray_labels(
         if place != folder and len(bare) == len(members) and not here:
             here, kind = _matches(bare, _texts(folder)), "labels-beside"
         elif place != folder and (beside := _matches(bare, _texts(folder))):
-            message = (
-                f"{len(beside)} label files beside their images are not read: move them to {shown(place)}"
-            )
+            target = display_path(place)
+            message = f"{len(beside)} label files beside their images are not read: move them to {target}"
             problems.append(Problem(folder, None, message, "labels-beside", "warning", len(beside)))
         for image, file in here.items():
             message = (
-                f"is read as the labels of {shown(image)}"
+                f"is read as the labels of {display_path(image)}"
                 if repair
-                else f"belongs to {shown(image)}? rename it"
+                else f"belongs to {display_path(image)}? rename it"
             )
             problems.append(Problem(file, None, message, kind, "repair" if repair else "error"))
         found |= here

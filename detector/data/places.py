@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 
-from detector.data.problems import shown
+from detector.errors import display_path
 from detector.runtime.files import read_bytes
 
 VARIABLE = "DETECTOR_DATASETS"
@@ -34,7 +34,7 @@ def find_root(beside: Path, written: str, entries: Sequence[str], repair: bool) 
         return plain, ""
     for candidate in _other_roots(beside, written):
         if _holds(candidate, entries):
-            return candidate, f"read as {shown(candidate)}"
+            return candidate, f"read as {display_path(candidate)}"
     return plain, ""
 
 
@@ -55,11 +55,14 @@ def find_source(root: Path, beside: Path, entry: str, roboflow: bool, repair: bo
         if os.path.exists(inner) and not os.path.exists(plain):
             return inner, ""
         if os.path.exists(inner) and roboflow and repair:
-            return inner, f"read from {shown(inner)} beside the data YAML, not from {shown(plain)}"
+            return (
+                inner,
+                f"read from {display_path(inner)} beside the data YAML, not from {display_path(plain)}",
+            )
     if repair and not os.path.exists(plain):
         for candidate in other_readings(entry, root, beside):
             if os.path.exists(candidate):
-                return candidate, f"read from {shown(candidate)}"
+                return candidate, f"read from {display_path(candidate)}"
     return plain, ""
 
 

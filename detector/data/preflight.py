@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from detector.data.data_yaml import shown
 from detector.data.dataset import File, Scan, Signature
 from detector.data.geometry import Floats, xywh_to_xyxy
 from detector.data.images import JPEG_SUFFIXES
@@ -21,6 +20,7 @@ from detector.data.near_duplicates import near_duplicates
 from detector.data.orphans import orphan_labels
 from detector.data.problems import SEVERITIES, Problem
 from detector.data.statistics import STRIDE, Statistics, box_sides, count
+from detector.errors import display_path
 
 CLIPPED = 1.0  # pixels beyond the edge: less is rounding
 SAME_OBJECT = 0.95  # IoU above which two boxes of a class surely mean one object
@@ -156,7 +156,8 @@ def _outside(scan: Scan) -> Iterator[Problem]:
     for entries in scan.listed.values():
         for entry in entries:
             if entry.line is not None and not any(entry.image.is_relative_to(folder) for folder in inside):
-                message = f"{shown(entry.image)} lies outside the dataset's folder {shown(scan.data.root)}"
+                root = display_path(scan.data.root)
+                message = f"{display_path(entry.image)} lies outside the dataset's folder {root}"
                 yield _note("outside", entry.source, entry.line, message)
 
 
@@ -164,7 +165,7 @@ def _orphans(scan: Scan) -> Iterator[Problem]:
     for file, folder in orphan_labels(
         scan.data, scan.listed, {file.label_file for file in scan.files.values() if file.labelled}
     ):
-        message = f"no image is called {file.stem!r} in {shown(folder)}; add it or remove the labels"
+        message = f"no image is called {file.stem!r} in {display_path(folder)}; add it or remove the labels"
         yield _warning("orphan-label", file, None, message)
 
 
@@ -179,7 +180,7 @@ def _near_duplicates(scan: Scan) -> Iterator[Problem]:
         for pair in pairs:
             other_split, other = earlier[pair.reference]
             message = (
-                f"is in {split!r} and looks like {shown(other)} in {other_split!r} "
+                f"is in {split!r} and looks like {display_path(other)} in {other_split!r} "
                 f"({pair.bits} of 256 bits differ): keep both in one split"
             )
             yield _warning("near-leak", here[pair.query], None, message)
@@ -196,14 +197,14 @@ def _unlabelled(scan: Scan) -> Iterator[Problem]:
         if missing:
             message = (
                 f"{len(missing)} of {len(items)} images of {split!r} without a label file, taken as "
-                f"backgrounds; the first is {shown(missing[0])}"
+                f"backgrounds; the first is {display_path(missing[0])}"
             )
             yield replace(_note("unlabelled", scan.data.file, None, message), count=len(missing))
         lost = [entry.image for entry in scan.listed.get(split, ()) if scan.files[entry.image].lost]
         if lost:
             message = (
                 f"{len(lost)} images of {split!r} have lost all their labels: data.on_error=skip leaves them "
-                f"out; the first is {shown(lost[0])}"
+                f"out; the first is {display_path(lost[0])}"
             )
             yield replace(_note("labels-lost", scan.data.file, None, message), count=len(lost))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from detector.errors import spelt_out
+from detector.errors import display_path
 
 # An error is what training refuses, a repair what it mends by itself, a warning what costs accuracy or makes
 # scores mean less than they seem to, and a note what is only worth knowing.
@@ -28,7 +28,7 @@ class Problem:
 
     def __str__(self) -> str:
         """`file:line: what is wrong and the fix`."""
-        return f"{shown(self.file)}{'' if self.line is None else f':{self.line}'}: {self.message}"
+        return f"{display_path(self.file)}{'' if self.line is None else f':{self.line}'}: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,3 @@ def counted(notes: Sequence[Note]) -> dict[str, dict[str, int]]:
     for note in notes:
         found.setdefault(f"data/{_COUNTED[note.severity]}", {})[note.kind] = note.count
     return found
-
-
-def shown(path: Path) -> str:
-    """A path as the user would write it: relative to the working directory where it is below it.
-
-    For messages only: control characters in it are spelt out.
-    """
-    path = Path(path).absolute()
-    return spelt_out(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))

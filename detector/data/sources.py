@@ -12,14 +12,14 @@ from typing import Literal, Unpack
 
 from detector.config.schema import DataConfig
 from detector.data.coco8 import DatasetUnavailable, fetch_coco8
-from detector.data.data_yaml import DataYaml, read_data_yaml, shown
+from detector.data.data_yaml import DataYaml, read_data_yaml
 from detector.data.dataset import Dataset, Options, Reading, read_dataset, refuse, scan
 from detector.data.near_duplicates import thumbnail
 from detector.data.places import VARIABLE
 from detector.data.preflight import inspect
 from detector.data.problems import tally
 from detector.data.shapes import render_shapes
-from detector.errors import UserError
+from detector.errors import UserError, display_path
 from detector.runtime.files import DOWNLOADS, PROJECT
 
 __all__ = [
@@ -56,12 +56,12 @@ def locate(data_path: str) -> Path:
     for candidate in candidates:
         if os.path.isdir(candidate):
             inside = _yaml_files(candidate)
-            hint = f"such as {shown(inside[0])}" if inside else "but it holds none"
+            hint = f"such as {display_path(inside[0])}" if inside else "but it holds none"
             raise UserError(f"{data_path}: is a folder; name the data YAML in it, {hint}")
     known = [path for folder in dict.fromkeys([candidates[0].parent, candidates[1].parent,
              PROJECT / "datasets", datasets_dir()]) for path in _yaml_files(folder)]  # fmt: skip
     near = difflib.get_close_matches(Path(written).stem, {path.stem for path in known}, n=3, cutoff=0.5)
-    similar = [shown(path) for path in dict.fromkeys(known) if path.stem in near]
+    similar = [display_path(path) for path in dict.fromkeys(known) if path.stem in near]
     hint = f"; did you mean {' or '.join(similar[:3])}?" if similar else "; give the path of a data YAML"
     raise UserError(f"{data_path}: there is no such file{hint}")
 
@@ -176,7 +176,9 @@ def _folder_name(data: DataYaml) -> str:
     """The key `path` of a built-in dataset: one folder name, so that nothing is written elsewhere."""
     name = data.path
     if name in (".", "..") or Path(name).name != name or "\\" in name:
-        raise UserError(f"{shown(data.file)}: path is {name!r}; beside 'source' it must be one folder name")
+        raise UserError(
+            f"{display_path(data.file)}: path is {name!r}; beside 'source' it must be one folder name"
+        )
     return name
 
 

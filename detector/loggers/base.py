@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detector.errors import describe_error
 from detector.rundir import Row as Row
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class PredictionImage:
         return self.class_names[index] if 0 <= index < len(self.class_names) else str(index)
 
 
-class Tracker:
+class Logger:
     """Watches a run and changes nothing: every method here does nothing, so that a run may have none.
 
     The calls come in this order: `first_batch` at most once, `log`, `predictions` and `message` any
@@ -66,67 +67,61 @@ class Tracker:
         """Release everything; the run ended with this exit code."""
 
 
-class Trackers(Tracker):
-    """Several trackers as one.
+class LoggerList(Logger):
+    """Several loggers as one.
 
     One that fails is told nothing more, and the others say so: a full dashboard quota or a closed
-    terminal must not end a training run. Only an essential tracker's error is raised, after the
+    terminal must not end a training run. Only an essential logger's error is raised, after the
     others have had the same call.
     """
 
     essential = True
 
-    def __init__(self, trackers: Iterable[Tracker]) -> None:
-        """Fan out to `trackers`, in this order."""
-        self._trackers = list(trackers)
-        self._failed: set[int] = set()  # by position: a tracker may define equality
+    def __init__(self, loggers: Iterable[Logger]) -> None:
+        """Fan out to `loggers`, in this order."""
+        self._loggers = list(loggers)
+        self._failed: set[int] = set()  # by position: a logger may define equality
 
     def first_batch(self, images: Sequence[PredictionImage]) -> None:
-        """See `Tracker.first_batch`."""
-        self._each(lambda tracker: tracker.first_batch(images))
+        """See `Logger.first_batch`."""
+        self._each(lambda logger: logger.first_batch(images))
 
     def log(self, row: Row) -> None:
-        """See `Tracker.log`. Raises OSError if the local history cannot be written."""
-        self._each(lambda tracker: tracker.log(row))
+        """See `Logger.log`. Raises OSError if the local history cannot be written."""
+        self._each(lambda logger: logger.log(row))
 
     def predictions(self, step: int, images: Sequence[PredictionImage]) -> None:
-        """See `Tracker.predictions`."""
-        self._each(lambda tracker: tracker.predictions(step, images))
+        """See `Logger.predictions`."""
+        self._each(lambda logger: logger.predictions(step, images))
 
     def message(self, text: str) -> None:
-        """See `Tracker.message`."""
-        self._each(lambda tracker: tracker.message(text))
+        """See `Logger.message`."""
+        self._each(lambda logger: logger.message(text))
 
     def finish(self, summary: Mapping[str, object], checkpoint: Path | None) -> None:
-        """See `Tracker.finish`. Raises OSError if the summary cannot be written."""
-        self._each(lambda tracker: tracker.finish(summary, checkpoint))
+        """See `Logger.finish`. Raises OSError if the summary cannot be written."""
+        self._each(lambda logger: logger.finish(summary, checkpoint))
 
     def close(self, exit_code: int = 0) -> None:
-        """See `Tracker.close`. Reaches failed trackers too: they may still hold a file or a thread."""
+        """See `Logger.close`. Reaches failed loggers too: they may still hold a file or a thread."""
         self._failed.clear()
-        self._each(lambda tracker: tracker.close(exit_code))
+        self._each(lambda logger: logger.close(exit_code))
 
-    def _each(self, call: Callable[[Tracker], None]) -> None:
+    def _each(self, call: Callable[[Logger], None]) -> None:
         fatal: Exception | None = None
         news: list[str] = []
-        for position, tracker in enumerate(self._trackers):
+        for position, logger in enumerate(self._loggers):
             if position in self._failed:
                 continue
             try:
-                call(tracker)
+                call(logger)
             except Exception as error:
-                if tracker.essential:
+                if logger.essential:
                     fatal = fatal or error
                     continue
                 self._failed.add(position)
-                news.append(f"{type(tracker).__name__} stopped: {describe(error)} (training goes on)")
+                news.append(f"{type(logger).__name__} stopped: {describe_error(error)} (training goes on)")
         for text in news:
-            self.message(text)  # ends: each round of news silences a tracker
+            self.message(text)  # ends: each round of news silences a logger
         if fatal is not None:
             raise fatal
-
-
-def describe(error: BaseException) -> str:
-    """An error on one line, short enough to read in a log."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__

@@ -7,23 +7,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 from detector.config.schema import Config
-from detector.loggers.base import Tracker, Trackers
-from detector.loggers.console import ConsoleTracker
-from detector.loggers.jsonl import LocalTracker
-from detector.loggers.plot_logger import PlotTracker
-from detector.loggers.wandb_logger import WandbTracker
+from detector.loggers.base import Logger, LoggerList
+from detector.loggers.console import ConsoleLogger
+from detector.loggers.jsonl import JsonlLogger
+from detector.loggers.plot_logger import PlotLogger
+from detector.loggers.wandb_logger import WandbLogger
 from detector.loggers.wandb_session import Start
 from detector.registry import lookup
 from detector.rundir import RunDir
 
 # What `tracking.loggers` may name besides the four below; a plugin registers more.
-LOGGERS: dict[str, Callable[[Path, Config], Tracker]] = {}
+LOGGERS: dict[str, Callable[[Path, Config], Logger]] = {}
 
 
 class Loggers(NamedTuple):
     """The loggers as one, and what a checkpoint must remember to continue the W&B run."""
 
-    logger: Tracker
+    logger: Logger
     wandb_id: str
 
 
@@ -46,15 +46,15 @@ def build_loggers(
         interrupted: where an interrupted run resumes: its step and W&B id; None for a new run.
     """
     first_step, wandb_id = interrupted if interrupted is not None else (0, None)
-    console = ConsoleTracker(steps, start_step=first_step)
-    local = LocalTracker(
+    console = ConsoleLogger(steps, start_step=first_step)
+    local = JsonlLogger(
         run, keep_before_step=None if interrupted is None else first_step, report=console.message
     )
-    wandb = WandbTracker(
+    wandb = WandbLogger(
         Start(run.path, config, label, dataset, resume_id=wandb_id),
         history=run.read_history(),
         report=console.message,
     )
-    plots = [PlotTracker(run, config.model)] if config.tracking.plots else []
+    plots = [PlotLogger(run, config.model)] if config.tracking.plots else []
     others = [lookup("logger", name, LOGGERS)(run.path, config) for name in config.tracking.loggers]
-    return Loggers(Trackers([local, console, wandb, *plots, *others]), wandb.id)
+    return Loggers(LoggerList([local, console, wandb, *plots, *others]), wandb.id)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from detector.errors import for_terminal
 from detector.gradients.indices import EXPLODING, VANISHING
-from detector.loggers.base import PredictionImage, Row, Tracker
+from detector.loggers.base import Logger, PredictionImage, Row
 from detector.rundir import Key
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _console(file: TextIO) -> Console:
     return Lasting(file=file, highlight=False)
 
 
-class ConsoleTracker(Tracker):
+class ConsoleLogger(Logger):
     """Shows progress on stderr and the result on stdout, so that either can be sent to a file."""
 
     def __init__(

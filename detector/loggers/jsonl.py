@@ -6,13 +6,14 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from detector.loggers.base import PredictionImage, Tracker, describe
+from detector.errors import describe_error
+from detector.loggers.base import Logger, PredictionImage
 from detector.rundir import Key, Row, RunDir
 
 _log = logging.getLogger(__name__)
 
 
-class LocalTracker(Tracker):
+class JsonlLogger(Logger):
     """Writes what happened where nothing but the disk can fail."""
 
     essential = True
@@ -60,7 +61,7 @@ class LocalTracker(Tracker):
 
                 save_grid(images, target)
             except Exception as error:  # a picture is a convenience, the summary above is the result
-                self._report(f"{target}: not drawn: {describe(error)}")
+                self._report(f"{target}: not drawn: {describe_error(error)}")
 
     def close(self, exit_code: int = 0) -> None:
         """Close the history. Closing twice is fine."""

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from detector.analysis.theory import overlay
 from detector.config.schema import ModelConfig
-from detector.loggers.base import PredictionImage, Tracker
+from detector.loggers.base import Logger, PredictionImage
 from detector.loggers.plots import write_plots
 from detector.models.curve import curve_of
 from detector.rundir import Key, RunDir, by_layer
 
 
-class PlotTracker(Tracker):
+class PlotLogger(Logger):
     """Writes `plots/*.png` from the run's own history, so that a resumed run is drawn whole."""
 
     def __init__(self, run: RunDir, model: ModelConfig) -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 
 
-class Pace:
+class Throttle:
     """Says yes at first, and then no more often than every so many seconds."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self._next = seconds, -float("inf")
 
-    def due(self, anyway: bool = False) -> bool:
-        """Whether it is time, or `anyway`; if so, the time until the next one begins."""
+    def ready(self, force: bool = False) -> bool:
+        """Whether it is time, or `force`; if so, the time until the next one begins."""
         now = time.monotonic()
-        if not anyway and now < self._next:
+        if not force and now < self._next:
             return False
         self._next = now + self.seconds
         return True

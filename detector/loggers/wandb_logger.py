@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detector.errors import say
-from detector.loggers.base import PredictionImage, Row, Tracker
+from detector.loggers.base import Logger, PredictionImage, Row
 from detector.loggers.wandb_session import Start, open_run, set_aside_earlier
 from detector.loggers.wandb_thread import WandbThread, how_to_sync
 from detector.rundir import Key
@@ -28,7 +28,7 @@ _CURVES = ("train/*", "val/*", "gradient/*", "signal/*", "time/*")
 _SLOW = 3.0  # seconds for a chart, which takes 8 ms
 
 
-class WandbTracker(Tracker):
+class WandbLogger(Logger):
     """Mirrors the run to W&B: online where a key is known, else offline for `wandb sync`.
 
     Every call only hands work to a `WandbThread`; the run is opened with the first row, not beside the

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from detector.config.schema import Config
-from detector.loggers.base import describe
+from detector.errors import describe_error
 
 if TYPE_CHECKING:
     import wandb
@@ -66,7 +66,7 @@ def open_run(start: Start, run_id: str, report: Callable[[str], None]) -> wandb.
     Raises:
         Exception: not even an offline run could be started.
     """
-    # Crash reports to W&B's own error tracker carry paths and stack contents; a user may turn them on.
+    # Crash reports to W&B's own error logger carry paths and stack contents; a user may turn them on.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
@@ -79,7 +79,7 @@ def open_run(start: Start, run_id: str, report: Callable[[str], None]) -> wandb.
             try:
                 return _init(start, run_id, "online")
             except (Exception, SystemExit) as error:
-                why = f"online failed: {describe(error)}"
+                why = f"online failed: {describe_error(error)}"
                 reset()  # the failed start may still be retrying in the background
                 wandb.setup(settings=wandb.Settings(silent=True))
         if mode == "online" or not why.startswith("no API key"):
@@ -132,7 +132,7 @@ def _no_key() -> str | None:
     try:
         known = wandb.login(prompt=False, verify=False)
     except Exception as error:  # e.g. a key that is too short, or two kinds of credentials at once
-        return f"the API key is not usable: {describe(error)}"
+        return f"the API key is not usable: {describe_error(error)}"
     return None if known else "no API key is known (`wandb login`, or WANDB_API_KEY)"
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detector.errors import describe_error
 from detector.loggers import wandb_session
-from detector.loggers.base import describe
 
 if TYPE_CHECKING:
     import wandb
@@ -97,7 +97,7 @@ class WandbThread:
             self.run = self._open()
             self._first(self.run)
         except (Exception, SystemExit) as error:  # wandb exits its caller where its service process died
-            self._give_up(f"not started: {describe(error)}")
+            self._give_up(f"not started: {describe_error(error)}")
         self._opened.set()
         while (job := self._jobs.get()) is not None:
             if self.run is None or self._quiet.is_set():
@@ -105,14 +105,14 @@ class WandbThread:
             try:
                 job(self.run)
             except (Exception, SystemExit) as error:
-                self._give_up(f"stopped: {describe(error)}")
+                self._give_up(f"stopped: {describe_error(error)}")
         if self.run is not None:
             try:
                 self.run.finish(exit_code=self._exit_code)
             except TimeoutError:
                 self._give_up(f"not all was uploaded in time. {how_to_sync(self.run)}")
             except (Exception, SystemExit) as error:
-                self._give_up(f"not finished: {describe(error)}")
+                self._give_up(f"not finished: {describe_error(error)}")
             wandb_session.reset()
 
 

@@ -12,7 +12,7 @@ import torch
 
 from detector.errors import UserError
 from detector.runtime.checkpoint_check import check_archive, check_state
-from detector.runtime.files import check_regular, replacing
+from detector.runtime.files import atomic_write, check_regular
 
 FORMAT = 2
 READABLE = 1, FORMAT
@@ -31,7 +31,7 @@ def write(state: Mapping[str, Any], path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         try:
             torch.save(dict(state), file)
         except RuntimeError as error:

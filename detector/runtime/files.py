@@ -27,7 +27,7 @@ _UNSUPPORTED = errno.EINVAL, errno.ENOTSUP  # file systems on which a folder can
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that becomes `path` once the block has ended without an error.
 
     Until then it is a temporary file beside it. It is flushed to the disk before it gets its name, and
@@ -36,12 +36,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: it cannot be written; it names `path`, and what was there is still there.
     """
-    with naming(path), _replacing(path) as file:
+    with with_filename(path), _atomic_write(path) as file:
         yield file
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def with_filename(path: Path) -> Iterator[None]:
     """Let errors of the system name this file: a write's own name none, others a temporary one."""
     try:
         yield
@@ -52,7 +52,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def _atomic_write(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     # Not tempfile.mkstemp: its files are for the owner alone, and would stay so under their final name.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -100,13 +100,13 @@ def new_folder(wanted: Path | None, default: str, option: str) -> Path:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; see `replacing`."""
-    with replacing(path) as file:
+    """Write a file whole or not at all; see `atomic_write`."""
+    with atomic_write(path) as file:
         file.write(data)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file whole or not at all, its line ends as they are; see `replacing`."""
+    """Write a UTF-8 file whole or not at all, its line ends as they are; see `atomic_write`."""
     write_bytes(path, text.encode())
 
 

@@ -16,8 +16,8 @@ from detector.data.loader import Loader
 from detector.gradients.entries import Entry
 from detector.gradients.ledger import Ledger
 from detector.gradients.recorder import GradientRecorder
-from detector.loggers.base import Tracker
-from detector.loggers.throttle import Pace
+from detector.loggers.base import Logger
+from detector.loggers.throttle import Throttle
 from detector.rundir import Key
 from detector.runtime.distributed import SingleProcess
 from detector.training.evaluation import evaluate
@@ -173,12 +173,12 @@ class Evaluate(Callback):
         dataset: Dataset,
         loaders: Mapping[str, Loader],
         config: Config,
-        logger: Tracker,
+        logger: Logger,
         dist: SingleProcess,
     ) -> None:
         self.state, self.schedule, self.dataset, self.loaders = state, schedule, dataset, loaders
         self.config, self.logger, self.dist = config, logger, dist
-        self.pictures = Pace(SECONDS_BETWEEN_PICTURES)
+        self.pictures = Throttle(SECONDS_BETWEEN_PICTURES)
 
     def on_record(self, row: Row) -> None:
         """Add `val/mAP50-95` and the others; log pictures of the predictions."""
@@ -186,7 +186,7 @@ class Evaluate(Callback):
         if not (self.schedule.should_evaluate(step) or diverged):
             return
         last = diverged or self.state.step == self.schedule.steps
-        draw = self.dist.is_main_process and self.pictures.due(anyway=last)
+        draw = self.dist.is_main_process and self.pictures.ready(force=last)
         for split in ("train", "val") if self.config.train.eval_train else ("val",):
             batches = self.loaders[split].eval_batches(batch=self.config.train.batch)
             items, others = self.dataset.splits[split], self.config.train.metrics
@@ -201,7 +201,7 @@ class Evaluate(Callback):
 class Log(Callback):
     """Hands every row to the loggers, and keeps the time."""
 
-    def __init__(self, state: TrainState, logger: Tracker) -> None:
+    def __init__(self, state: TrainState, logger: Logger) -> None:
         self.state, self.logger = state, logger
         self._earlier, self._started = state.seconds, time.perf_counter()
 

@@ -1,4 +1,4 @@
-"""A few images with what is on them, and what was found, for the trackers to draw."""
+"""A few images with what is on them, and what was found, for the loggers to draw."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from detector.data.loader import Loader
 from detector.errors import UserError
 from detector.gradients.entries import Entry, read_ledger, write_ledger
 from detector.gradients.nonfinite import NonFiniteOrigin
-from detector.loggers.base import Tracker
+from detector.loggers.base import Logger
 from detector.loggers.build import build_loggers
 from detector.models.curve import curve_of
 from detector.models.size import measure
@@ -53,7 +53,7 @@ class Run:
     files: RunDir
     loaded: LoadedConfig
     dataset: Dataset
-    logger: Tracker
+    logger: Logger
     metadata: Metadata  # kept with each checkpoint
     is_main: bool  # whether this process is the one that writes
     where: str  # device, precision, processes
@@ -184,7 +184,7 @@ def open_run(
             raise UserError(f"{config.data.path}: the data changed since {files} was trained on it")
         load_state(saved, state)
         interrupted = state.step, str(saved["extra"]["wandb_id"])
-    logger, wandb_id = Tracker(), ""
+    logger, wandb_id = Logger(), ""
     with preserve_random_state(state.device), dist.raise_together():
         if dist.is_main_process:
             logger, wandb_id = build_loggers(files, config, label, dataset.name, schedule.steps, interrupted)

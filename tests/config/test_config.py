@@ -223,7 +223,7 @@ FILE_MISTAKES = {
     "deep nesting": ("[" * 5000, "x.yaml: nested too deeply"),
     "python object": ("run: !!python/name:os", "x.yaml:1: tags are not supported; leave !!python/name"),
     "tagged value": ("train: {lr: !!int abc}", "x.yaml:1: tags are not supported; leave !!int out"),
-    "terminal codes": ('{"\\e[31m\\n": 1}', r"x.yaml:1: '\x1b[31m\n': unknown section; "),
+    "terminal codes": ('{"\\e[31m\\n": 1}', r"x.yaml:1: \x1b[31m\n: unknown section; "),
     "endless number": ("train: {batch: " + "9" * 5000 + "}", "x.yaml:1: not a value that can be read"),
     "base is a number": ("base: 3", "x.yaml:1: base: must be the name of a file, not 3"),
     "base is empty": ("base:", "x.yaml:1: base: must be the name of a file, not nothing"),

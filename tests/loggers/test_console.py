@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from detector.loggers.console import ConsoleTracker, verdict_word
+from detector.loggers.console import ConsoleLogger, verdict_word
 
 Make = Callable[..., list[dict[str, Any]]]
 
@@ -31,12 +31,12 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _run(history: list[dict[str, Any]], summary: dict[str, Any], stream: io.StringIO) -> tuple[str, str]:
     results = io.StringIO()
-    tracker = ConsoleTracker(150, progress=stream, results=results)
+    logger = ConsoleLogger(150, progress=stream, results=results)
     for row in history:
-        tracker.log(row)
-    tracker.message("a [bracketed] message")
-    tracker.finish(summary, Path("runs/x/checkpoints/best.pt"))
-    tracker.close()
+        logger.log(row)
+    logger.message("a [bracketed] message")
+    logger.finish(summary, Path("runs/x/checkpoints/best.pt"))
+    logger.close()
     return stream.getvalue(), results.getvalue()
 
 
@@ -104,10 +104,10 @@ def test_an_empty_summary_is_no_error() -> None:
 @pytest.mark.parametrize("file", [io.StringIO, _Terminal])
 def test_closing_without_a_result_leaves_the_terminal_usable(file: Callable[[], io.StringIO]) -> None:
     stream = file()
-    tracker = ConsoleTracker(10, start_step=5, progress=stream)
-    tracker.log({"step": 6})
-    tracker.close(130)
-    tracker.close(130)
+    logger = ConsoleLogger(10, start_step=5, progress=stream)
+    logger.log({"step": 6})
+    logger.close(130)
+    logger.close(130)
     assert stream.getvalue().count("\x1b[?25l") == stream.getvalue().count("\x1b[?25h")  # the cursor
 
 

@@ -14,9 +14,9 @@ from detector.config.schema import ModelConfig
 from detector.data.dataset import Dataset, Item
 from detector.data.geometry import Letterbox
 from detector.data.loader import Batch
-from detector.loggers.base import PredictionImage, Trackers
+from detector.loggers.base import LoggerList, PredictionImage
 from detector.loggers.images import TRUTH, draw, draw_labels
-from detector.loggers.plot_logger import PlotTracker
+from detector.loggers.plot_logger import PlotLogger
 from detector.rundir import RunDir
 from detector.training.examples import batch_images
 
@@ -53,7 +53,7 @@ def test_the_first_batch_is_drawn_as_it_is(tmp_path: Path) -> None:
     assert full.truth_boxes.tolist() == [[32, 32, 64, 64]] and full.class_name(full.truth_classes[0]) == "dog"
     assert (empty.image == 10).all() and full.image.shape == (64, 64, 3)
 
-    Trackers([PlotTracker(RunDir(tmp_path), ModelConfig())]).first_batch([empty, full])
+    LoggerList([PlotLogger(RunDir(tmp_path), ModelConfig())]).first_batch([empty, full])
     sheet = cv2.imread(str(tmp_path / "plots" / "train_batch.png"))
     assert sheet is not None and sheet.shape == (506, 960, 3)
 

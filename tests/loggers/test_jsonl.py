@@ -13,16 +13,16 @@ import cv2
 import numpy as np
 import pytest
 
-from detector.loggers.base import PredictionImage, Row, Tracker, Trackers
-from detector.loggers.jsonl import LocalTracker
+from detector.loggers.base import Logger, LoggerList, PredictionImage, Row
+from detector.loggers.jsonl import JsonlLogger
 from detector.rundir import RunDir
 
 
 def test_the_summary_is_json_whatever_it_holds(tmp_path: Path, summary: dict[str, Any]) -> None:
-    tracker = LocalTracker(RunDir(tmp_path))
+    logger = JsonlLogger(RunDir(tmp_path))
     odd = {"nan": math.nan, "path": Path("a/b"), "list": [np.float64(1.5)], "tuple": (1, None, True)}
-    tracker.finish(summary | odd, None)
-    tracker.close()
+    logger.finish(summary | odd, None)
+    logger.close()
     back = json.loads((tmp_path / "summary.json").read_text())
     assert {key: back[key] for key in summary} == summary
     assert {key: back[key] for key in odd} == {
@@ -36,11 +36,11 @@ def test_the_summary_is_json_whatever_it_holds(tmp_path: Path, summary: dict[str
 def test_the_newest_predictions_are_drawn_by_split(
     tmp_path: Path, make_picture: Callable[..., PredictionImage]
 ) -> None:
-    tracker = LocalTracker(RunDir(tmp_path))
-    tracker.predictions(0, [make_picture(f"{n}.jpg") for n in range(2)])
-    tracker.predictions(9, [make_picture(f"{n}.jpg") for n in range(12)] + [make_picture(split="val")])
-    tracker.finish({}, None)
-    tracker.close()
+    logger = JsonlLogger(RunDir(tmp_path))
+    logger.predictions(0, [make_picture(f"{n}.jpg") for n in range(2)])
+    logger.predictions(9, [make_picture(f"{n}.jpg") for n in range(12)] + [make_picture(split="val")])
+    logger.finish({}, None)
+    logger.close()
     train = cv2.imread(str(tmp_path / "plots" / "predictions_train.png"))
     assert train.shape == (3 * 506, 3 * 480, 3)  # nine at most
     colors = {tuple(color) for color in train.reshape(-1, 3)[:, ::-1].tolist()}
@@ -52,11 +52,11 @@ def test_a_picture_that_cannot_be_drawn_costs_no_summary(
     tmp_path: Path, make_picture: Callable[..., PredictionImage]
 ) -> None:
     said: list[str] = []
-    tracker = LocalTracker(RunDir(tmp_path), report=said.append)
-    tracker.predictions(0, [make_picture()])
+    logger = JsonlLogger(RunDir(tmp_path), report=said.append)
+    logger.predictions(0, [make_picture()])
     (tmp_path / "plots").write_text("in the way")
-    tracker.finish({"steps": 1}, None)
-    tracker.close()
+    logger.finish({"steps": 1}, None)
+    logger.close()
     assert json.loads((tmp_path / "summary.json").read_text()) == {"steps": 1}
     assert len(said) == 1 and "not drawn" in said[0]
 
@@ -75,7 +75,7 @@ def test_predictions_gone_wrong_are_still_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").exists() and not (tmp_path / "none.png").exists()
 
 
-class _Recorder(Tracker):
+class _Recorder(Logger):
     def __init__(self) -> None:
         self.calls: list[str] = []
 
@@ -95,12 +95,12 @@ class _Broken(_Recorder):
         raise RuntimeError("quota\nexceeded")
 
 
-def test_a_failing_tracker_is_dropped_and_the_others_say_so() -> None:
+def test_a_failing_logger_is_dropped_and_the_others_say_so() -> None:
     broken, healthy = _Broken(), _Recorder()
-    trackers = Trackers([broken, healthy])
-    trackers.log({"step": 0})
-    trackers.log({"step": 1})
-    trackers.close(3)
+    loggers = LoggerList([broken, healthy])
+    loggers.log({"step": 0})
+    loggers.log({"step": 1})
+    loggers.close(3)
     assert broken.calls == ["log", "close 3"]
     assert healthy.calls[0] == healthy.calls[2] == "log"
     assert healthy.calls[1] == "_Broken stopped: RuntimeError: quota exceeded (training goes on)"
@@ -108,32 +108,32 @@ def test_a_failing_tracker_is_dropped_and_the_others_say_so() -> None:
 
 
 def test_the_local_history_is_not_optional(tmp_path: Path) -> None:
-    class Full(LocalTracker):
+    class Full(JsonlLogger):
         def log(self, row: Row) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     last = _Recorder()
-    trackers = Trackers([Full(RunDir(tmp_path)), last])
+    loggers = LoggerList([Full(RunDir(tmp_path)), last])
     for _ in range(2):
         with pytest.raises(OSError, match="No space"):
-            trackers.log({"step": 0})
+            loggers.log({"step": 0})
     assert last.calls == ["log", "log"]
-    trackers.close()
+    loggers.close()
 
 
 def test_ctrl_c_is_not_swallowed() -> None:
-    class Interrupted(Tracker):
+    class Interrupted(Logger):
         def log(self, row: Row) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Trackers([Interrupted()]).log({})
+        LoggerList([Interrupted()]).log({})
 
 
-def test_the_null_tracker_takes_everything(make_picture: Callable[..., PredictionImage]) -> None:
-    tracker = Tracker()
-    tracker.log({"step": 0})
-    tracker.predictions(0, [make_picture()])
-    tracker.message("")
-    tracker.finish({}, None)
-    tracker.close()
+def test_the_null_logger_takes_everything(make_picture: Callable[..., PredictionImage]) -> None:
+    logger = Logger()
+    logger.log({"step": 0})
+    logger.predictions(0, [make_picture()])
+    logger.message("")
+    logger.finish({}, None)
+    logger.close()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from detector.config.schema import ModelConfig
-from detector.loggers import plot_logger as plot_tracker
+from detector.loggers import plot_logger as plot_logger
 from detector.loggers import plots
 from detector.loggers.plots import write_plots
 from detector.rundir import Key, RunDir
@@ -70,10 +70,10 @@ def test_a_run_is_drawn_with_the_theory_of_its_model(
 ) -> None:
     """The prediction is anchored at the measured ends of the stages, so there the two agree."""
     given: list[Any] = []
-    monkeypatch.setattr(plot_tracker, "write_plots", lambda *arguments: given.append(arguments))
+    monkeypatch.setattr(plot_logger, "write_plots", lambda *arguments: given.append(arguments))
     history = make_history()
     (tmp_path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
-    plot_tracker.PlotTracker(RunDir(tmp_path), ModelConfig(shortcut="none")).finish(summary, None)
+    plot_logger.PlotLogger(RunDir(tmp_path), ModelConfig(shortcut="none")).finish(summary, None)
     expected = given[0][3]
     for end in ("14_p3.9", "19_p4.3", "22_p5.1"):
         assert expected[end] == pytest.approx(history[0][f"activation_grad/{end}"])

@@ -19,7 +19,7 @@ import pytest
 
 from detector.config.schema import Config
 from detector.loggers.base import PredictionImage
-from detector.loggers.wandb_logger import WandbTracker
+from detector.loggers.wandb_logger import WandbLogger
 from detector.loggers.wandb_session import Start
 
 Make = Callable[..., list[dict[str, Any]]]
@@ -29,27 +29,27 @@ pytestmark = pytest.mark.usefixtures("wandb_home")
 
 @pytest.fixture
 def said() -> list[str]:
-    """What the tracker told the human."""
+    """What the logger told the human."""
     return []
 
 
 @pytest.fixture
-def start(tmp_path: Path, said: list[str]) -> Callable[..., WandbTracker]:
-    """Starts a tracker of a run in `tmp_path/run`."""
+def start(tmp_path: Path, said: list[str]) -> Callable[..., WandbLogger]:
+    """Starts a logger of a run in `tmp_path/run`."""
 
-    def make(tracking: dict[str, Any] | None = None, **others: Any) -> WandbTracker:
+    def make(tracking: dict[str, Any] | None = None, **others: Any) -> WandbLogger:
         config = Config.model_validate({"tracking": tracking or {}, "train": {"seed": 3}})
         directory = tmp_path / "run"
         directory.mkdir(exist_ok=True)
         start = Start(directory, config, "no_residual", "coco8", resume_id=others.pop("resume_id", None))
-        return WandbTracker(start, report=said.append, **others)
+        return WandbLogger(start, report=said.append, **others)
 
     return make
 
 
 def test_a_run_is_stored_whole(
     tmp_path: Path,
-    start: Callable[..., WandbTracker],
+    start: Callable[..., WandbLogger],
     said: list[str],
     make_history: Make,
     blocks: list[str],
@@ -59,16 +59,16 @@ def test_a_run_is_stored_whole(
 ) -> None:
     history = make_history()
     checkpoint = tmp_path / "run" / "best.pt"
-    tracker = start({"tags": ("class-of-2026",)})
+    logger = start({"tags": ("class-of-2026",)})
     checkpoint.write_bytes(b"weights")
     for row in history:
-        tracker.log(row)
-    tracker.predictions(149, [make_picture(), make_picture("b.jpg", split="val")])
-    tracker.finish(summary, checkpoint)
-    tracker.close()
+        logger.log(row)
+    logger.predictions(149, [make_picture(), make_picture("b.jpg", split="val")])
+    logger.finish(summary, checkpoint)
+    logger.close()
 
     stored = wandb_file_module.read(tmp_path / "run" / "wandb")
-    assert stored.run.run_id == tracker.id
+    assert stored.run.run_id == logger.id
     assert stored.run.run_group == "no_residual"
     assert stored.run.display_name == "no_residual-s3"
     assert stored.run.job_type == "train"
@@ -102,7 +102,7 @@ def test_a_run_is_stored_whole(
 
 def test_nothing_leaks(
     tmp_path: Path,
-    start: Callable[..., WandbTracker],
+    start: Callable[..., WandbLogger],
     monkeypatch: pytest.MonkeyPatch,
     api_key: str,
     make_history: Make,
@@ -110,11 +110,11 @@ def test_nothing_leaks(
     wandb_file_module: ModuleType,
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", api_key)
-    tracker = start({"wandb": "offline"})
+    logger = start({"wandb": "offline"})
     for row in make_history(20):
-        tracker.log(row)
-    tracker.finish(summary, None)
-    tracker.close()
+        logger.log(row)
+    logger.finish(summary, None)
+    logger.close()
     stored = wandb_file_module.read(tmp_path / "run")
     assert stored.run.host == ""
     assert not stored.run.HasField("git")
@@ -127,12 +127,12 @@ def test_nothing_leaks(
 
 
 def test_no_key_and_no_terminal_is_offline_without_a_prompt(
-    start: Callable[..., WandbTracker], said: list[str], monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., WandbLogger], said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO())
-    tracker = start({"wandb": "auto"})
-    assert tracker.wait_started(60)
-    tracker.close()
+    logger = start({"wandb": "auto"})
+    assert logger.wait_started(60)
+    logger.close()
     assert len(said) == 1 and "offline" in said[0]
 
 
@@ -141,11 +141,11 @@ def test_a_terminal_is_not_asked_for_a_key(tmp_path: Path) -> None:
         import sys
         from pathlib import Path
         from detector.config.schema import Config
-        from detector.loggers.wandb_logger import WandbTracker
+        from detector.loggers.wandb_logger import WandbLogger
         from detector.loggers.wandb_session import Start
         assert sys.stdin.isatty() and sys.stderr.isatty()
         config = Config.model_validate({"tracking": {"wandb": "online"}})
-        WandbTracker(Start(Path(sys.argv[1]), config, "a", "d")).close()
+        WandbLogger(Start(Path(sys.argv[1]), config, "a", "d")).close()
     """
     ours, theirs = os.openpty()
     command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "run")]
@@ -166,7 +166,7 @@ def test_a_terminal_is_not_asked_for_a_key(tmp_path: Path) -> None:
 )
 def test_disabled_does_nothing(
     tmp_path: Path,
-    start: Callable[..., WandbTracker],
+    start: Callable[..., WandbLogger],
     said: list[str],
     monkeypatch: pytest.MonkeyPatch,
     environment: dict[str, str],
@@ -175,22 +175,22 @@ def test_disabled_does_nothing(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    tracker = start({"wandb": configured})
-    tracker.log({"step": 0})
-    tracker.finish(summary, None)
-    tracker.close()
+    logger = start({"wandb": configured})
+    logger.log({"step": 0})
+    logger.finish(summary, None)
+    logger.close()
     assert list((tmp_path / "run").iterdir()) == []
     assert said == []
 
 
 def test_numbers_gone_wrong_are_sent_as_they_are(
-    tmp_path: Path, start: Callable[..., WandbTracker], wandb_file_module: ModuleType
+    tmp_path: Path, start: Callable[..., WandbLogger], wandb_file_module: ModuleType
 ) -> None:
-    tracker = start()
+    logger = start()
     bad = {"activation_grad/00_stem": math.nan, "activation_grad/01_p2.down": 0.0, "val/mAP50-95": 0.0}
-    tracker.log({"step": 0, "train/loss": math.inf, **bad})
-    tracker.log({"step": 5, "activation_grad/00_stem": math.nan, "val/mAP50-95": math.nan})
-    tracker.close(3)
+    logger.log({"step": 0, "train/loss": math.inf, **bad})
+    logger.log({"step": 5, "activation_grad/00_stem": math.nan, "val/mAP50-95": math.nan})
+    logger.close(3)
     first, second = wandb_file_module.read(tmp_path / "run").history
     assert math.isinf(float(first["train/loss"]))
     assert math.isnan(float(first["activation_grad/00_stem"]))
@@ -199,17 +199,17 @@ def test_numbers_gone_wrong_are_sent_as_they_are(
 
 
 def test_resuming_keeps_the_id_the_beginning_and_the_best(
-    tmp_path: Path, start: Callable[..., WandbTracker], make_history: Make, wandb_file_module: ModuleType
+    tmp_path: Path, start: Callable[..., WandbLogger], make_history: Make, wandb_file_module: ModuleType
 ) -> None:
     history = make_history()
     history[10]["train/mAP50-95"] = 0.99
-    tracker = start(resume_id="abcd1234", history=history[:20])
+    logger = start(resume_id="abcd1234", history=history[:20])
     for row in history[20:]:
-        tracker.log(row)
-    tracker.finish({}, None)
-    tracker.close()
+        logger.log(row)
+    logger.finish({}, None)
+    logger.close()
     stored = wandb_file_module.read(tmp_path / "run")
-    assert tracker.id == stored.run.run_id == "abcd1234"
+    assert logger.id == stored.run.run_id == "abcd1234"
     assert [row["step"] for row in stored.history] == [row["step"] for row in history]
     assert stored.summary["best/train/mAP50-95"] == 0.99
     tables = list((tmp_path / "run").rglob("*.table.json"))
@@ -219,7 +219,7 @@ def test_resuming_keeps_the_id_the_beginning_and_the_best(
 @pytest.mark.parametrize("trace", ["run-20260101_000000-abcd1234", "offline-run-20260101_000000-abcd1234"])
 def test_what_the_server_has_already_is_not_sent_again(
     tmp_path: Path,
-    start: Callable[..., WandbTracker],
+    start: Callable[..., WandbLogger],
     make_history: Make,
     wandb_file_module: ModuleType,
     trace: str,
@@ -229,10 +229,10 @@ def test_what_the_server_has_already_is_not_sent_again(
     earlier = tmp_path / "run/wandb" / trace
     earlier.mkdir(parents=True)
     (earlier / "run-abcd1234.wandb.synced").touch()
-    tracker = start(resume_id="abcd1234", history=history[:20])
+    logger = start(resume_id="abcd1234", history=history[:20])
     for row in history[20:]:
-        tracker.log(row)
-    tracker.close()
+        logger.log(row)
+    logger.close()
     stored = wandb_file_module.read(tmp_path / "run")
     assert [row["step"] for row in stored.history] == [row["step"] for row in history[20:]]
     assert earlier.exists()
@@ -240,23 +240,23 @@ def test_what_the_server_has_already_is_not_sent_again(
 
 def test_a_killed_service_costs_nothing(
     tmp_path: Path,
-    start: Callable[..., WandbTracker],
+    start: Callable[..., WandbLogger],
     said: list[str],
     make_history: Make,
     summary: dict[str, Any],
 ) -> None:
     import wandb
 
-    tracker = start()
-    assert tracker.wait_started(60)
+    logger = start()
+    assert logger.wait_started(60)
     rows = iter(make_history())
-    tracker.log(next(rows))
+    logger.log(next(rows))
     os.kill(wandb.setup()._connection._proc._process.pid, signal.SIGKILL)
     began = time.monotonic()
     for row in rows:
-        tracker.log(row)
-    tracker.finish(summary, None)
-    tracker.close()
+        logger.log(row)
+    logger.finish(summary, None)
+    logger.close()
     assert time.monotonic() - began < 30
     assert sum("stopped" in line or "not finished" in line for line in said) == 1
 
@@ -270,13 +270,13 @@ def test_a_service_that_hangs_is_given_up_and_python_still_exits(tmp_path: Path)
         from detector.loggers import wandb_logger, wandb_session, wandb_thread
         wandb_thread._GRACE = 1.0
         wandb_session.FINISH_TIMEOUT = 1
-        tracker = wandb_logger.WandbTracker(wandb_session.Start(Path(sys.argv[1]), Config(), "a", "d"))
-        assert tracker.wait_started(60)
+        logger = wandb_logger.WandbLogger(wandb_session.Start(Path(sys.argv[1]), Config(), "a", "d"))
+        assert logger.wait_started(60)
         os.kill(wandb.setup()._connection._proc._process.pid, signal.SIGSTOP)
         for step in range(2000):
-            tracker.log({"step": step, **{f"activation_grad/{n:02d}_x": 1.0 for n in range(60)}})
-        tracker.finish({"steps": 2000}, None)
-        tracker.close()
+            logger.log({"step": step, **{f"activation_grad/{n:02d}_x": 1.0 for n in range(60)}})
+        logger.finish({"steps": 2000}, None)
+        logger.close()
         print("trained")
     """
     done = subprocess.run(
@@ -293,43 +293,43 @@ def test_a_service_that_hangs_is_given_up_and_python_still_exits(tmp_path: Path)
     assert "Traceback" not in done.stderr
 
 
-def test_a_broken_call_silences_the_tracker_once(
-    start: Callable[..., WandbTracker], said: list[str], monkeypatch: pytest.MonkeyPatch
+def test_a_broken_call_silences_the_logger_once(
+    start: Callable[..., WandbLogger], said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import wandb
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    tracker = start()
-    assert tracker.wait_started(60)
+    logger = start()
+    assert logger.wait_started(60)
     monkeypatch.setattr(wandb.Run, "log", full)
     for step in range(10):
-        tracker.log({"step": step})
-    tracker.close()
+        logger.log({"step": step})
+    logger.close()
     assert [line for line in said if "No space left" in line] == [said[-1]]
 
 
 def test_an_import_that_fails_is_one_line(
-    start: Callable[..., WandbTracker], said: list[str], monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., WandbLogger], said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    tracker = start()
-    tracker.log({"step": 0})
-    tracker.close()
+    logger = start()
+    logger.log({"step": 0})
+    logger.close()
     assert len(said) == 1 and "not started" in said[0]
 
 
 def test_rows_in_one_step_cost_the_engine_nothing_to_wait_for(
-    start: Callable[..., WandbTracker], said: list[str], monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., WandbLogger], said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import wandb
 
-    tracker = start()
-    assert tracker.wait_started(60)
+    logger = start()
+    assert logger.wait_started(60)
     monkeypatch.setattr(wandb.Run, "log", lambda *_, **__: time.sleep(0.05))
     monkeypatch.setattr("detector.loggers.wandb_thread._MOST_WAITING", 20)
     for step in range(200):
-        tracker.log({"step": step})
-    tracker.close()
+        logger.log({"step": step})
+    logger.close()
     assert any("does not keep up" in line for line in said)

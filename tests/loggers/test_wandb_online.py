@@ -16,7 +16,7 @@ import pytest
 
 from detector.config.schema import Config
 from detector.loggers.base import PredictionImage
-from detector.loggers.wandb_logger import WandbTracker
+from detector.loggers.wandb_logger import WandbLogger
 from detector.loggers.wandb_session import Start
 
 Make = Callable[..., list[dict[str, Any]]]
@@ -37,11 +37,11 @@ def server(
         wandb.teardown()
 
 
-def _tracker(directory: Path, said: list[str], **others: Any) -> WandbTracker:
+def _logger(directory: Path, said: list[str], **others: Any) -> WandbLogger:
     directory.mkdir(exist_ok=True)
     config = Config.model_validate({"tracking": {"entity": "me", "project": "gradients"}})
     start = Start(directory, config, "baseline", "coco8", resume_id=others.pop("resume_id", None))
-    return WandbTracker(start, report=said.append, **others)
+    return WandbLogger(start, report=said.append, **others)
 
 
 def _impatient(monkeypatch: pytest.MonkeyPatch, init: float = 30, finish: float = 60) -> None:
@@ -62,26 +62,26 @@ def test_a_run_arrives_whole(
     history = make_history()
     checkpoint = tmp_path / "best.pt"
     checkpoint.write_bytes(b"weights" * 1000)
-    tracker = _tracker(tmp_path / "run", said)
+    logger = _logger(tmp_path / "run", said)
     for row in history:
-        tracker.log(row)
-    tracker.predictions(149, [make_picture()])
-    tracker.finish(summary, checkpoint)
-    tracker.close()
+        logger.log(row)
+    logger.predictions(149, [make_picture()])
+    logger.finish(summary, checkpoint)
+    logger.close()
 
-    run = server.runs[tracker.id]
+    run = server.runs[logger.id]
     assert run["groupName"] == "baseline"
     assert run["displayName"] == "baseline-s0"
     assert run["jobType"] == "train"
     assert set(run["tags"]) == {"baseline", "coco8"}
     assert run["exit_code"] == 0
     assert json.loads(run["config"])["train"]["value"]["lr"] == 0.02
-    rows = server.lines(tracker.id, "wandb-history.jsonl")
+    rows = server.lines(logger.id, "wandb-history.jsonl")
     assert [row["_step"] for row in rows] == [row["step"] for row in history]
     for sent, got in zip(history, rows, strict=True):
         assert {f"activation_grad/{block}" for block in blocks} <= got.keys()
         assert got["train/loss"] == sent["train/loss"]
-    arrived = server.summary(tracker.id)
+    arrived = server.summary(logger.id)
     assert arrived["best/train/mAP50-95"] == pytest.approx(0.5)
     assert arrived["gradient/verdict"] == "vanishing"
     assert not any(key.startswith(("activation_grad/", "weight_grad/")) for key in arrived)
@@ -103,28 +103,28 @@ def test_a_key_in_netrc_is_enough(
     (wandb_home / ".netrc").write_text(f"machine {host}\n  login user\n  password {api_key}\n")
     (wandb_home / ".netrc").chmod(0o600)
     said: list[str] = []
-    tracker = _tracker(tmp_path / "run", said)
-    tracker.log({"step": 0, "train/loss": 1.0})
-    tracker.close()
-    assert tracker.id in server.runs, said
+    logger = _logger(tmp_path / "run", said)
+    logger.log({"step": 0, "train/loss": 1.0})
+    logger.close()
+    assert logger.id in server.runs, said
 
 
 def test_resuming_adds_to_the_same_run(tmp_path: Path, server: Any, make_history: Make) -> None:
     said: list[str] = []
     history = make_history()
-    tracker = _tracker(tmp_path / "run", said)
+    logger = _logger(tmp_path / "run", said)
     for row in history[:20]:
-        tracker.log(row)
-    tracker.close(130)
+        logger.log(row)
+    logger.close(130)
     # The checkpoint is older than the last row sent: five rows come again.
-    resumed = _tracker(tmp_path / "run", said, resume_id=tracker.id, history=history[:15])
+    resumed = _logger(tmp_path / "run", said, resume_id=logger.id, history=history[:15])
     for row in history[15:]:
         resumed.log(row)
     resumed.finish({}, None)
     resumed.close()
-    assert resumed.id == tracker.id
-    assert list(server.runs) == [tracker.id]
-    rows = server.lines(tracker.id, "wandb-history.jsonl")
+    assert resumed.id == logger.id
+    assert list(server.runs) == [logger.id]
+    rows = server.lines(logger.id, "wandb-history.jsonl")
     assert [row["step"] for row in rows] == [row["step"] for row in history]
 
 
@@ -141,12 +141,12 @@ def test_a_server_that_answers_errors(
     server.failing = status
     said: list[str] = []
     began = time.monotonic()
-    tracker = _tracker(tmp_path / "run", said)
+    logger = _logger(tmp_path / "run", said)
     history = make_history()
     for row in history:
-        tracker.log(row)
+        logger.log(row)
     assert time.monotonic() - began < 1.0, "log waits for the server"
-    tracker.close()
+    logger.close()
     assert time.monotonic() - began < BOUND
     assert any("Recording offline" in line for line in said)
     (path,) = (tmp_path / "run").rglob("offline-run-*/*.wandb")
@@ -159,14 +159,14 @@ def test_a_server_that_breaks_in_mid_run(
     monkeypatch.setattr("detector.loggers.wandb_thread._GRACE", 1.0)
     _impatient(monkeypatch, finish=1)
     said: list[str] = []
-    tracker = _tracker(tmp_path / "run", said)
-    assert tracker.wait_started(60)
+    logger = _logger(tmp_path / "run", said)
+    assert logger.wait_started(60)
     server.failing = 500
     began = time.monotonic()
     for row in make_history():
-        tracker.log(row)
-    tracker.finish({"steps": 150}, None)
-    tracker.close()
+        logger.log(row)
+    logger.finish({"steps": 150}, None)
+    logger.close()
     assert time.monotonic() - began < BOUND
     assert any("wandb sync" in line for line in said), said
 
@@ -182,10 +182,10 @@ def test_a_server_that_is_not_there(
         _impatient(monkeypatch, init=2, finish=2)
         said: list[str] = []
         began = time.monotonic()
-        tracker = _tracker(tmp_path / "run", said)
+        logger = _logger(tmp_path / "run", said)
         for step in range(100):
-            tracker.log({"step": step})
-        tracker.close()
+            logger.log({"step": step})
+        logger.close()
         assert time.monotonic() - began < BOUND
     assert any("Recording offline" in line for line in said), said
     assert list((tmp_path / "run").rglob("offline-run-*/*.wandb"))
@@ -196,15 +196,15 @@ def test_a_malformed_key_is_named_and_not_shown(
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "too-short-secret")
     said: list[str] = []
-    tracker = _tracker(tmp_path / "run", said)
-    tracker.close()
+    logger = _logger(tmp_path / "run", said)
+    logger.close()
     assert "WANDB_API_KEY" in said[0]
     assert "too-short-secret" not in "".join(said)
 
 
-def test_the_thread_ends_with_the_tracker(tmp_path: Path, server: Any) -> None:
-    tracker = _tracker(tmp_path / "run", [])
-    tracker.close()
-    tracker.close()
+def test_the_thread_ends_with_the_logger(tmp_path: Path, server: Any) -> None:
+    logger = _logger(tmp_path / "run", [])
+    logger.close()
+    logger.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "wandb"]
     assert "WANDB_SERVICE" not in os.environ

@@ -309,11 +309,11 @@ def wandb_at_step(step: int, what: str) -> None:
 
         import wandb
 
-        from detector.loggers.wandb_logger import WandbTracker
+        from detector.loggers.wandb_logger import WandbLogger
         from detector.loggers.wandb_session import kill_service
 
-        (tracker,) = [thing for thing in gc.get_objects() if isinstance(thing, WandbTracker)]
-        assert tracker.wait_started(60)
+        (logger,) = [thing for thing in gc.get_objects() if isinstance(thing, WandbLogger)]
+        assert logger.wait_started(60)
         if what == "kill":
             kill_service()
         elif what == "hang":

@@ -133,7 +133,7 @@ def test_the_disk_is_full_at_the_plots(train: Runs, small: Path) -> None:
     settings = "tracking.plots=true", "tracking.images=1"
     faults = [("full_at", "detector.loggers.images.save_grid", str(small), 0, 2)]
     run = train(*settings, faults=faults, name="disk/run")
-    assert "not drawn" in run.err and "PlotTracker stopped" in run.err
+    assert "not drawn" in run.err and "PlotLogger stopped" in run.err
     assert_same(run, train.whole(*settings))
 
 
@@ -363,7 +363,7 @@ def test_the_clock_jumps(train: Runs, years: int) -> None:
 @pytest.mark.parametrize("fault", ["no_matplotlib", "failing_plots"])
 def test_nothing_can_be_drawn(train: Runs, fault: str) -> None:
     run = train("tracking.plots=true", "tracking.images=1", faults=[(fault,)])
-    assert "PlotTracker stopped" in run.err
+    assert "PlotLogger stopped" in run.err
     assert "Traceback" not in run.err
     assert_same(run, train.whole())
 

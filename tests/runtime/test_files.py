@@ -14,9 +14,9 @@ import pytest
 
 from detector.errors import UserError
 from detector.runtime.files import (
+    atomic_write,
     new_folder,
     remove_leftovers,
-    replacing,
     run_directory,
     write_bytes,
     write_text,
@@ -50,7 +50,7 @@ def test_an_error_before_the_rename_leaves_the_old_file(
 
 def test_an_error_of_the_writer_leaves_the_old_file(tmp_path: Path) -> None:
     write_text(tmp_path / "a", "old")
-    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "a") as file:
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "a") as file:
         file.write(b"half")
         raise KeyboardInterrupt
     assert (tmp_path / "a").read_text() == "old"

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from detector.data.data_yaml import shown
 from detector.data.problems import Problem
 from detector.data.statistics import Sizes, Statistics
+from detector.errors import display_path, escape_control
 
 if TYPE_CHECKING:
     from detector.data.dataset import Scan
@@ -75,7 +75,9 @@ def print_report(
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDE)
-    console.print(Text(f"{_printable(found.dataset.name)}: {shown(found.data.file)}", style="bold"))
+    console.print(
+        Text(f"{escape_control(found.dataset.name)}: {display_path(found.data.file)}", style="bold")
+    )
     for part in (_split_table(statistics), _class_table(statistics), Text(_shapes(statistics))):
         console.print(part)
         console.print()
@@ -95,7 +97,7 @@ def lines(problems: Iterable[Problem], limit: int | None) -> Iterable[tuple[str,
     for (severity, kind), members in kinds.items():
         yield f"{severity}: {kind}" + (f" ({len(members)})" if len(members) > 1 else ""), _STYLES[severity]
         for problem in members[:limit]:
-            yield f"  {_printable(str(problem))}", ""
+            yield f"  {escape_control(str(problem))}", ""
         if limit is not None and len(members) > limit:
             yield f"  … and {len(members) - limit} more; --all lists them", "dim"
 
@@ -113,7 +115,7 @@ def _class_table(statistics: Statistics) -> Table:
     present = sorted((one for one in statistics.classes if one.total), key=lambda one: -one.total)
     for one in present[:CLASSES_SHOWN]:
         cells = (_cell(one.boxes[split], one.images[split]) for split in statistics.splits)
-        table.add_row(_printable(one.name), *cells, *_size_cells(one.sizes))
+        table.add_row(escape_control(one.name), *cells, *_size_cells(one.sizes))
     if len(present) > CLASSES_SHOWN:
         table.add_row(Text(f"… {len(present) - CLASSES_SHOWN} more", style="dim"))
     if len(present) > 1:
@@ -167,11 +169,3 @@ def _verdict(problems: Sequence[Problem], images: int, seconds: float) -> Text:
     if severities["error"]:
         word, style = "problems", "bold red"
     return Text.assemble((word, style), f": {counts} in {images} images, {seconds:.1f} s")
-
-
-def _printable(text: str) -> str:
-    """A stranger's file name cannot move the cursor, nor stop the output with half a character."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from detector.data.data_yaml import shown
 from detector.data.dataset import Dataset, Item
 from detector.data.geometry import Image, xywh_to_xyxy
 from detector.data.images import read_image
-from detector.errors import UserError, spelt_out
+from detector.errors import UserError, display_path, escape_control
 from detector.loggers import images as pictures
 
 IMAGES = 16
@@ -33,7 +32,7 @@ def refuse_existing(path: Path) -> None:
     if os.path.lexists(path):
         raise UserError(f"--sheet {path}: exists already; name another file, or remove it")
     if not path.parent.is_dir():
-        raise UserError(f"--sheet {path}: there is no folder {shown(path.parent)}")
+        raise UserError(f"--sheet {path}: there is no folder {display_path(path.parent)}")
 
 
 def write_sheet(dataset: Dataset, path: Path) -> int:
@@ -82,4 +81,4 @@ def _draw(item: Item, split: str, names: tuple[str, ...]) -> Image:
     labels = [names[index] for index in item.classes.tolist()]
     canvas = pictures.draw_boxes(canvas, corners, labels, colors, line=2)
     boxes = f"{len(corners)} box{'' if len(corners) == 1 else 'es'}"
-    return pictures.caption(canvas, f"{split}: {spelt_out(item.image.name)}, {boxes}")
+    return pictures.caption(canvas, f"{split}: {escape_control(item.image.name)}, {boxes}")

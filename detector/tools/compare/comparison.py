@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from detector.errors import UserError, spelt_out
+from detector.errors import UserError, escape_control
 from detector.runtime.files import read_bytes
 from detector.tools.compare.factorial import Factorial, find_factorial
 from detector.tools.compare.metrics import METRICS
@@ -205,7 +205,11 @@ def _changes(run: Run, reference: Run) -> list[str]:
 
 def _yaml(value: object) -> str:
     text = (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else spelt_out(str(value))
+        "null"
+        if value is None
+        else str(value).lower()
+        if isinstance(value, bool)
+        else escape_control(str(value))
     )
     return text if len(text) <= 40 else text[:39] + "…"
 

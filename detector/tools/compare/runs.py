@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detector.analysis.diagnosis import diagnose
-from detector.config.safe_yaml import Value, printable, read
+from detector.config.safe_yaml import Value, read
 from detector.config.schema import experiment
-from detector.errors import UserError, spelt_out
+from detector.errors import UserError, escape_control, shorten
 from detector.rundir import Key, RunDir
 from detector.runtime.json_numbers import number
 from detector.tools.compare.history import Curves, curves, nonfinite_note
@@ -146,7 +146,7 @@ def _load(directory: Path) -> Run | LeftOut:
     fingerprint, commit = summary.get("data_fingerprint"), summary.get("commit")
     return Run(
         directory=directory,
-        name=printable(str(name)),
+        name=shorten(str(name)),
         seed=config["train.seed"],
         state=state,
         notes=(*notes, *([note] if note else [])),
@@ -154,8 +154,8 @@ def _load(directory: Path) -> Run | LeftOut:
         values=values,
         verdicts=verdicts,
         data=fingerprint if isinstance(fingerprint, str) else None,
-        dataset=printable(str(summary.get("dataset") or Path(str(config.get("data.path"))).stem)),
-        commit=spelt_out(commit[:7]) if isinstance(commit, str) else None,
+        dataset=shorten(str(summary.get("dataset") or Path(str(config.get("data.path"))).stem)),
+        commit=escape_control(commit[:7]) if isinstance(commit, str) else None,
         curves=curves(rows),
         ledger=tuple(
             Step(row["step"], row["block"], _operation(row), number(row["factor"])) for row in ledger
@@ -190,10 +190,10 @@ def _odd(
         if missing:
             notes.append(f"summary.json (another version's?) lacks {', '.join(missing)}")
         if "status" in summary and summary["status"] not in ("finished", "diverged", "stopped"):
-            notes.append(f"its status {printable(str(summary['status']))!r} is unknown: taken as stopped")
+            notes.append(f"its status {shorten(str(summary['status']))!r} is unknown: taken as stopped")
         seed = summary.get("seed")
         if seed is not None and seed != config["train.seed"]:
-            notes.append(f"summary.json says seed {printable(str(seed))}, config.yaml {config['train.seed']}")
+            notes.append(f"summary.json says seed {shorten(str(seed))}, config.yaml {config['train.seed']}")
     steps, every = number(summary.get("steps")), number(config.get("gradients.every"))
     # The last step is always recorded; where it is not, what came before cannot be told from what is lost.
     if rows and summary.get("status") == "finished" and rows[-1]["step"] + max(every, 1) < steps:
@@ -209,7 +209,7 @@ def _diagnose(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def _text(value: object) -> str | None:
-    return printable(value) if isinstance(value, str) else None
+    return shorten(value) if isinstance(value, str) else None
 
 
 def _operation(entry: Mapping[str, Any]) -> str:

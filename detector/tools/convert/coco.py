@@ -17,9 +17,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from detector.config.safe_yaml import printable
-from detector.data.data_yaml import shown
-from detector.errors import UserError
+from detector.errors import UserError, display_path, shorten
 from detector.tools.convert.files import (
     ImageIndex,
     files_below,
@@ -67,10 +65,10 @@ def read_coco(source: Path, images: Path | None, *, keep_crowd: bool) -> Annotat
         reader.read(document)
     if not reader.pictures:
         first = f"the first problem is {reader.notes[0]}" if reader.notes else "it lists none"
-        raise UserError(f"{shown(source)}: no image of it can be used; {first}")
+        raise UserError(f"{display_path(source)}: no image of it can be used; {first}")
     names = tuple(dict.fromkeys(name for document in documents for name in document.categories.values()))
     if not names:
-        raise UserError(f"{shown(documents[0].file)}: it has no categories")
+        raise UserError(f"{display_path(documents[0].file)}: it has no categories")
     return Annotations(names, tuple(reader.pictures), tuple(reader.notes), reader.crowds)
 
 
@@ -121,7 +119,7 @@ class _Reader:
         if document.umbrella is not None:
             message = "has no objects and is the supercategory of all others: it is not made a class"
             self.notes.append(
-                Note("check", file, "", f"the category {printable(document.umbrella)!r} {message}")
+                Note("check", file, "", f"the category {shorten(document.umbrella)!r} {message}")
             )
         split = split_named_in(file.stem) or split_of(file, self.root)
         boxes = self._boxes(document)
@@ -130,7 +128,7 @@ class _Reader:
             where, lost = f"image {number}", 0
             try:
                 identity = _id(entry, "id")
-                where = f"image {printable(str(identity))}"
+                where = f"image {shorten(str(identity))}"
                 if identity in seen:
                     raise ValueError("its id is given twice")
                 seen.add(identity)
@@ -145,7 +143,7 @@ class _Reader:
             chosen = split or split_of(image, self.index.root)
             self.pictures.append(Picture(image, file, chosen, size, tuple(boxes.get(identity, ()))))
         for identity in boxes.keys() - seen:
-            message = f"there is no image {printable(str(identity))}"
+            message = f"there is no image {shorten(str(identity))}"
             self.notes += [Note("dropped", file, box.where, message, 1) for box in boxes[identity]]
 
     def _boxes(self, document: _Document) -> dict[Any, list[Box]]:
@@ -154,16 +152,16 @@ class _Reader:
         for number, entry in enumerate(document.annotations, start=1):
             where = f"annotation number {number}"
             with contextlib.suppress(ValueError):  # the id is for messages only
-                where = f"annotation {printable(str(_id(entry, 'id')))}"
+                where = f"annotation {shorten(str(_id(entry, 'id')))}"
             try:
                 image, category = _id(entry, "image_id"), _id(entry, "category_id")
                 if category not in document.categories:
-                    raise ValueError(f"there is no category {printable(str(category))}")
+                    raise ValueError(f"there is no category {shorten(str(category))}")
                 if entry.get("iscrowd") in (1, "1") and not self.keep_crowd:
                     self.crowds += 1
                     continue
                 name = document.categories[category]
-                boxes[image].append(Box(name, _corners(entry), f"{where} ({printable(name)})"))
+                boxes[image].append(Box(name, _corners(entry), f"{where} ({shorten(name)})"))
             except ValueError as error:
                 self.notes.append(Note("dropped", document.file, where, str(error), 1))
         return boxes
@@ -182,8 +180,10 @@ def _choose(root: Path) -> list[_Document]:
         if isinstance(content, dict) and content.keys() >= set(_LISTS)
     ]
     if not documents:
-        raise UserError(f"{shown(root)}: none of its {len(files)} JSON files is COCO: one with images, "
-                        f"annotations and categories")  # fmt: skip
+        raise UserError(
+            f"{display_path(root)}: none of its {len(files)} JSON files is COCO: one with images, "
+            "annotations and categories"
+        )
     return documents
 
 
@@ -197,11 +197,11 @@ def _parse(file: Path, any_json: bool = False) -> Any:
         except orjson.JSONDecodeError:
             return json.loads(data)  # slower, but it takes the NaN that pandas writes for what is missing
     except OSError as error:
-        raise UserError(f"{shown(file)}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{display_path(file)}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         if any_json and b'"annotations"' not in data:
             return None
-        raise UserError(f"{shown(file)}: is not valid JSON: {error}; export it again") from None
+        raise UserError(f"{display_path(file)}: is not valid JSON: {error}; export it again") from None
 
 
 def _document(file: Path, content: Any) -> _Document:
@@ -212,10 +212,10 @@ def _document(file: Path, content: Any) -> _Document:
     """
     for key in _LISTS:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise UserError(f"{shown(file)}: is not COCO: it has no list {key!r}")
+            raise UserError(f"{display_path(file)}: is not COCO: it has no list {key!r}")
 
     def wrong(number: int, problem: object) -> UserError:
-        return UserError(f"{shown(file)}: category number {number}: {problem}; correct it in the JSON")
+        return UserError(f"{display_path(file)}: category number {number}: {problem}; correct it in the JSON")
 
     names: dict[Any, str] = {}
     parents: dict[Any, object] = {}
@@ -233,7 +233,7 @@ def _document(file: Path, content: Any) -> _Document:
     ids: dict[str, Any] = {}
     for number, (identity, name) in enumerate(names.items(), start=1):
         if identity != umbrella and ids.setdefault(name, identity) != identity:
-            raise UserError(wrong(number, f"its name {printable(name)!r} is given twice"))
+            raise UserError(wrong(number, f"its name {shorten(name)!r} is given twice"))
     order = sorted(ids.values(), key=lambda identity: (isinstance(identity, str), identity))
     categories = {identity: names[identity] for identity in order}
     return _Document(file, content["images"], content["annotations"], categories, names.get(umbrella))

@@ -103,19 +103,17 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _text(report: Report) -> str:
     """The notes, then a summary: what a person looks for stands last."""
-    from detector.config.safe_yaml import printable
-    from detector.data.data_yaml import shown
+    from detector.errors import display_path, shorten
 
     lines = [f"{note.kind}: {note}" for note in report.notes[:SHOWN]]
     if len(report.notes) > SHOWN:
-        lines.append(
-            f"and {len(report.notes) - SHOWN} more, in {shown(report.data_yaml.with_name('conversion.json'))}"
-        )
+        everything = display_path(report.data_yaml.with_name("conversion.json"))
+        lines.append(f"and {len(report.notes) - SHOWN} more, in {everything}")
     for split, images in report.images.items():
         lines.append(
             f"{split:5} {_count(images, 'image'):>14} {_count(report.boxes[split], 'box', 'boxes'):>14}"
         )
-    classes = ", ".join(printable(name) for name in report.names[:10]) + (
+    classes = ", ".join(shorten(name) for name in report.names[:10]) + (
         ", …" if len(report.names) > 10 else ""
     )
     lines.append(f"{_count(len(report.names), 'class', 'classes')}: {classes}")
@@ -123,7 +121,9 @@ def _text(report: Report) -> str:
         f"{_count(report.count('clipped'), 'box', 'boxes')} clipped, {report.count('dropped')} dropped, "
         f"{report.difficult} difficult or crowd skipped; {_count(report.count('left out'), 'image')} left out"
     )
-    lines.append(f"written: {shown(report.data_yaml)}; next: detector check {shown(report.data_yaml)}")
+    lines.append(
+        f"written: {display_path(report.data_yaml)}; next: detector check {display_path(report.data_yaml)}"
+    )
     return "\n".join(lines)
 
 

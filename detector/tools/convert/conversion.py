@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from detector.config.safe_yaml import printable
-from detector.data.data_yaml import shown
-from detector.errors import UserError, has_control, spelt_out
+from detector.errors import UserError, display_path, escape_control, has_control, shorten
 from detector.tools.convert import split
 from detector.tools.convert.coco import read_coco
 from detector.tools.convert.lines import label_lines
@@ -82,7 +80,7 @@ class Report:
     def as_json(self) -> dict[str, object]:
         """The same as plain data."""
         return {
-            "data": shown(self.data_yaml),
+            "data": display_path(self.data_yaml),
             "names": list(self.names),
             "splits": {
                 name: {"images": self.images[name], "boxes": self.boxes[name]} for name in self.images
@@ -94,7 +92,12 @@ class Report:
                 for kind in ("left out", "dropped", "clipped", "check")
             },
             "notes": [
-                {"kind": note.kind, "file": shown(note.file), "where": note.where, "message": note.message}
+                {
+                    "kind": note.kind,
+                    "file": display_path(note.file),
+                    "where": note.where,
+                    "message": note.message,
+                }
                 for note in self.notes
             ],
         }
@@ -123,10 +126,8 @@ def convert(options: Options, progress: Progress = silent) -> Report:
     names = _ordered(found, options.names)
     for name in names:
         if has_control(name):
-            shown_name = spelt_out(name)
-            raise UserError(
-                f"{shown(options.source)}: the class {shown_name} holds a control character; rename it there"
-            )
+            source, written = display_path(options.source), escape_control(name)
+            raise UserError(f"{source}: the class {written} holds a control character; rename it there")
     notes = list(found.notes)
     groups = _look(found.pictures, notes, options.merge, progress)
     own, looks = [pictures[0].split for pictures, _ in groups], [look for _, look in groups]
@@ -164,13 +165,15 @@ def _ordered(found: Annotations, wanted: tuple[str, ...] | None) -> tuple[str, .
     """
     if wanted is None:
         if not found.names:
-            raise UserError(f"{shown(found.pictures[0].file)}: neither it nor any other file has an object")
+            raise UserError(
+                f"{display_path(found.pictures[0].file)}: neither it nor any other file has an object"
+            )
         return found.names
     for picture in found.pictures:
         for box in picture.boxes:
             if box.name not in wanted:
-                raise UserError(f"{shown(picture.file)}: {box.where}: --names does not list the class "
-                                f"{printable(box.name)!r}; add it, or correct the file")  # fmt: skip
+                raise UserError(f"{display_path(picture.file)}: {box.where}: --names does not list the class "
+                                f"{shorten(box.name)!r}; add it, or correct the file")  # fmt: skip
     return wanted
 
 
@@ -204,9 +207,10 @@ def _look(
 
 
 def _copy(picture: Picture, kept: Picture) -> Note:
-    what, lost = f"is identical to {shown(kept.image)}", 0
+    what, lost = f"is identical to {display_path(kept.image)}", 0
     if kept.image == picture.image:
-        what = f"is annotated in {shown(kept.file)}; {shown(picture.file)} does so again and is not used"
+        again = display_path(picture.file)
+        what = f"is annotated in {display_path(kept.file)}; {again} does so again and is not used"
         lost = len(picture.boxes)
     if len(kept.boxes) != len(picture.boxes):
         what += f"; {len(kept.boxes)} boxes there, {len(picture.boxes)} here"

@@ -8,10 +8,8 @@ import unicodedata
 from collections import defaultdict
 from pathlib import Path, PurePath, PurePosixPath
 
-from detector.config.safe_yaml import printable
-from detector.data.data_yaml import shown
 from detector.data.images import SUFFIXES
-from detector.errors import UserError
+from detector.errors import UserError, display_path, shorten
 
 SPLIT_NAMES = {
     "train": "train", "training": "train", "trainval": "train",
@@ -91,8 +89,8 @@ class ImageIndex:
             if wanted.suffix.lower() not in SUFFIXES:
                 hint = "; of this format none is read: use jpg or png"
             elif len(parts) > 1 and not loose:  # Label Studio writes where the image was on its server
-                hint = f"; --images DIR looks for {printable(wanted.name)} there"
-            raise ValueError(f"there is no image {printable(written)!r}{hint}")
+                hint = f"; --images DIR looks for {shorten(wanted.name)} there"
+            raise ValueError(f"there is no image {shorten(written)!r}{hint}")
         return self._nearest(found, near, split)
 
     def by_stem(self, xml: Path, root: Path, unique: bool) -> Path | None:
@@ -121,8 +119,8 @@ class ImageIndex:
         best = max(map(closeness, found))
         nearest = [path for path in found if closeness(path) == best]
         if len(nearest) > 1:
-            raise ValueError(f"it could be {shown(nearest[0])} or {shown(nearest[1])}; rename one, or "
-                             f"convert their folders one by one")  # fmt: skip
+            one, other = map(display_path, nearest[:2])
+            raise ValueError(f"it could be {one} or {other}; rename one, or convert their folders one by one")
         return nearest[0]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from detector.data.data_yaml import shown
 from detector.data.labels import TOLERANCE
+from detector.errors import display_path
 from detector.tools.convert.look import Look, turn
 from detector.tools.convert.records import Box, Corners, Note, Picture
 
@@ -46,7 +46,7 @@ def _upright(picture: Picture, look: Look) -> tuple[list[Box], list[Note]]:
     boxes, true = list(picture.boxes), (look.width, look.height)
     if picture.size in (None, true):
         return boxes, []
-    claim = f"the annotation says {_by(picture.size)}, but {shown(picture.image)} is {_by(true)}"
+    claim = f"the annotation says {_by(picture.size)}, but {display_path(picture.image)} is {_by(true)}"
     if look.orientation > 1 and picture.size == look.stored:
         if all(_inside(box, look.stored) for box in boxes) and not all(_inside(box, true) for box in boxes):
             turned = [Box(box.name, turn(box.corners, look), box.where) for box in boxes]

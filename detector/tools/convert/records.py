@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from detector.data.data_yaml import shown
+from detector.errors import display_path
 
 # left out: an image; dropped, clipped: a box; check: nothing was lost, but somebody should look.
 Kind = Literal["left out", "dropped", "clipped", "check"]
@@ -27,7 +27,7 @@ class Note:
 
     def __str__(self) -> str:
         """`file: object 3 (cat), line 40: what is wrong`."""
-        return f"{shown(self.file)}: {self.where}{': ' if self.where else ''}{self.message}"
+        return f"{display_path(self.file)}: {self.where}{': ' if self.where else ''}{self.message}"
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from detector.config.safe_yaml import printable
-from detector.data.data_yaml import shown
-from detector.errors import UserError
+from detector.errors import UserError, display_path, shorten
 from detector.tools.convert.files import SPLIT_NAMES, ImageIndex, files_below, image_folder, split_of
 from detector.tools.convert.records import (
     Annotations,
@@ -152,7 +150,7 @@ class _Reader:
                 self._note("left out", xml, "", str(getattr(error, "strerror", None) or error), lost)
         if not pictures:
             reason = f"the first problem is {self.notes[0]}" if self.notes else "it has no XML file"
-            raise UserError(f"{shown(self.source)}: nothing here can be used as Pascal VOC; {reason}")
+            raise UserError(f"{display_path(self.source)}: nothing here can be used as Pascal VOC; {reason}")
         if not listed:  # the lists say what belongs to the dataset
             for image in self.index.images:  # which may be backgrounds or not annotated yet: who knows?
                 if image not in self.annotated:
@@ -206,14 +204,14 @@ class _Reader:
             try:
                 lines = path.read_text(encoding="utf-8-sig").splitlines()
             except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"{shown(path)}: the list cannot be read: {error}") from None
+                raise UserError(f"{display_path(path)}: the list cannot be read: {error}") from None
             for number, line in enumerate(lines, start=1):
                 name = line.strip().strip('"')
                 if not name:
                     continue
                 xml = base / "Annotations" / f"{name}.xml"
                 if xml not in found:
-                    self._note("left out", path, f"line {number}", f"there is no {printable(name)}.xml")
+                    self._note("left out", path, f"line {number}", f"there is no {shorten(name)}.xml")
                 elif found[xml] not in (None, split):
                     both = f"is listed in {found[xml]} and in {split}: taken for {found[xml]}"
                     self._note("check", xml, "", both)
@@ -228,9 +226,7 @@ class _Reader:
     def _picture(self, xml: Path, root: ElementTree.Element, split: str | None, unique: bool) -> Picture:
         if root.tag != "annotation":
             hint = "; export 'Pascal VOC' or 'COCO' instead" if root.tag == "annotations" else ""
-            raise ValueError(
-                f"is not Pascal VOC: its root is <{printable(root.tag)}>, not <annotation>{hint}"
-            )
+            raise ValueError(f"is not Pascal VOC: its root is <{shorten(root.tag)}>, not <annotation>{hint}")
         image = self._image(xml, _text(root, "filename"), unique)
         self.annotated.add(image)
         size = root.find("size")
@@ -247,18 +243,16 @@ class _Reader:
         if image is None and stem:
             image = self.index.by_stem(named, self.source, unique)
         if image is None:
-            raise ValueError(
-                f"there is no image {printable(xml.stem)}.* for it; --images names another folder"
-            )
+            raise ValueError(f"there is no image {shorten(xml.stem)}.* for it; --images names another folder")
         if stem not in ("", image.stem) and self.index.by_stem(named, self.source, False):
-            other = f"its <filename> is {printable(written)}, another image: taken for {image.name}"
+            other = f"its <filename> is {shorten(written)}, another image: taken for {image.name}"
             self._note("check", xml, "", other)
         return image
 
     def _box(self, xml: Path, number: int, element: ElementTree.Element) -> Box | None:
         """One object; None if it is left out."""
         name = _text(element, "name")
-        where = f"object {number} ({printable(name)}), line {element.get('line')}"
+        where = f"object {number} ({shorten(name)}), line {element.get('line')}"
         if name:
             self.names.add(name)
         if _text(element, "difficult").lower() in ("1", "true") and not self.keep_difficult:

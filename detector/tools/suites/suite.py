@@ -28,15 +28,14 @@ from detector.config.loading import (
     Layer,
     as_layer,
     check,
-    display,
     find_file,
     merge,
     parse_overrides,
     read_chain,
 )
-from detector.config.safe_yaml import Value, printable
+from detector.config.safe_yaml import Value
 from detector.config.schema import Config
-from detector.errors import UserError
+from detector.errors import UserError, display_path, shorten
 
 KEYS = ("base", "settings", "seeds", "cells")
 MOST_SEEDS = 1000
@@ -95,14 +94,14 @@ class Cell:
 def load_suite(path: Path) -> Suite:
     """Read a suite file, or the project's by its name. Raises UserError that names the file, line and key."""
     path = find_file(path, ("ablations/suites",))
-    source = display(path)
+    source = display_path(path)
     document = safe_yaml.read(path, source)
     content = document.value
     if not isinstance(content, dict):
         raise UserError(f"{document.where}: a suite has the keys {', '.join(KEYS)}")
     for key, value in content.items():
         if key not in KEYS:
-            raise UserError(f"{value.where}: {printable(key)}: unknown key; a suite has {', '.join(KEYS)}")
+            raise UserError(f"{value.where}: {shorten(key)}: unknown key; a suite has {', '.join(KEYS)}")
     for key in ("base", "cells"):
         if key not in content:
             raise UserError(f"{source}: a suite needs the key {key}")
@@ -191,13 +190,13 @@ def _refuse_owned(layer: Layer) -> None:
 def _beside(suite: Path, name: Value) -> Path:
     path = Path(os.path.normpath(suite.parent / str(name.value)))
     if not os.path.isfile(path):  # unlike Path.is_file, no error for an overlong name
-        raise UserError(f"{name.where}: {printable(str(name.value))}: no such file ({display(path)})")
+        raise UserError(f"{name.where}: {shorten(str(name.value))}: no such file ({display_path(path)})")
     return path
 
 
 def _cell_name(name: str, delta: Value) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}", name):
-        raise UserError(f"{delta.where}: {printable(name)}: a cell's name is letters, digits, _ . and -")
+        raise UserError(f"{delta.where}: {shorten(name)}: a cell's name is letters, digits, _ . and -")
     return name
 
 

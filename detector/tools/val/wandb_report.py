@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from detector.config.schema import Config
 from detector.loggers.base import PredictionImage
-from detector.loggers.wandb_logger import WandbTracker
+from detector.loggers.wandb_logger import WandbLogger
 from detector.loggers.wandb_session import Start
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def log_evaluation(
     """
     tracking = config.tracking.model_copy(update={"wandb": "auto"})  # --wandb was asked for
     config = config.model_copy(update={"tracking": tracking})
-    tracker = WandbTracker(Start(directory, config, name, dataset, job_type="val"))
+    logger = WandbLogger(Start(directory, config, name, dataset, job_type="val"))
     split, step = content["split"], content["step"] or 0
     metrics = {f"{split}/{key}": value for key, value in content["metrics"].items()}
 
@@ -49,9 +49,9 @@ def log_evaluation(
         pictures = {f"evaluation/{path.stem}": wandb.Image(str(path)) for path in plots}
         run.log({"evaluation/classes": table, **pictures}, step=step)
 
-    tracker.log({"step": step, **metrics})
-    tracker.send(send)
-    tracker.predictions(step, worst)
+    logger.log({"step": step, **metrics})
+    logger.send(send)
+    logger.predictions(step, worst)
     keys = ("checkpoint", "data", "split", "images", "boxes", "image_size", "best_f1", "speed")
-    tracker.finish(metrics | {key: content[key] for key in keys}, None)
-    tracker.close()
+    logger.finish(metrics | {key: content[key] for key in keys}, None)
+    logger.close()

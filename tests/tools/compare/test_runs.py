@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from detector.errors import UserError
-from detector.loggers.jsonl import LocalTracker
+from detector.loggers.jsonl import JsonlLogger
 from detector.rundir import RunDir
 from detector.tools.compare.comparison import compare
 from detector.tools.compare.history import MAX_ROWS, thin
@@ -126,10 +126,10 @@ def test_numbers_that_are_not_finite_are_gaps(tmp_path: Path, make_run: Make) ->
         summary={"status": "diverged", "train/loss": "NaN", "gradient/vanishing_index": "NaN"}
     )
     (directory / "history.jsonl").unlink()
-    tracker = LocalTracker(RunDir(directory))  # the real writer's spelling
+    logger = JsonlLogger(RunDir(directory))  # the real writer's spelling
     for step, norm in enumerate([1.0, math.nan, math.inf]):
-        tracker.log({"step": step, "train/loss": norm, "activation_grad/00_stem": norm})
-    tracker.close()
+        logger.log({"step": step, "train/loss": norm, "activation_grad/00_stem": norm})
+    logger.close()
     with (directory / "history.jsonl").open("a") as file:
         file.write(
             '{"step": 3, "train/loss": NaN, "activation_grad/00_stem": null, "note": "x"}\n'
