@@ -9,6 +9,7 @@ from detector.config.loading import LoadedConfig
 from detector.gradients.ledger import Ledger
 from detector.gradients.recorder import GradientRecorder
 from detector.models.loss import DetectionLoss
+from detector.registry import with_plugins
 from detector.runtime.allocator import give_freed_memory_back, keep_freed_memory
 from detector.runtime.distributed import SingleProcess, init_process_group
 from detector.runtime.failures import checkpoint_on_error, explain_errors
@@ -82,7 +83,7 @@ def fit_process(
         checkpoints,
     ])  # fmt: skip
 
-    command = f"{launch.launcher} train.py --resume {run.files}"
+    command = with_plugins(f"{launch.launcher} train.py --resume {run.files}")
     with checkpoint_on_error(checkpoints.save, checkpoints.last, command, memory_advice(config)), run:
         if saved is None:
             checkpoints.save()  # whatever happens from here on, there is something to resume from

@@ -70,6 +70,12 @@ class Key:
     LOSSES = LOSS_BOX, LOSS_CLS, LOSS_DFL
 
 
+def own_metrics(row: Iterable[str]) -> list[str]:
+    """The registered metrics that a row or a summary holds, such as `recall` for `val/recall`."""
+    found = (key.removeprefix("val/") for key in row if key.startswith("val/"))
+    return [name for name in found if name not in (Key.MAP, Key.MAP50)]
+
+
 def by_layer(row: Row, kind: str) -> dict[str, float]:
     """A row's numbers of one kind, such as `Key.ACTIVATION_GRAD`, by layer, from the input to the output."""
     found = {key.removeprefix(kind): value for key, value in row.items() if key.startswith(kind)}
