@@ -29,6 +29,12 @@ def fit(
 ) -> FinishedRun:
     """Train one model as configured, and leave its run directory behind.
 
+    >>> from detector import fit, load_config
+    >>> short = ["data.image_size=64", "train.steps=4", "run.dir=runs/baseline"]
+    >>> run = fit(load_config("coco8", short))
+    >>> run.status, run.exit_code
+    ('finished', 0)
+
     Args:
         loaded: what `load_config` returns.
         resume: the directory of a run to resume; `loaded` is then its own config.yaml.

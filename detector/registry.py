@@ -73,7 +73,18 @@ def lookup(kind: str, name: str, built_in: Mapping[str, T], torch: object = None
 
 
 class Register:
-    """A decorator for each kind of part; what it decorates is called as the methods say."""
+    """A decorator for each kind of part; what it decorates is called as the methods say.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from detector import load_config, register
+    >>> @register.activation("squared_relu")
+    ... class SquaredReLU(nn.Module):
+    ...     def forward(self, x):
+    ...         return torch.relu(x) ** 2
+    >>> load_config("coco8", ["model.act=squared_relu"]).difference
+    ['model.act: silu -> squared_relu']
+    """
 
     def activation(self, name: str) -> Decorator[Any]:
         """`()` -> a module, applied to (B, c, H, W)."""

@@ -32,7 +32,20 @@ SECONDS_BETWEEN_PICTURES = 10  # of predictions: drawing them for W&B takes as l
 
 
 class Callback:
-    """Called by the engine; every method here does nothing. Derive from it and override what you need."""
+    """Called by the engine; every method here does nothing. Derive from it and override what you need.
+
+    >>> from detector import Callback, fit, load_config
+    >>> class KeepNorms(Callback):
+    ...     def __init__(self):
+    ...         self.norms = []
+    ...     def on_record(self, row):
+    ...         self.norms.append(row["train/grad_norm"])
+    >>> mine = KeepNorms()
+    >>> short = ["data.image_size=64", "train.steps=2", "run.dir=watched"]
+    >>> run = fit(load_config("coco8", short), callbacks=[mine])
+    >>> len(mine.norms), min(mine.norms) > 0
+    (2, True)
+    """
 
     def on_train_begin(self, state: TrainState) -> None:
         """Training is about to begin, or to resume, with this state."""

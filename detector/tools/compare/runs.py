@@ -103,8 +103,7 @@ def _directories(path: Path) -> list[Path]:
 
 
 def _files(path: Path) -> bool:
-    run = RunDir(path)
-    return any(file.exists() for file in (run.config_file, run.history_file, run.summary_file))
+    return RunDir(path).exists()
 
 
 def _load(directory: Path) -> Run | LeftOut:
