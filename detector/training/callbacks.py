@@ -51,7 +51,7 @@ class Callback:
         """Training is about to begin, or to resume, with this state."""
 
     def on_step_begin(self, step: int) -> None:
-        """Before the passes of a step. Setting `state.should_stop` ends training here."""
+        """Before the passes of a step. Training ends here if `state.should_stop` was set, here or earlier."""
 
     def on_backward_end(self, step: int) -> None:
         """The gradients are complete: of the whole batch, unscaled, and not yet clipped."""
@@ -111,7 +111,7 @@ class StopOnRequest(Callback):
 
     def on_step_begin(self, step: int) -> None:
         """Ask."""
-        self.state.should_stop = self.request()
+        self.state.should_stop = self.request() or self.state.should_stop
 
 
 class RecordGradients(Callback):
