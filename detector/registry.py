@@ -140,7 +140,10 @@ register = Register()
 
 def _decorator(kind: str, name: str) -> Decorator[Any]:
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ValueError(f"{kind} {name!r}: a name is a letter, then letters, digits, - and _")
+        raise ValueError(
+            f"{kind} {name!r}: a name is a letter, then letters, digits, - and _; not a word such as `no`, "
+            "which is no text to YAML"
+        )
     if name in names.BUILT_IN[kind] or name in names.TORCH.get(kind, ()) or (kind, name) == ("model", "yolo"):
         raise ValueError(f"{kind} {name!r}: there is one of that name already; choose another")
 

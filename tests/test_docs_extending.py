@@ -1,4 +1,4 @@
-"""docs/extending.md, executed: every code block is a file, and every command line is run, on a tiny network."""
+"""docs/extending.md, executed: its code blocks are files, and its command lines run, on a tiny network."""
 
 from __future__ import annotations
 
@@ -100,11 +100,9 @@ def call(program: str, arguments: list[str]) -> int:
     file, *rest = arguments
     if file == "train.py":
         return train.main(rest)
-    text = Path(file).read_text()
-    assert text.count('["train.steps=4"]') == 1
-    Path(file).write_text(
-        text.replace('["train.steps=4"]', f"[*{TINY}, 'run.dir=runs/mine', 'train.steps=4']")
-    )
+    text, settings = Path(file).read_text(), '["train.steps=4"]'
+    assert text.count(settings) == 1
+    Path(file).write_text(text.replace(settings, str([*TINY, "run.dir=runs/mine", "train.steps=4"])))
     runpy.run_path(file, run_name="__main__")
     return 0
 
@@ -233,7 +231,7 @@ def test_the_metric_by_hand(defined: dict[str, Any]) -> None:
         boxes((0, 0, 10, 10), (20, 0, 30, 10), (40, 0, 50, 10), (60, 0, 70, 10)), np.arange(4), (99, 9)
     )
     found = Prediction(
-        # The first is found; the second has another class, the third too low a score, the fourth is too far off.
+        # The first is found; the second has another class, the third too low a score, the fourth is too far.
         boxes((0, 0, 10, 9), (20, 0, 30, 10), (40, 0, 50, 10), (66, 0, 76, 10)),
         np.array([0.9, 0.9, 0.2, 0.9], np.float32),
         np.array([0, 3, 2, 3]),

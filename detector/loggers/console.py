@@ -196,7 +196,7 @@ def _meanings(summary: Mapping[str, object]) -> list[tuple[str, str, str]]:
     warnings = summary.get("data/warnings")
     if isinstance(warnings, Mapping) and "same-images" in warnings:
         unseen = "memorisation: val holds the images of train"
-    own, splits = own_metrics(summary), (("train", seen), ("val", unseen))
+    own, splits = own_metrics(summary), (("train", "on the images trained on"), ("val", "on unseen images"))
     return [
         (Key.TRAIN_MAP, "train mAP50-95", seen),
         (Key.VAL_MAP, "val mAP50-95", unseen),
