@@ -26,8 +26,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from detector.config import safe_yaml
+from detector.config.experiment import flat
 from detector.config.safe_yaml import Value
-from detector.config.schema import Config, Section, flat
+from detector.config.schema import Config
+from detector.config.section import Section
 from detector.errors import UserError, display_path, shorten
 from detector.runtime.files import PROJECT, write_text
 

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from detector.config.schema import COMPARED_OTHERWISE, MEASUREMENT, Config, experiment
+from detector.config.experiment import experiment
+from detector.config.schema import Config
+from detector.config.section import COMPARED_OTHERWISE, MEASUREMENT
 from detector.errors import UserError
 from detector.rundir import RunDir
 from detector.tools.suites.suite import Cell
