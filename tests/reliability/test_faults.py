@@ -16,7 +16,6 @@ import pytest
 from tests.loggers.wandb_server import Server
 from tests.reliability.faulty_runs import (
     Runs,
-    Starter,
     assert_clear,
     assert_same,
     mounted,
@@ -24,6 +23,7 @@ from tests.reliability.faulty_runs import (
     state,
     unmount_below,
 )  # fmt: skip
+from tests.starter import Starter
 from tests.support import Run
 
 pytestmark = [
