@@ -69,7 +69,7 @@ def load_config(
 ) -> LoadedConfig:
     """Read a file (see `find_file`) with its bases, apply `section.key=value` overrides, and check the whole.
 
-    `fallback` is a file whose data and training values stand in when the dataset of `path` cannot be had.
+    `fallback` is a file whose data and training values stand in when the dataset of `path` is not available.
     They replace those of the layer that chose that dataset, so a deeper file's delta (say, an ablation's)
     and the command line still win over them; only `data.path` is always the fallback's.
 

@@ -64,7 +64,7 @@ class DataConfig(Section):
     val_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.0
     # A list file may name images outside the dataset's folder.
     allow_outside: Annotated[bool, RUNTIME] = False
-    fallback: Annotated[Literal["shapes", "none"], RUNTIME] = "shapes"  # if COCO8 cannot be had
+    fallback: Annotated[Literal["shapes", "none"], RUNTIME] = "shapes"  # if COCO8 is not available
     cache: Annotated[bool, RUNTIME] = True  # keep letterboxed images in RAM when they fit
     # Loader processes; 0 loads in the training process.
     workers: Annotated[int, Field(ge=0, le=1024), RUNTIME] = 0

@@ -38,7 +38,7 @@ class Order(NamedTuple):
     config: bytes  # the resolved configuration, run.dir left open
     name: str
     threads: int
-    earlier: bytes | None  # the directory of a run that goes on
+    earlier: bytes | None  # the directory of a run to resume
 
 
 class Delivery(NamedTuple):
