@@ -20,7 +20,7 @@ class UserError(Exception):
 
 
 class InterruptedRunError(Exception):
-    """Something outside the run ended it: a full disk, a lost process. It can go on once that is mended.
+    """Something outside the run ended it: a full disk, a lost process. It can be resumed once that is fixed.
 
     The message is one or two lines, as a UserError's. train.py exits with code 4.
     """

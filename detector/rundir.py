@@ -385,7 +385,7 @@ class HistoryWriter:
         ordered = {key: row[key] for key in (Key.STEP, Key.EPOCH) if key in row} | dict(row)
         data = (to_json(ordered) + "\n").encode()
         before = os.fstat(self._file.fileno())
-        if not before.st_nlink:  # the system would go on writing to it, and nobody ever find it
+        if not before.st_nlink:  # the system would keep writing to it, and nobody would ever find it
             reason = "it was deleted while the run was writing to it"
             raise FileNotFoundError(errno.ENOENT, reason, str(self.path))
         with with_filename(self.path):

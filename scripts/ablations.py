@@ -89,7 +89,7 @@ def flatten(delta: Path) -> list[str]:
 
 
 def run_cell(cell: Cell, out: Path, threads: int) -> str:
-    """Train one cell, unless it is there already; return a line about it."""
+    """Train one cell, unless it exists already; return a line about it."""
     directory = out / cell.name
     if (directory / "summary.json").exists():
         return f"{cell.name}: was there"

@@ -13,7 +13,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from detector.config.schema import Config, experiment
+from detector.config.experiment import experiment
+from detector.config.schema import Config
 from detector.rundir import Key, RunDir
 from detector.runtime.json_numbers import to_json
 

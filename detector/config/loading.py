@@ -26,8 +26,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from detector.config import safe_yaml
+from detector.config.experiment import flat
 from detector.config.safe_yaml import Value
-from detector.config.schema import Config, Section, flat
+from detector.config.schema import Config
+from detector.config.section import Section
 from detector.errors import UserError, display_path, shorten
 from detector.runtime.files import PROJECT, write_text
 
@@ -74,7 +76,7 @@ def load_config(
     >>> loaded.config.model.shortcut
     'none'
 
-    `fallback` is a file whose data and training values stand in when the dataset of `path` cannot be had.
+    `fallback` is a file whose data and training values stand in when the dataset of `path` is not available.
     They replace those of the layer that chose that dataset, so a deeper file's delta (say, an ablation's)
     and the command line still win over them; only `data.path` is always the fallback's.
 

@@ -53,7 +53,7 @@ class ConsoleLogger(Logger):
         progress: TextIO | None = None,
         results: TextIO | None = None,
     ) -> None:
-        """Show a run of `total_steps` steps that begins, or goes on, at `start_step`."""
+        """Show a run of `total_steps` steps that begins, or resumes, at `start_step`."""
         self._total = max(total_steps, 1)
         self._start_step = start_step
         self._began = time.monotonic()

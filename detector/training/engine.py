@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detector.config.schema import TrainConfig
-from detector.data.loader import Batch
+from detector.data.batch import Batch
 from detector.models.loss import Loss
 from detector.rundir import Key
 from detector.runtime.distributed import SingleProcess

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from detector.config.schema import TrainConfig
+from detector.data.batch import Batch
 from detector.data.dataset import Dataset
-from detector.data.loader import Batch
 from detector.gradients.nonfinite import NonFiniteOrigin, find_nonfinite_origin
 from detector.registry import with_plugins
 from detector.rundir import Key, RunDir

@@ -11,7 +11,7 @@ import pytest
 
 from detector.analysis.evidence import Effect, collect, find, read_effects, settings, write_effects
 from detector.analysis.explain import explain
-from detector.config import schema
+from detector.config.experiment import experiment
 from detector.config.loading import load_config
 from detector.config.schema import Config, DataConfig, TrainConfig
 from detector.rundir import Key, RunDir
@@ -83,7 +83,7 @@ def test_a_default_that_changes_changes_nothing_that_was_measured(
     write_effects([effect(Config())], path)
     monkeypatch.setattr(
         "detector.analysis.evidence.experiment",
-        lambda config: schema.experiment(config) | ({"train.lr": 0.5} if config == Config() else {}),
+        lambda config: experiment(config) | ({"train.lr": 0.5} if config == Config() else {}),
     )
     (found,) = read_effects(path)
     assert found.settings["train.lr"] == 0.02

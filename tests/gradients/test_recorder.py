@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from detector.config.schema import ModelConfig
 from detector.gradients.indices import vanishing_index
-from detector.gradients.recorder import GradientRecorder, input_dependence, layers_of, ratio
+from detector.gradients.layers import layers_of
+from detector.gradients.recorder import GradientRecorder, input_dependence, ratio
 from detector.models.detector import build_detector
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from detector.config.schema import TrainConfig
-from detector.data.loader import Batch
+from detector.data.batch import Batch
 from detector.gradients.nonfinite import NonFiniteOrigin
 from detector.gradients.recorder import GradientRecorder
 from detector.models.base import DetectionModel

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detector.analysis.diagnosis import diagnose
+from detector.config.experiment import experiment
 from detector.config.safe_yaml import Value, read
-from detector.config.schema import experiment
 from detector.errors import UserError, escape_control, shorten
 from detector.rundir import Key, RunDir
 from detector.runtime.json_numbers import number

@@ -90,4 +90,4 @@ def _check(format: str, out: Path, dynamic: bool, given: Mapping[str, int], imag
     if only_onnx and format != "onnx":
         raise UserError(f"--{only_onnx[0]}: only for --format onnx; the others take any batch and size")
     if out.exists():
-        raise UserError(f"{out}: is there already, and nothing is overwritten; name another file with --out")
+        raise UserError(f"{out}: already exists, and nothing is overwritten; name another file with --out")

@@ -11,7 +11,7 @@ from detector.rundir import Key, RunDir
 
 if TYPE_CHECKING:
     from detector.config.schema import Config
-    from detector.data.loader import Batch
+    from detector.data.batch import Batch
     from detector.gradients.nonfinite import NonFiniteOrigin
     from detector.runtime.checkpoint_check import FailureState
     from detector.training.engine import LossFunction
@@ -146,8 +146,9 @@ def measure(
     """
     import torch
 
+    from detector.gradients.layers import tensors
     from detector.gradients.norms import joint_norm
-    from detector.gradients.recorder import GradientRecorder, tensors
+    from detector.gradients.recorder import GradientRecorder
     from detector.training.engine import backward, clip_gradients, named
 
     points = state.model.backbone_layers()

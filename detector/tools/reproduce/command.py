@@ -117,7 +117,7 @@ def new_directory(first: Path, out: Path | None) -> Path:
     if out.resolve().is_relative_to(first.resolve()):
         raise UserError(f"--out {out}: lies in {first}, which is only read; choose a new directory")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out}: is there already; choose a new directory")
+        raise UserError(f"--out {out}: already exists; choose a new directory")
     return out
 
 

@@ -95,7 +95,7 @@ def ablate(
     failed = [job for job in runs if job.status == "failed"]
     print(result_table(runs))
     if exit_code:
-        _say("stopped; the same command goes on where it stopped")
+        _say("interrupted; the same command resumes where it stopped")
     elif failed:
         names = ", ".join(job.cell.name for job in failed)
         _say(f"failed: {names}; the same command tries them again")

@@ -102,7 +102,7 @@ class SuiteDisplay:
             caption += f", {clock(left)} left"
         table = Table(
             title=Text(f"{self._name}: V late", style="bold"),
-            caption=Text(f"{caption}\nCtrl-C stops; the same command goes on"),
+            caption=Text(f"{caption}\nCtrl-C stops; the same command resumes"),
             show_edge=False,
             pad_edge=False,
         )

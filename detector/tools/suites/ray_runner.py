@@ -39,7 +39,7 @@ class Order(NamedTuple):
     config: bytes  # the resolved configuration, run.dir left open
     name: str
     threads: int
-    earlier: bytes | None  # the directory of a run that goes on
+    earlier: bytes | None  # the directory of a run to resume
     plugins: tuple[tuple[str, bytes], ...] = ()  # what --plugin named: the file's name and its content
 
 

@@ -9,8 +9,9 @@ from torch import nn
 
 from detector.analysis.theory import power_exponent
 from detector.config.schema import DataConfig, ModelConfig, TrainConfig
+from detector.data.batch import Batch
 from detector.data.geometry import letterbox
-from detector.data.loader import Batch, Loader
+from detector.data.loader import Loader
 from detector.data.sources import load_dataset
 from detector.models.loss import DetectionLoss
 from detector.tools.theory.measure import HEADER, Check, check_backbone, check_plain, check_residual
