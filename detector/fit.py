@@ -9,6 +9,7 @@ from detector.config.loading import LoadedConfig
 from detector.gradients.ledger import Ledger
 from detector.gradients.recorder import GradientRecorder
 from detector.models.loss import DetectionLoss
+from detector.registry import with_plugins
 from detector.runtime.allocator import give_freed_memory_back, keep_freed_memory
 from detector.runtime.distributed import SingleProcess, init_process_group
 from detector.runtime.failures import checkpoint_on_error, explain_errors
@@ -27,6 +28,12 @@ def fit(
     loaded: LoadedConfig, *, resume: Path | None = None, callbacks: Sequence[cb.Callback] = ()
 ) -> FinishedRun:
     """Train one model as configured, and leave its run directory behind.
+
+    >>> from detector import fit, load_config
+    >>> short = ["data.image_size=64", "train.steps=4", "run.dir=runs/baseline"]
+    >>> run = fit(load_config("coco8", short))
+    >>> run.status, run.exit_code
+    ('finished', 0)
 
     Args:
         loaded: what `load_config` returns.
@@ -82,7 +89,7 @@ def fit_process(
         checkpoints,
     ])  # fmt: skip
 
-    command = f"{launch.launcher} train.py --resume {run.files}"
+    command = with_plugins(f"{launch.launcher} train.py --resume {run.files}")
     with checkpoint_on_error(checkpoints.save, checkpoints.last, command, memory_advice(config)), run:
         if saved is None:
             checkpoints.save()  # whatever happens from here on, there is something to resume from

@@ -70,6 +70,12 @@ class Key:
     LOSSES = LOSS_BOX, LOSS_CLS, LOSS_DFL
 
 
+def own_metrics(row: Iterable[str]) -> list[str]:
+    """The registered metrics that a row or a summary holds, such as `recall` for `val/recall`."""
+    found = (key.removeprefix("val/") for key in row if key.startswith("val/"))
+    return [name for name in found if name not in (Key.MAP, Key.MAP50)]
+
+
 def by_layer(row: Row, kind: str) -> dict[str, float]:
     """A row's numbers of one kind, such as `Key.ACTIVATION_GRAD`, by layer, from the input to the output."""
     found = {key.removeprefix(kind): value for key, value in row.items() if key.startswith(kind)}
@@ -98,6 +104,29 @@ def run_name(checkpoint: Path) -> str:
     return folder.parent.name if folder.name == "checkpoints" and folder.parent.name else checkpoint.stem
 
 
+def load_run(path: Path | str) -> RunDir:
+    """A run that is there, to be read: finished, still running, or killed.
+
+    >>> from detector import load_run
+    >>> run = load_run("runs/baseline")
+    >>> run.read_config().config.train.steps
+    4
+    >>> [row["step"] for row in run.read_history()]
+    [0, 3]
+    >>> run.read_summary()["gradient/verdict_init"]
+    'healthy'
+    >>> run.best  # for `Predictor`
+    PosixPath('runs/baseline/checkpoints/best.pt')
+
+    Raises:
+        UserError: there is no run in that directory.
+    """
+    run = RunDir(path)
+    if not run.exists():
+        raise UserError(f"{run}: is not a run's directory; name one such as runs/baseline-s0")
+    return run
+
+
 class RunDir:
     """One run's directory, which need not exist yet."""
 
@@ -118,6 +147,10 @@ class RunDir:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    def exists(self) -> bool:
+        """Whether there is anything of a run."""
+        return any(file.exists() for file in (self.config_file, self.history_file, self.summary_file))
 
     @classmethod
     def create(cls, path: Path | str, config: Config) -> RunDir:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from detector import registry
-from detector.config import names
 from detector.data.coco8 import DatasetUnavailable
 from detector.data.sources import load_dataset
 from tests.starter import Starter
-from tests.support import Run
+from tests.support import Run, forgetting_names
 
 # A slow machine is no failure: no test asserts how long anything takes.
 settings.register_profile("patient", deadline=None)
@@ -33,14 +30,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def own_names() -> Iterator[None]:
     """What a test registers is forgotten after it."""
-    parts = {kind: dict(own) for kind, own in registry._own.items()}
-    added = {kind: list(own) for kind, own in names.added.items()}
-    loaded = dict(registry.plugins)
-    yield
-    for kind in parts:
-        registry._own[kind], names.added[kind] = parts[kind], added[kind]
-    for name in registry.plugins.keys() - loaded.keys():
-        del registry.plugins[name], sys.modules[name]
+    with forgetting_names():
+        yield
 
 
 @pytest.fixture(scope="session")

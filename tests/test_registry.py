@@ -209,6 +209,12 @@ def test_a_monitored_metric_is_a_measured_one() -> None:
     assert (train.monitor, train.metrics) == ("recall", ("recall",))
 
 
+def test_a_metric_does_not_take_the_key_of_a_loss() -> None:
+    for name in ("loss", "lr", "grad_norm", "loss_box"):
+        with pytest.raises(ValueError, match=f"a run's history has train/{name} already"):
+            register.metric(name)(lambda result: 0.0)
+
+
 def test_the_registry_needs_no_torch() -> None:
     code = "import detector.registry, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -69,6 +69,13 @@ def load_config(
 ) -> LoadedConfig:
     """Read a file (see `find_file`) with its bases, apply `section.key=value` overrides, and check the whole.
 
+    >>> from detector import load_config
+    >>> loaded = load_config("no_residual", ["train.seed=1"])
+    >>> loaded.difference
+    ['model.shortcut: residual -> none', 'train.seed: 0 -> 1']
+    >>> loaded.config.model.shortcut
+    'none'
+
     `fallback` is a file whose data and training values stand in when the dataset of `path` is not available.
     They replace those of the layer that chose that dataset, so a deeper file's delta (say, an ablation's)
     and the command line still win over them; only `data.path` is always the fallback's.

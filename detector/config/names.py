@@ -12,6 +12,8 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from detector.errors import shorten
+
 # Every kind of part, and the names that this project has for it.
 BUILT_IN: dict[str, tuple[str, ...]] = {
     "activation": ("silu", "relu", "leaky_relu", "tanh", "sigmoid", "identity"),
@@ -65,7 +67,7 @@ def plugin_needed(error: ValidationError, section: str = "") -> str | None:
     details = [
         d for d in error.errors(include_url=False, include_context=False) if d["type"] == "unknown_name"
     ]
-    parts = [f"{section}{'.'.join(map(str, d['loc'][:2]))}={d['input']}" for d in details]
+    parts = [f"{section}{'.'.join(map(str, d['loc'][:2]))}={shorten(str(d['input']))}" for d in details]
     return f"needs a plugin that brings {' and '.join(parts)}: add --plugin FILE.py" if parts else None
 
 

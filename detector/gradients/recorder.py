@@ -30,6 +30,9 @@ def alone(tensor: Tensor) -> Tensor:
 class GradientRecorder:
     """Records the gradient of a network's layers, in network order. It works on any `nn.Module`.
 
+    >>> import torch
+    >>> from torch import nn
+    >>> from detector import GradientRecorder
     >>> model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
     >>> recorder = GradientRecorder(model)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

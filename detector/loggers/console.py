@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 from detector.errors import for_terminal
 from detector.gradients.indices import EXPLODING, VANISHING
 from detector.loggers.base import Logger, PredictionImage, Row
-from detector.rundir import Key
+from detector.rundir import Key, own_metrics
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,7 +105,7 @@ class ConsoleLogger(Logger):
         self._stop()
 
     def _facts(self, step: int, *, styled: bool) -> str:
-        """The numbers worth a glance, in at most 64 columns."""
+        """The numbers worth a glance, on a bar in at most 64 columns."""
         seen = self._seen
         index = seen.get(Key.VANISHING_INDEX)
         verdict = "" if index is None else f"V {index:+.2f}"
@@ -115,7 +115,13 @@ class ConsoleLogger(Logger):
             verdict = f"{verdict} {verdict_word(index)}"
         parts = [
             f"loss {_short(seen.get(Key.LOSS))}",
-            f"mAP train {_map(seen.get(Key.TRAIN_MAP))} val {_map(seen.get(Key.VAL_MAP))}",
+            _pair("mAP", seen.get(Key.TRAIN_MAP), seen.get(Key.VAL_MAP)),
+            # A bar has no room for more.
+            *(
+                _pair(name, seen.get(f"train/{name}"), seen[f"val/{name}"])
+                for name in own_metrics(seen)
+                if not styled
+            ),
             verdict,
             self._left(step),
         ]
@@ -190,9 +196,11 @@ def _meanings(summary: Mapping[str, object]) -> list[tuple[str, str, str]]:
     warnings = summary.get("data/warnings")
     if isinstance(warnings, Mapping) and "same-images" in warnings:
         unseen = "memorisation: val holds the images of train"
+    own, splits = own_metrics(summary), (("train", "on the images trained on"), ("val", "on unseen images"))
     return [
         (Key.TRAIN_MAP, "train mAP50-95", seen),
         (Key.VAL_MAP, "val mAP50-95", unseen),
+        *((f"{split}/{name}", f"{split} {name}", what) for name in own for split, what in splits),
         (Key.LOSS, "final loss", "box + class + DFL, last step"),
         (Key.VANISHING_INDEX + Key.INIT, "V at init", "decades from the trunk's last third to its first"),
         (Key.VANISHING_INDEX, "V late", "below -1 the gradient vanishes, above +1.2 it explodes"),
@@ -202,6 +210,11 @@ def _meanings(summary: Mapping[str, object]) -> list[tuple[str, str, str]]:
         (Key.INPUT_DEPENDENCE, "input dependence", "below 0.2 the trunk hardly sees its input"),
         ("parameters", "parameters", "of the whole network"),
     ]
+
+
+def _pair(name: str, train: float | None, val: float | None) -> str:
+    """A metric on both splits."""
+    return f"{name} train {_map(train)} val {_map(val)}"
 
 
 def _map(value: float | None) -> str:

@@ -94,6 +94,17 @@ class Head(nn.Module):
 class Detector(DetectionModel):
     """Images in, raw predictions out.
 
+    >>> import torch
+    >>> from torch import nn
+    >>> from detector import Detector
+    >>> from detector.models.blocks import Components, residual
+    >>> parts = Components(act=nn.SiLU, norm=nn.BatchNorm2d, shortcut=residual)
+    >>> model = Detector(3, depths=(1, 2, 1, 1), widths=(8,) * 5, neck_width=8, reg_max=4, parts=parts)
+    >>> model(torch.zeros(2, 3, 64, 64))["scores"].shape  # 8·8 + 4·4 + 2·2 cells
+    torch.Size([2, 3, 84])
+    >>> list(model.backbone_layers())[:4]
+    ['00_stem', '01_p2.down', '02_p2.0', '03_p3.down']
+
     Args:
         num_classes: how many classes the head scores.
         depths: blocks in each stage, at strides 4, 8, 16, 32.

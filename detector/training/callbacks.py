@@ -32,13 +32,26 @@ SECONDS_BETWEEN_PICTURES = 10  # of predictions: drawing them for W&B takes as l
 
 
 class Callback:
-    """Called by the engine; every method here does nothing. Derive from it and override what you need."""
+    """Called by the engine; every method here does nothing. Derive from it and override what you need.
+
+    >>> from detector import Callback, fit, load_config
+    >>> class KeepNorms(Callback):
+    ...     def __init__(self):
+    ...         self.norms = []
+    ...     def on_record(self, row):
+    ...         self.norms.append(row["train/grad_norm"])
+    >>> mine = KeepNorms()
+    >>> short = ["data.image_size=64", "train.steps=2", "run.dir=watched"]
+    >>> run = fit(load_config("coco8", short), callbacks=[mine])
+    >>> len(mine.norms), min(mine.norms) > 0
+    (2, True)
+    """
 
     def on_train_begin(self, state: TrainState) -> None:
         """Training is about to begin, or to resume, with this state."""
 
     def on_step_begin(self, step: int) -> None:
-        """Before the passes of a step. Setting `state.should_stop` ends training here."""
+        """Before the passes of a step. Training ends here if `state.should_stop` was set, here or earlier."""
 
     def on_backward_end(self, step: int) -> None:
         """The gradients are complete: of the whole batch, unscaled, and not yet clipped."""
@@ -98,7 +111,7 @@ class StopOnRequest(Callback):
 
     def on_step_begin(self, step: int) -> None:
         """Ask."""
-        self.state.should_stop = self.request()
+        self.state.should_stop = self.request() or self.state.should_stop
 
 
 class RecordGradients(Callback):

@@ -14,7 +14,6 @@ from detector.data.batch import Batch
 from detector.data.coco8 import DatasetUnavailable
 from detector.data.dataset import Dataset
 from detector.data.loader import Loader
-from detector.data.own import read_registered
 from detector.data.problems import said
 from detector.data.sources import check_command, load_configured
 from detector.errors import say
@@ -57,8 +56,6 @@ def load_data(loaded: LoadedConfig, dist: SingleProcess) -> tuple[Dataset, dict[
 
 def _read_dataset(loaded: LoadedConfig, announce: bool) -> tuple[Dataset, LoadedConfig]:
     data, seed = loaded.config.data, loaded.config.train.seed
-    if data.format != "yolo":
-        return read_registered(data), loaded
     try:
         return load_configured(data, seed), loaded
     except DatasetUnavailable as error:

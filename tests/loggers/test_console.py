@@ -53,6 +53,19 @@ def test_plain_lines_where_there_is_no_terminal(make_history: Make, summary: dic
     assert lines[-1] == "a [bracketed] message"
 
 
+def test_a_metric_of_one_s_own_is_in_the_lines_and_the_table(
+    make_history: Make, summary: dict[str, Any]
+) -> None:
+    own = {"train/recall": 0.75, "val/recall": math.nan}
+    rows = [row | (own if "val/mAP50-95" in row else {}) for row in make_history()]
+    shown, results = _run(rows, summary | own, io.StringIO())
+    assert "recall train 0.750 val none" in shown.splitlines()[-2]
+    assert "recall" not in shown.splitlines()[0]  # not measured yet
+    assert re.search(r"train recall +│ +0\.750 │ on the images trained on", results)
+    bar, _ = _run(rows, summary | own, _Terminal())
+    assert "recall" not in bar  # no room
+
+
 def test_a_bar_on_a_terminal(make_history: Make, summary: dict[str, Any]) -> None:
     shown, results = _run(make_history(), summary, _Terminal())
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from detector.errors import UserError, escape_control
 from detector.runtime.files import read_bytes
 from detector.tools.compare.factorial import Factorial, find_factorial
-from detector.tools.compare.metrics import METRICS
+from detector.tools.compare.metrics import METRICS, Metric, with_own
 from detector.tools.compare.runs import LeftOut, Run
 from detector.tools.compare.statistics import (
     Difference,
@@ -54,6 +54,7 @@ class Comparison:
     notes: tuple[str, ...]
     factorial: Factorial | None = None
     datasets: tuple[str, ...] = field(default=())
+    metrics: tuple[Metric, ...] = METRICS  # what is compared: of every run, and the registered ones
 
     @property
     def baseline(self) -> Group:
@@ -94,7 +95,8 @@ def compare(
     first = _find_baseline(parts, baseline)
     order = _suite_order(runs)
     labels = [first, *(label for label in parts if label != first)]
-    groups = _corrected([_group(label, parts[label], parts[first]) for label in labels])
+    metrics = with_own(key for run in runs for key in run.values)
+    groups = _corrected([_group(label, parts[label], parts[first], metrics) for label in labels], metrics)
     if order:
         groups.sort(key=lambda group: order.get(group.runs[0].name, len(order)))
     return Comparison(
@@ -102,8 +104,9 @@ def compare(
         left_out=tuple(left_out),
         differing=tuple(differing),
         notes=tuple(_notes(groups)),
-        factorial=find_factorial({label: parts[label] for label in labels}),
+        factorial=find_factorial({label: parts[label] for label in labels}, metrics),
         datasets=tuple(sorted({run.dataset for run in runs})),
+        metrics=metrics,
     )
 
 
@@ -214,7 +217,7 @@ def _yaml(value: object) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-def _group(label: str, runs: Sequence[Run], baseline: Sequence[Run]) -> Group:
+def _group(label: str, runs: Sequence[Run], baseline: Sequence[Run], metrics: Sequence[Metric]) -> Group:
     by_seed = {run.seed: run for run in baseline}
     pairs = [(run, by_seed[run.seed]) for run in runs if run.seed in by_seed]
     own = runs is baseline
@@ -222,22 +225,22 @@ def _group(label: str, runs: Sequence[Run], baseline: Sequence[Run]) -> Group:
         label=label,
         runs=tuple(runs),
         changes=tuple(_changes(runs[0], baseline[0])),
-        estimates={m.key: estimate([run.values[m.key] for run in runs], m.bounds) for m in METRICS},
+        estimates={m.key: estimate([run.value(m.key) for run in runs], m.bounds) for m in metrics},
         differences={}
         if own
         else {
-            m.key: difference([(a.values[m.key], b.values[m.key]) for a, b in pairs])
-            for m in METRICS
+            m.key: difference([(a.value(m.key), b.value(m.key)) for a, b in pairs])
+            for m in metrics
             if m.tested
         },
     )
 
 
-def _corrected(groups: Sequence[Group]) -> list[Group]:
+def _corrected(groups: Sequence[Group], metrics: Sequence[Metric]) -> list[Group]:
     """Holm's correction, one family for each metric: all ablations that are set against the baseline."""
     others = groups[1:]
     corrected: list[dict[str, Difference]] = [{} for _ in others]
-    for metric in (m for m in METRICS if m.tested):
+    for metric in (m for m in metrics if m.tested):
         found = [group.differences[metric.key] for group in others]
         for into, one, p in zip(corrected, found, holm([d.p for d in found]), strict=True):
             into[metric.key] = replace(one, p_holm=p)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
 
-from detector.tools.compare.metrics import METRICS
+from detector.tools.compare.metrics import METRICS, Metric
 from detector.tools.compare.runs import Run
 from detector.tools.compare.statistics import Estimate, effects
 
@@ -34,11 +34,14 @@ class Factorial:
         return " × ".join(FACTOR_NAMES[self.factors[f]] for f in effect)
 
 
-def find_factorial(parts: Mapping[str, Sequence[Run]]) -> Factorial | None:
+def find_factorial(
+    parts: Mapping[str, Sequence[Run]], metrics: Sequence[Metric] = METRICS
+) -> Factorial | None:
     """The largest full factorial: as many factors as have all cells, the others at one common level.
 
     Args:
         parts: label -> the runs of a group, the baseline's first: the cells agree with it in all else.
+        metrics: whose effects are of interest, if they are tested.
 
     Returns:
         The design, or None if not even two factors are crossed.
@@ -70,17 +73,18 @@ def find_factorial(parts: Mapping[str, Sequence[Run]]) -> Factorial | None:
                 if len(full) == 2**k:
                     picked = {tuple(key[f] for f in chosen): label for key, label in sorted(full.items())}
                     fixed = {names[f]: FACTORS[names[f]][v] for f, v in level.items()}
-                    return Factorial(tuple(names[f] for f in chosen), fixed, picked, _effects(picked, parts))
+                    found = _effects(picked, parts, metrics)
+                    return Factorial(tuple(names[f] for f in chosen), fixed, picked, found)
     return None
 
 
 def _effects(
-    cells: Mapping[tuple[bool, ...], str], parts: Mapping[str, Sequence[Run]]
+    cells: Mapping[tuple[bool, ...], str], parts: Mapping[str, Sequence[Run]], metrics: Sequence[Metric]
 ) -> dict[str, Mapping[tuple[int, ...], Estimate]]:
     found: dict[str, Mapping[tuple[int, ...], Estimate]] = {}
-    for metric in (m for m in METRICS if m.tested):
+    for metric in (m for m in metrics if m.tested):
         responses = {
-            key: {run.seed: run.values[metric.key] for run in parts[label] if run.seed is not None}
+            key: {run.seed: run.value(metric.key) for run in parts[label] if run.seed is not None}
             for key, label in cells.items()
         }
         found[metric.key] = effects(responses)

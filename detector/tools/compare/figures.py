@@ -19,7 +19,6 @@ from detector.gradients.indices import EXPLODING, FLOOR, VANISHING
 from detector.rundir import Key, depth_of
 from detector.tools.compare.comparison import Comparison, Group
 from detector.tools.compare.history import MAX_ROWS, Array, thin
-from detector.tools.compare.metrics import METRICS
 from detector.tools.compare.runs import Run
 from detector.tools.compare.theory import expected
 
@@ -231,7 +230,7 @@ def _effects(comparison: Comparison) -> dict[str, Options]:
     """A figure for each metric's factorial effects, but for metrics that were not measured or never vary."""
     design = comparison.factorial
     found: dict[str, Options] = {}
-    for place, metric in enumerate(METRICS if design else ()):
+    for place, metric in enumerate(comparison.metrics if design else ()):
         assert design is not None
         by_effect = design.effects.get(metric.key, {})
         if not any(e.n and (e.mean or e.sd) for e in by_effect.values()):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
-from detector.rundir import Key
+from detector.registry import NAME
+from detector.rundir import Key, own_metrics
+
+MOST_OWN = 20  # registered metrics of a run: a table has no room for more
 
 
 @dataclass(frozen=True)
@@ -29,3 +34,16 @@ METRICS = (
     Metric(Key.VAL_MAP, "val mAP50-95", 3, bounds=(0.0, 1.0), short="val mAP"),
     Metric("seconds", "seconds", 0, bounds=(0.0, inf), tested=False),
 )
+KEYS = tuple(metric.key for metric in METRICS)
+
+
+def own_keys(summary: Mapping[str, Any]) -> list[str]:
+    """The keys of the registered metrics in a summary, such as `train/recall` and `val/recall`."""
+    names = [name for name in own_metrics(summary) if NAME.fullmatch(name)][:MOST_OWN]
+    return [key for name in names for key in (f"train/{name}", f"val/{name}") if key in summary]
+
+
+def with_own(measured: Iterable[str]) -> tuple[Metric, ...]:
+    """`METRICS`, and one for each other key that was measured, in their order."""
+    own = dict.fromkeys(key for key in measured if key not in KEYS)
+    return (*METRICS, *(Metric(key, key.replace("/", " "), 3, short=key.replace("/", " ")) for key in own))

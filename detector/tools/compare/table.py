@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from detector.tools.compare.comparison import Comparison, Group
-from detector.tools.compare.metrics import METRICS, Metric
+from detector.tools.compare.metrics import Metric
 from detector.tools.compare.statistics import Difference, Estimate
 
 _LATEX = str.maketrans(
@@ -105,11 +105,11 @@ def _measured(comparison: Comparison) -> Sheet:
                 Cell(group.label, _lines(*(change.split(".", 1)[-1] for change in group.changes)), False),
                 Cell(str(len(group.runs))),
                 verdict(group),
-                *(cell(group, metric) for metric in METRICS),
+                *(cell(group, metric) for metric in comparison.metrics),
             )
         )
-    columns = ("ablation", "n", "verdict at init, late", *(metric.label for metric in METRICS))
-    short = ("ablation", "n", "verdict", *(metric.short for metric in METRICS))
+    columns = ("ablation", "n", "verdict at init, late", *(metric.label for metric in comparison.metrics))
+    short = ("ablation", "n", "verdict", *(metric.short for metric in comparison.metrics))
     return Sheet("What was measured", columns, tuple(rows), short)
 
 
@@ -119,7 +119,7 @@ def _differences(comparison: Comparison) -> Sheet:
         signed = Metric(metric.key, metric.label, metric.digits, signed=True)
         return _with_interval(d, signed, p)
 
-    tested = [metric for metric in METRICS if metric.tested]
+    tested = [metric for metric in comparison.metrics if metric.tested]
     rows = tuple(
         (
             Cell(group.label, numeric=False),
@@ -146,7 +146,7 @@ def _p(p: float) -> str:
 def _effects(comparison: Comparison) -> Sheet:
     design = comparison.factorial
     assert design is not None
-    tested = [metric for metric in METRICS if metric.tested]
+    tested = [metric for metric in comparison.metrics if metric.tested]
     rows = []
     for effect in next(iter(design.effects.values())):
         name = design.name(effect)
@@ -280,7 +280,7 @@ def csv_text(comparison: Comparison) -> str:
     columns = ["kind", "name", "metric", "n", "mean", "sd", "ci95_low", "ci95_high", "p_sign_flip", "p_holm"]
     rows: list[Sequence[object]] = []
     for group in comparison.groups:
-        for metric in METRICS:
+        for metric in comparison.metrics:
             rows.append(["measured", group.label, metric.key, *_numbers(group.estimates[metric.key]), "", ""])
         for key, d in group.differences.items():
             rows.append(["difference", group.label, key, *_numbers(d), *map(_raw, (d.p, d.p_holm))])

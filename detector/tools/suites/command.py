@@ -28,6 +28,7 @@ def ablate(
     out: Path | None = None,
     ray: str | None = None,
     dry_run: bool = False,
+    plugin: tuple[Path, ...] = (),
 ) -> int:
     """Run a suite of ablations over several seeds.
 
@@ -41,6 +42,7 @@ def ablate(
         out: the folder of the runs; default: runs/<the suite's name>.
         ray: run on a Ray cluster: auto, HOST:PORT or ray://….
         dry_run: print the command of each run, and run none.
+        plugin: a Python file that registers parts of one's own, for every run; may be repeated.
 
     Returns:
         0; 1 if a cell failed; 130 after Ctrl-C (143 after SIGTERM).
@@ -48,9 +50,11 @@ def ablate(
     Raises:
         UserError: the suite, an override or the output directory is wrong; nothing was started.
     """
+    from detector.registry import load_plugins, plugin_arguments
     from detector.tools.suites.local import LocalProcesses, available_cores
     from detector.tools.suites.suite import expand, load_suite
 
+    load_plugins(plugin)
     suite = load_suite(suite_file)
     cells = expand(suite, seeds, overrides)
     out = out or Path("runs") / suite.name
@@ -59,7 +63,8 @@ def ablate(
     if dry_run:
         threads = max(1, available_cores() // (jobs or min(available_cores(), _MOST_JOBS)))
         for cell in cells:
-            print(shlex.join(["python", "train.py", *cell.arguments(out / cell.name, threads)]))
+            arguments = *plugin_arguments(), *cell.arguments(out / cell.name, threads)
+            print(shlex.join(["python", "train.py", *arguments]))
         return 0
 
     from detector.runtime.signals import StopRequest
@@ -112,7 +117,7 @@ def _fetch_data(cells: list[Cell]) -> None:
     from detector.data.coco8 import DatasetUnavailable
     from detector.data.sources import load_dataset, options_of
 
-    configs = [cell.config for cell in cells]
+    configs = [cell.config for cell in cells if cell.config.data.format == "yolo"]
     how = [options_of(config.data, config.train.seed) for config in configs]
     distinct = {
         (config.data.path, config.data.on_error, *options.values()): (config.data, options)

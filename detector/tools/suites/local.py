@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import BinaryIO
 
+from detector.registry import plugin_arguments
 from detector.runtime.files import PROJECT
 from detector.tools.suites.runner import LOG, End, Job, prepare
 
@@ -58,7 +59,7 @@ class LocalProcesses:
             threads = str(job.cell.config.train.threads or self.threads)
             shared = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
             process = subprocess.Popen(
-                [*self._program, *arguments],
+                [*self._program, *plugin_arguments(), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

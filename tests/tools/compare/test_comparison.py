@@ -313,3 +313,32 @@ def test_a_run_of_its_own_is_fine(make_run: Make) -> None:
     assert len(table.sheets(c)) == 1
     assert math.isnan(c.baseline.estimates[V].low)
     assert json.dumps(table.csv_text(c))
+
+
+def test_a_metric_of_one_s_own_is_compared_wherever_it_was_measured(make_run: Make) -> None:
+    for seed in range(3):
+        make_run("baseline", seed, summary={"train/recall": 0.9, "val/recall": 0.5 + 0.1 * seed})
+        own = {"train/recall": 0.8, "val/recall": 0.4 + 0.1 * seed, "val/mAP50": 0.3}
+        make_run("stripped", seed, summary=own, **{"model.norm": "none"})
+        path = make_run("before", seed, **{"model.act": "relu"})  # trained before there was the metric
+    c = compared(path.parent)
+    assert [metric.key for metric in c.metrics[len(METRICS) :]] == ["train/recall", "val/recall"]
+    groups = {group.label: group for group in c.groups}
+    assert groups["baseline"].estimates["val/recall"].mean == pytest.approx(0.6)
+    assert groups["stripped"].differences["val/recall"].mean == pytest.approx(-0.1)
+    assert groups["before"].estimates["val/recall"].n == 0
+    for text in (table.csv_text(c), table.markdown(c), table.latex(c)):
+        assert "recall" in text
+    console = Console(file=io.StringIO(), width=200)
+    table.print_console(c, console)
+    assert "val recall" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_of_a_stranger_s_metrics_only_words_are_taken_and_not_too_many(make_run: Make) -> None:
+    odd = {"val/<script>": 0.1, "val/": 0.2, "val/a b": 0.3, "val/text": "high"}
+    many = {f"val/m{at}": 0.5 for at in range(100)}
+    c = compared(make_run("baseline", 0, summary=odd | many).parent)
+    own = c.metrics[len(METRICS) :]
+    assert [metric.key for metric in own[:2]] == ["val/text", "val/m0"]
+    assert len(own) == 20
+    assert math.isnan(c.baseline.estimates["val/text"].mean)
