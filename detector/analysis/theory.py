@@ -48,9 +48,14 @@ IMAGE_POWER = 0.25  # E[x²] of pixels in [0, 1]; matters only without a norm, a
 
 
 # c and t of a block y = c·x + t·f(x), at initialisation.
-SHORTCUTS = {"none": (0.0, 1.0), "residual": (1.0, 1.0), "gated": (1 - CARRY, CARRY)}
+SHORTCUTS = {
+    "none": (0.0, 1.0),
+    "residual": (1.0, 1.0),
+    "gated": (1 - CARRY, CARRY),
+    "skipinit": (1.0, 0.0),
+}
 NORMS = "none", "batch", "group"
-INITS = "he", "lecun", "xavier", "default", "naive"
+INITS = "he", "lecun", "xavier", "default", "naive", "orthogonal", "delta_orthogonal"
 
 
 def _panels() -> tuple[Array, Array]:
@@ -204,6 +209,8 @@ def weight_gain(scheme: str, c_in: int, c_out: int, std: float, kernel: int = 3)
         "lecun": 1 / fan_in,
         "xavier": 2 / (fan_in + fan_out),
         "naive": std**2,
+        "orthogonal": 1 / fan_in,
+        "delta_orthogonal": 1 / fan_in,
     }[scheme]
     return fan_in * variance, 0.0
 

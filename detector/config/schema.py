@@ -111,6 +111,8 @@ class ModelConfig(Section):
     neck_width: Channels = 48
     reg_max: Annotated[int, Field(ge=2, le=1024)] = 16  # bins of the box distribution (DFL)
     act: Annotated[str, NameOf("activation")] = "silu"
+    # Only for act=tailored_relu: its slope below 0; None: as the trunk's depth asks for.
+    act_slope: Fraction | None = None
     norm: Annotated[str, NameOf("norm")] = "batch"
     shortcut: Annotated[str, NameOf("shortcut")] = "residual"
     init: Annotated[str, NameOf("init")] = "he"
@@ -126,6 +128,18 @@ class ModelConfig(Section):
         # A key that silently does nothing is worse than an error: the student would believe it mattered.
         if self.init != "naive" and self.init_std != type(self).model_fields["init_std"].default:
             raise broken_rule("init_std", f"only model.init=naive uses it, and model.init is {self.init}")
+        return self
+
+    @model_validator(mode="after")
+    def _act_slope_is_used(self) -> Self:
+        if self.act_slope is not None and self.act != "tailored_relu":
+            raise broken_rule("act_slope", f"only act=tailored_relu uses it, and model.act is {self.act}")
+        return self
+
+    @model_validator(mode="after")
+    def _fixup_has_no_norm(self) -> Self:
+        if self.block == "fixup" and self.norm != "none":
+            raise broken_rule("norm", "model.block=fixup is built without one: write model.norm=none")
         return self
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from detector.config.schema import ModelConfig
 from detector.models.base import DetectionModel, Predictions, freeze
 from detector.models.blocks import BLOCKS, Block, Components, ConvNormAct, components
+from detector.models.fixup import FixupBlock
 from detector.models.init import init_predictors, init_weights
 from detector.registry import lookup
 
@@ -154,7 +156,8 @@ class Detector(DetectionModel):
 def build_detector(config: ModelConfig, num_classes: int) -> Detector:
     """Build and initialise the detector from torch's global generator: seed it first."""
     sizes = config.depths, config.widths, config.neck_width, config.reg_max
-    model = Detector(num_classes, *sizes, components(config), lookup("block", config.block, BLOCKS))
+    blocks = BLOCKS | {"fixup": partial(FixupBlock, blocks=sum(config.depths))}
+    model = Detector(num_classes, *sizes, components(config), lookup("block", config.block, blocks))
     model.config = config
     init_weights(model, config.init, config.init_std)
     init_predictors(model.head.box, model.head.cls, model.strides, num_classes)
