@@ -142,6 +142,8 @@ class ModelConfig(Section):
     act: Annotated[str, NameOf("activation")] = "silu"
     norm: Annotated[str, NameOf("norm")] = "batch"
     shortcut: Annotated[str, NameOf("shortcut")] = "residual"
+    # Where act, norm and shortcut apply; the other part keeps the defaults: SiLU and batch norm.
+    scope: Literal["all", "trunk", "neck_and_head"] = "all"
     init: Annotated[str, NameOf("init")] = "he"
     init_std: Annotated[float, Field(gt=0)] = 0.01  # only for init=naive: N(0, init_std)
     block: Annotated[str, NameOf("block")] = "basic"  # what the stages are built from
@@ -149,6 +151,13 @@ class ModelConfig(Section):
     pretrained: Text | None = None  # a YOLO's .pt or .yaml, or our best.pt: brings its own architecture
     # Or how many of the first layers keep their weights.
     freeze: Literal["none", "backbone"] | Positive = "none"
+
+    def part(self, name: Literal["trunk", "neck_and_head"]) -> ModelConfig:
+        """The model as one of its parts is built: outside `scope` with the default act, norm and shortcut."""
+        if self.scope in ("all", name):
+            return self
+        fields = type(self).model_fields
+        return self.model_copy(update={key: fields[key].default for key in ("act", "norm", "shortcut")})
 
     @model_validator(mode="after")
     def _init_std_is_used(self) -> Self:
