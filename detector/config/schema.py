@@ -277,12 +277,15 @@ class TrainConfig(Section):
 
 
 class GradientsConfig(Section):
-    """What is measured, and how often."""
+    """What is measured, and how often; and an experiment on the gradient's size: see `gradients.impose`."""
 
     # Steps between recordings; the first and last step are always recorded.
     every: Annotated[Positive, MEASUREMENT] = 5
     # Every operation's backward factor, at the first and the last step.
     ledger: Annotated[bool, MEASUREMENT] = True
+    # Rescale the trunk's activation gradients to another curve: flat, a run's directory, or a JSON file.
+    impose: Text | None = None
+    equalise: bool = False  # give the weight gradients of all trunk layers one size relative to the weights
 
 
 class TrackingConfig(Section):
@@ -315,6 +318,14 @@ class Config(Section):
     gradients: GradientsConfig = GradientsConfig()
     tracking: TrackingConfig = TrackingConfig()
     run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _the_trunk_learns_where_its_gradient_is_changed(self) -> Self:
+        for key in ("impose", "equalise"):
+            if self.model.freeze == "backbone" and getattr(self.gradients, key):
+                problem = "model.freeze=backbone: the gradient of a frozen trunk changes nothing"
+                raise broken_rule(f"gradients.{key}", problem)
+        return self
 
 
 def markers() -> dict[str, NotTheExperiment | None]:
