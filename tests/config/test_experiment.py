@@ -17,9 +17,9 @@ from detector.config.schema import (
     experiment,
     flat,
 )
+from detector.jobs.runner import differences
 from detector.tools.compare.history import Curves
 from detector.tools.compare.runs import KEYS, Run
-from detector.tools.suites.runner import differences
 
 PLAIN = Config()
 

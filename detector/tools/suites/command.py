@@ -6,13 +6,9 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from detector.errors import UserError
 from detector.runtime.files import write_text
-
-if TYPE_CHECKING:
-    from detector.tools.suites.suite import Cell
 
 EXIT_FAILED = 1
 SUITE_FILE = "suite.json"  # beside the runs; `detector compare` shows the cells in this order
@@ -48,7 +44,7 @@ def ablate(
     Raises:
         UserError: the suite, an override or the output directory is wrong; nothing was started.
     """
-    from detector.tools.suites.local import LocalProcesses, available_cores
+    from detector.jobs.local import LocalProcesses, available_cores
     from detector.tools.suites.suite import expand, load_suite
 
     suite = load_suite(suite_file)
@@ -62,8 +58,10 @@ def ablate(
             print(shlex.join(["python", "train.py", *cell.arguments(out / cell.name, threads)]))
         return 0
 
+    from detector.data.coco8 import DatasetUnavailable
+    from detector.jobs import runner
+    from detector.jobs.data import fetch
     from detector.runtime.signals import StopRequest
-    from detector.tools.suites import runner
     from detector.tools.suites.display import SuiteDisplay, result_table
 
     runs = runner.plan(cells, out)
@@ -78,7 +76,10 @@ def ablate(
 
             backend = RayCluster(ray, jobs)
         else:
-            _fetch_data(cells)
+            try:
+                fetch(cell.config for cell in cells)
+            except DatasetUnavailable as error:
+                raise UserError(f"{error}\nwithout COCO8: ablations/suites/factorial_shapes.yaml") from error
             slots = min(jobs or min(available_cores(), _MOST_JOBS), len(missing))
             backend = LocalProcesses(slots)
         with StopRequest() as stop, SuiteDisplay(suite.name) as display:
@@ -105,24 +106,6 @@ def _write_order(out: Path, suite: str, cells: list[str]) -> None:
         write_text(out / SUITE_FILE, json.dumps({"suite": suite, "cells": cells}) + "\n")
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from error
-
-
-def _fetch_data(cells: list[Cell]) -> None:
-    """Download, render and check the data once, before several processes would do so at the same time."""
-    from detector.data.coco8 import DatasetUnavailable
-    from detector.data.sources import load_dataset, options_of
-
-    configs = [cell.config for cell in cells]
-    how = [options_of(config.data, config.train.seed) for config in configs]
-    distinct = {
-        (config.data.path, config.data.on_error, *options.values()): (config.data, options)
-        for config, options in zip(configs, how, strict=True)
-    }
-    for data, options in distinct.values():
-        try:
-            load_dataset(data.path, data.on_error, **options)
-        except DatasetUnavailable as error:
-            raise UserError(f"{error}\nwithout COCO8: ablations/suites/factorial_shapes.yaml") from error
 
 
 def _say(text: str) -> None:
