@@ -281,7 +281,7 @@ class GradientsConfig(Section):
 
     # Steps between recordings; the first and last step are always recorded.
     every: Annotated[Positive, MEASUREMENT] = 5
-    # Every operation's backward factor, at the first and the last step.
+    # Every operation's backward factor, at the first and the last step; not where a curve is imposed.
     ledger: Annotated[bool, MEASUREMENT] = True
     # Rescale the trunk's activation gradients to another curve: flat, a run's directory, or a JSON file.
     impose: Text | None = None

@@ -91,6 +91,11 @@ def test_the_flat_curve_is_recorded_beside_the_raw_one(
         assert raw[next(iter(raw))] != pytest.approx(imposed[next(iter(raw))], rel=0.01)
 
 
+def test_an_imposed_curve_has_no_ledger() -> None:
+    assert Schedule.from_config(config(), 1).ledger_due(0)
+    assert not Schedule.from_config(config(impose="flat"), 1).ledger_due(0)
+
+
 def test_equalised_weight_gradients_are_recorded_beside_the_raw_ones(
     make_state: MakeState, make_batch: Callable[..., Batch]
 ) -> None:

@@ -35,6 +35,8 @@ MEANING = {
 TRUNK_MATTERS = 0.1  # of the frozen loss: so much a trunk that learns must save
 SAME = 0.25  # of what learning saves: so close to the frozen level counts as there
 
+NOTHING = Estimate(0)
+
 Reading = Literal["answered", "undecided", "no gap", "this data cannot answer", "incomplete"]
 
 
@@ -180,8 +182,8 @@ def _read(
         )
     if gap.low <= 0:
         return "no gap", (
-            f"{name} on {data}: {_signed(gap.mean)} in loss {_interval(gap)} over {seeds}: it does not train "
-            "worse than the baseline, so there is nothing to explain."
+            f"{name} on {data}: {_signed(gap.mean)} in loss {_interval(gap)}: {seeds} do not show that it "
+            "trains worse than the baseline, so there is nothing to explain."
         )
     head = f"{name} on {data}: of {_signed(gap.mean)} in loss"
     if main is not None:
@@ -193,25 +195,37 @@ def _read(
     return "undecided", f"{head}, {parts}; none is decided to be more than half of it ({seeds})."
 
 
-def lines(found: Answer) -> list[str]:
-    """The shares as a table of text: what, how much in loss, its interval, and of the gap."""
-    rows = [("gap", found.gap, "the ablation's loss less the baseline's")]
-    rows += [(name, e, MEANING[name]) for name, e in found.shares.items()]
+def lines(found: Answer, map_gap: Estimate, map_shares: Mapping[str, Estimate]) -> list[str]:
+    """The shares as a table of text: how much in loss and of the gap, how much in mAP, and what it means."""
+    rows = [("gap", found.gap, map_gap, "the ablation less the baseline")]
+    rows += [(name, e, map_shares.get(name, NOTHING), MEANING[name]) for name, e in found.shares.items()]
     below = 2 + list(found.shares).index("backward")
     rows[below:below] = [
-        ("  sufficiency", found.sufficiency, "the ablation's curve, imposed on the baseline"),
-        ("  necessity", found.necessity, "the ablation's own curve, against the baseline's imposed on it"),
+        ("  sufficiency", found.sufficiency, NOTHING, "the ablation's curve, imposed on the baseline"),
+        (
+            "  necessity",
+            found.necessity,
+            NOTHING,
+            "the ablation's own curve, less the baseline's imposed on it",
+        ),
     ]
-    table = [
-        (name, _signed(e.mean) if e.n else "–", _interval(e), part(e, found.gap), meaning)
-        for name, e, meaning in rows
+    table = [("", "loss", "", "of it", "mAP", "", "")]
+    table += [
+        (name, _amount(e), _interval(e), part(e, found.gap), _amount(m, 3), _interval(m, 3), meaning)
+        for name, e, m, meaning in rows
     ]
     if "neck and head" not in found.shares:
-        table.append(("neck and head", "–", "", "", "nothing is stripped there"))
-    widths = [max(len(row[column]) for row in table) for column in range(4)]
+        table.append(("neck and head", "–", "", "", "–", "", "nothing is stripped there"))
+    widths = [max(len(row[column]) for row in table) for column in range(6)]
+    right = 1, 3, 4  # columns of numbers
     return [
-        f"{row[0].ljust(widths[0])}  {row[1].rjust(widths[1])}  {row[2].ljust(widths[2])}  "
-        f"{row[3].rjust(widths[3])}  {row[4]}"
+        "  ".join(
+            [
+                text.rjust(w) if at in right else text.ljust(w)
+                for at, (text, w) in enumerate(zip(row[:6], widths, strict=True))
+            ]
+            + [row[-1]]
+        ).rstrip()
         for row in table
     ]
 
@@ -233,12 +247,16 @@ def _low(e: Estimate) -> float:
     return e.low if e.n > 1 else e.mean
 
 
-def _interval(e: Estimate) -> str:
-    return f"[{_signed(e.low)}, {_signed(e.high)}]" if e.n > 1 else ""
+def _amount(e: Estimate, digits: int = 2) -> str:
+    return _signed(e.mean, digits) if e.n else ""
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
+def _interval(e: Estimate, digits: int = 2) -> str:
+    return f"[{_signed(e.low, digits)}, {_signed(e.high, digits)}]" if e.n > 1 else ""
+
+
+def _signed(value: float, digits: int = 2) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def confidence() -> str:

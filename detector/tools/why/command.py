@@ -157,7 +157,7 @@ def _report(
     result = collect(plan, by_role, dataset.name, metric_of(dataset.name))
     path = out / f"{plan.name}.json"
     to_file(result, path)
-    print("\n".join(lines(result.answer)))
+    print("\n".join(lines(result.answer, result.metric_gap, result.metric_shares)))
     print(f"n = {result.answer.gap.n} seeds; {confidence()}")
     if result.answer.control is not None:
         verdict = "passed" if result.answer.control.passed else "FAILED"

@@ -61,7 +61,7 @@ def page(result: Result) -> str:
         crossed=crossed(result).to_html(full_html=False, include_plotlyjs=True, default_height=520),
         shares=shares(result).to_html(full_html=False, include_plotlyjs=False, default_height=260),
         intervals=html.escape(f"n = {result.answer.gap.n} seeds; {confidence()}"),
-        lines=html.escape("\n".join(lines(result.answer))),
+        lines=html.escape("\n".join(lines(result.answer, result.metric_gap, result.metric_shares))),
         metric=html.escape(result.metric),
         rows="".join(_rows(result)),
     )

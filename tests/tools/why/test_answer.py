@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from detector.tools.why.answer import Answer, answer, by_seed, control, lines, take_apart
+from detector.analysis.statistics import Estimate
+from detector.tools.why.answer import NOTHING, Answer, answer, by_seed, control, lines, take_apart
 from detector.tools.why.cells import nine_decades
 
 SEEDS = range(5)
@@ -98,7 +99,7 @@ def test_a_trunk_s_ablation_has_no_share_of_neck_and_head() -> None:
     found = read(losses | {"ablation": losses["trunk"]}, strips_rest=False)
     assert list(found.shares) == ["forward", "backward", "remainder"]
     assert found.main == "forward"
-    assert any("nothing is stripped there" in line for line in lines(found))
+    assert any("nothing is stripped there" in line for line in lines(found, NOTHING, {}))
 
 
 def test_intervals_that_do_not_decide_are_said_so() -> None:
@@ -144,10 +145,14 @@ def test_what_diverged_is_left_out_and_what_is_missing_makes_it_incomplete() -> 
 
 
 def test_the_table_gives_percent_of_the_gap() -> None:
-    table = lines(read(cells(forward=1.2, backward=0.3)))
+    found = read(cells(forward=1.2, backward=0.3))
+    table = lines(found, Estimate(5, -0.125, 0.01, -0.15, -0.1), {"forward": Estimate(1, -0.1)})
+    assert table[0].split() == ["loss", "of", "it", "mAP"]
+    assert "−0.125  [−0.150, −0.100]" in table[1]
     forward = next(line for line in table if line.startswith("forward"))
     assert "+1.20" in forward
     assert "80 %" in forward
+    assert "−0.100" in forward
     backward = next(at for at, line in enumerate(table) if line.startswith("backward"))
     assert [line.split()[0] for line in table[backward + 1 : backward + 3]] == ["sufficiency", "necessity"]
 
