@@ -237,6 +237,7 @@ def block_factors(
         A factor a layer. Empty where the theory does not know the activation, the norm, the shortcut, the
         block or the network, or, without a norm, how large the weights are.
     """
+    model = model.part("trunk")
     function = FUNCTIONS.get(model.act, act)
     parts = model.norm in NORMS and model.shortcut in SHORTCUTS and model.block == "basic"
     sized = model.norm != "none" or model.init in INITS

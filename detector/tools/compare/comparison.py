@@ -7,12 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from detector.errors import UserError, escape_control
-from detector.runtime.files import read_bytes
-from detector.tools.compare.factorial import Factorial, find_factorial
-from detector.tools.compare.metrics import METRICS, Metric, with_own
-from detector.tools.compare.runs import LeftOut, Run
-from detector.tools.compare.statistics import (
+from detector.analysis.statistics import (
     Difference,
     Estimate,
     difference,
@@ -20,6 +15,11 @@ from detector.tools.compare.statistics import (
     holm,
     smallest_p,
 )
+from detector.errors import UserError, escape_control
+from detector.runtime.files import read_bytes
+from detector.tools.compare.factorial import Factorial, find_factorial
+from detector.tools.compare.metrics import METRICS, Metric, with_own
+from detector.tools.compare.runs import LeftOut, Run
 
 SUITE_FILE = "suite.json"  # in the folder of a suite's runs: the names of its cells, in order
 MAX_SUITE = 1_000_000  # bytes

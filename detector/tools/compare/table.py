@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from detector.analysis.statistics import Difference, Estimate
 from detector.tools.compare.comparison import Comparison, Group
 from detector.tools.compare.metrics import Metric
-from detector.tools.compare.statistics import Difference, Estimate
 
 _LATEX = str.maketrans(
     {
