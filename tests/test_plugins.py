@@ -131,6 +131,57 @@ def test_a_command_to_copy_has_the_plugins(folder: Path) -> None:
     assert with_plugins("python train.py") == f"python train.py --plugin '{folder / 'my_blocks.py'}'"
 
 
+def test_a_yaml_brings_in_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = tmp_path / "evil.py"
+    code.write_text("import pathlib; pathlib.Path(__file__).with_name('ran').touch()")
+    for text in (f"plugin: {code}", f"run: {{plugin: {code}}}", f"model: {{act: {code}}}"):
+        config = tmp_path / "stranger.yaml"
+        config.write_text(text + "\n")
+        assert call("train", "--config", str(config)) == 2
+        assert "stranger.yaml:1: " in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+
+
+READER = """
+import numpy as np
+from detector import register
+from detector.data.dataset import Item
+from detector.data.own import build_dataset
+
+@register.dataset("dots")
+def dots(path):
+    item = Item((path / "a.png").absolute(), np.array([0]), np.array([[0.5, 0.5, 0.4, 0.4]], np.float32))
+    return build_dataset("dots", ["dot"], {"train": [item], "val": [item]})
+"""
+
+
+@pytest.mark.slow
+def test_what_trains_on_data_of_one_s_own_also_measures_on_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.effect_noise((40, 40), 100).convert("RGB").save(tmp_path / "a.png")
+    (tmp_path / "my_data.py").write_text(READER)
+    plugin = "--plugin", str(tmp_path / "my_data.py")
+    data = "data.format=dots", f"data.path={tmp_path}"
+    assert call("info", *plugin, *data) == 0
+    assert "1 classes" in capsys.readouterr().out
+    run_dir = tmp_path / "run"
+    settings = *TINY, "data.image_size=64", "train.steps=1", "train.batch=1"
+    assert call("train", *plugin, *data, *settings, f"run.dir={run_dir}") == 0
+    capsys.readouterr()
+    assert call("val", str(run_dir), *plugin, "--json", "--out", str(tmp_path / "val")) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert (measured["data"], measured["images"]) == (str(tmp_path), 1)
+    assert call("val", str(run_dir), *plugin, "--split", "test", "--out", str(tmp_path / "test")) == 2
+    assert "it has train, val" in capsys.readouterr().err
+
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(f"base: {ROOT / 'configs/coco8.yaml'}\ncells: {{a: {{}}}}\n")
+    arguments = *data, *settings, "--seeds", "1", "--out", str(tmp_path / "out")
+    assert call("ablate", str(suite), *plugin, *arguments) == 0
+    assert json.loads((tmp_path / "out" / "a-s0" / "summary.json").read_text())["dataset"] == "dots"
+
+
 def suite_file(folder: Path) -> Path:
     path = folder / "acts.yaml"
     base = ROOT / "configs/coco8.yaml"
