@@ -74,6 +74,14 @@ def test_the_tanh_solves_the_four_equations(layers: int) -> None:
     assert layers * moment(lambda z: bend(z) ** 2) == pytest.approx(0.3, abs=1e-8)  # C_f''(1)
 
 
+def test_the_authors_own_package_finds_the_same_parameters() -> None:
+    # dks 0.1.2, method TAT, for a chain of 41 layers: its solver stops at 1e-8.
+    assert relu_slope(41) == pytest.approx(0.3836963177, abs=1e-7)
+    assert tanh_parameters(41) == pytest.approx(
+        (0.0902383290, 0.5276152549, 14.4466340, -0.4847542692), rel=1e-7
+    )
+
+
 def test_the_module_is_the_function_of_its_parameters() -> None:
     alpha, beta, gamma, delta = tanh_parameters(41)
     x = torch.linspace(-3, 3, 7, dtype=torch.float64)
