@@ -234,7 +234,7 @@ def part(share: Estimate, gap: Estimate) -> str:
     """A share in percent of the gap; nothing where that has no sense."""
     if not share.n or not gap.n or gap.mean <= 0 or share is gap:
         return ""
-    return f"{100 * share.mean / gap.mean:.0f} %"
+    return f"{100 * share.mean / gap.mean:.0f} %".replace("-", "−")
 
 
 def _mean(outcomes: Outcomes, role: Role) -> float:
