@@ -49,6 +49,8 @@ def explain(
     """
     if summary.get(Key.VERDICT) is None:
         return {}
+    if config.gradients.impose is not None and summary[Key.VERDICT] != "diverged":
+        return {Key.DIAGNOSIS: _imposed(config.gradients.impose)}
     facts: Facts = {}
     sentences = [_verdicts(summary)]
     late = max(ledger, default=0)
@@ -67,6 +69,14 @@ def explain(
     else:
         sentences.append("Nothing here asks for a remedy.")
     return {**facts, Key.DIAGNOSIS: " ".join(sentence for sentence in sentences if sentence)}
+
+
+def _imposed(source: str) -> str:
+    """A curve that was imposed is no operation's doing: it is neither explained nor mended."""
+    return (
+        f"The trunk's gradient was given another curve (gradients.impose={source}): V is not the network's, "
+        "but that curve's. What it costs is this run's loss less that of the same run without it."
+    )
 
 
 def worst(entries: Sequence[Entry], index: float | None, suffix: str = "") -> Facts:

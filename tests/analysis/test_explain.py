@@ -122,6 +122,13 @@ def test_a_healthy_one_needs_no_remedy_and_no_cause() -> None:
     assert not any(key.startswith(("remedy/", "control/", "gradient/cause")) for key in facts)
 
 
+def test_a_curve_that_was_imposed_is_not_explained_by_the_network() -> None:
+    imposed = Config.model_validate({"gradients": {"impose": "flat"}})
+    facts = explain(summary("vanishing", -6.8), [row(0.3)], {}, imposed)
+    assert "gradients.impose=flat" in facts["gradient/diagnosis"]
+    assert set(facts) == {"gradient/diagnosis"}
+
+
 def test_what_was_not_measured_is_not_said() -> None:
     assert explain({}, [], {}, config()) == {}
     resumed = summary("vanishing", -2.0) | {

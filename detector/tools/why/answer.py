@@ -181,9 +181,13 @@ def _read(
             "about chance: run more, such as --seeds 5."
         )
     if gap.low <= 0:
-        return "no gap", (
-            f"{name} on {data}: {_signed(gap.mean)} in loss {_interval(gap)}: {seeds} do not show that it "
-            "trains worse than the baseline, so there is nothing to explain."
+        known = f"{name} on {data}: {_signed(gap.mean)} in loss {_interval(gap)}"
+        if gap.mean <= 0:
+            return "no gap", f"{known}: it trains no worse than the baseline: there is nothing to explain."
+        more = max(9, 2 * gap.n)
+        return (
+            "undecided",
+            f"{known}: {seeds} do not tell it from the baseline: run more, such as --seeds {more}.",
         )
     head = f"{name} on {data}: of {_signed(gap.mean)} in loss"
     if main is not None:
@@ -234,7 +238,7 @@ def part(share: Estimate, gap: Estimate) -> str:
     """A share in percent of the gap; nothing where that has no sense."""
     if not share.n or not gap.n or gap.mean <= 0 or share is gap:
         return ""
-    return f"{100 * share.mean / gap.mean:.0f} %"
+    return f"{100 * share.mean / gap.mean:.0f} %".replace("-", "−")
 
 
 def _mean(outcomes: Outcomes, role: Role) -> float:

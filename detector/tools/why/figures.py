@@ -34,14 +34,14 @@ def crossed(result: Result) -> go.Figure:
     ]
     titles += [_ended(result, role) for role in SQUARE[1]]
     figure = make_subplots(
-        2, 3, shared_xaxes=True, shared_yaxes=True, subplot_titles=titles, row_titles=["baseline", name],
+        2, 3, shared_xaxes=True, shared_yaxes="all", subplot_titles=titles, row_titles=["baseline", name],
         horizontal_spacing=0.03, vertical_spacing=0.1,
     )  # fmt: skip
     for row, roles in enumerate(SQUARE, start=1):
         for column, role in enumerate(roles, start=1):
             for trace in _curves(result.outcomes.get(role, {}), COLORS[3 - row]):
                 figure.add_trace(trace, row, column)
-    figure.update_layout(layout_of({}, {}, margin={"l": 10, "r": 30, "t": 60, "b": 10}))
+    figure.update_layout(layout_of({}, {}, margin={"l": 10, "r": 30, "t": 60, "b": 60}))
     figure.update_xaxes(type="category", tickangle=-60, gridcolor=FAINT, tickfont={"size": 10})
     figure.update_yaxes(gridcolor=FAINT, exponentformat="power", **LOGARITHMIC)
     figure.update_yaxes(title={"text": "‖g‖ / last layer's"}, col=1)

@@ -24,17 +24,20 @@ _WHAT = {
 }
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>{style} pre {{ overflow-x: auto; }}</style></head><body>
+<title>{title}</title><style>{style}
+.plot [class$="tick"] text {{ fill: var(--ink) !important; }} /* of all the axes */
+</style></head><body>
 <h1>Is it the gradient?</h1>
 <p id="answer">{answer}</p>
 <p class="soft">{control}</p>
 <main>
-<figure class="wide"><h2>Forward pass against gradient</h2>{crossed}
+<figure class="wide"><h2>Forward pass against gradient</h2>
+<div class="plot" style="height: 540px">{crossed}</div>
 <figcaption>Rows: whose forward pass. Columns: whose curve the trunk's gradient has. Solid: the gradient
 late in training at each layer, over the last layer's; dotted: what arrived before it was rescaled. Where the
 gradient is the cause, the column decides how training ends; where the forward pass is, the row.</figcaption>
 </figure>
-<figure class="wide"><h2>Shares of the gap</h2>{shares}
+<figure class="wide"><h2>Shares of the gap</h2><div class="plot" style="height: 260px">{shares}</div>
 <figcaption>{intervals}</figcaption><div class="scroll"><pre>{lines}</pre></div></figure>
 <div class="wide scroll"><table><caption>All cells</caption>
 <thead><tr><th>cell</th><th>what</th><th class="number">loss of each seed</th>
@@ -58,7 +61,7 @@ def page(result: Result) -> str:
         answer=html.escape(result.answer.says),
         control=html.escape(verdict),
         # Names enter the figures through plotly's own escaping of JSON inside a script.
-        crossed=crossed(result).to_html(full_html=False, include_plotlyjs=True, default_height=520),
+        crossed=crossed(result).to_html(full_html=False, include_plotlyjs=True, default_height=540),
         shares=shares(result).to_html(full_html=False, include_plotlyjs=False, default_height=260),
         intervals=html.escape(f"n = {result.answer.gap.n} seeds; {confidence()}"),
         lines=html.escape("\n".join(lines(result.answer, result.metric_gap, result.metric_shares))),

@@ -105,8 +105,10 @@ def test_a_trunk_s_ablation_has_no_share_of_neck_and_head() -> None:
 def test_intervals_that_do_not_decide_are_said_so() -> None:
     # Two of five seeds are 3 worse: forward is 0.4 + 1.2 on average, and its interval reaches below half.
     found = read(cells(forward=0.4, backward=0.2, spread=3.0))
-    assert found.reading in ("undecided", "no gap")
-    assert found.main is None
+    assert (found.reading, found.main) == ("undecided", None)
+    assert "do not tell it from the baseline" in found.says
+    clear = read(cells(forward=1.0, backward=1.0))
+    assert "+1.00 is forward, +1.00 is backward; none is decided to be more than half of it" in clear.says
     one = read(cells(forward=1.5, seeds=range(1)))
     assert one.reading == "undecided"
     assert "One seed says nothing about chance" in one.says
