@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detector.config import safe_yaml
-from detector.data.places import find_root, find_source
+from detector.data.places import find_root, find_source, is_export
 from detector.data.problems import Problem, Severity
 from detector.errors import UserError, display_path, escape_control, has_control, shorten
 
@@ -77,8 +77,11 @@ class DataYaml:
             UserError: one is missing, or a file is not a .txt list.
         """
         found = []
+        export = self.path == "." and is_export(
+            self.root, [one for each in self.splits.values() for one in each]
+        )
         for entry in self.splits[split]:
-            path, remark = find_source(self.root, self.file.parent, entry, self.path == ".", self.repair)
+            path, remark = find_source(self.root, self.file.parent, entry, export, self.repair)
             if remark:
                 message = f"{split!r} is {shorten(entry)}, {remark}"
                 problems.append(Problem(self.file, None, message, "path", "repair"))
@@ -89,6 +92,8 @@ class DataYaml:
                     hint = f"write / instead of \\, and {hint}"
                 elif os.path.isabs(entry):
                     hint += f"; its end is not below {display_path(self.file.parent)} either"
+                elif remark:
+                    hint += f"; {entry} may be a neighbour's: write path: {self.root} where it is meant"
                 raise UserError(f"{here}: {split!r} names {display_path(path)}, which does not exist; {hint}")
             if not path.is_dir() and not (path.is_file() and path.suffix.lower() == ".txt"):
                 raise UserError(

@@ -14,7 +14,7 @@ import numpy as np
 
 from detector.data.dataset import File, Scan, Signature
 from detector.data.geometry import Floats, xywh_to_xyxy
-from detector.data.images import JPEG_SUFFIXES
+from detector.data.images import DARK, JPEG_SUFFIXES
 from detector.data.labels import Labels
 from detector.data.near_duplicates import near_duplicates
 from detector.data.orphans import orphan_labels
@@ -91,9 +91,10 @@ def _of_image(path: Path, file: File) -> Iterator[Problem]:
         )
         yield _note("exif-rotated", path, None, message)
     if file.dark is not None:
+        low, high = file.dark
         message = (
-            f"is nearly black: its 16 bits hold no more than {file.dark} of 65535; multiply all images by "
-            "the same number before training"
+            f"is nearly {'black' if high < 256 * DARK else 'flat'}: its 16 bits hold {low} to {high} of 0 to "
+            "65535; stretch all images in the same way before training"
         )
         yield _warning("dark", path, None, message)
 
