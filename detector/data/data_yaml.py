@@ -40,6 +40,18 @@ class DataYaml:
         stem, folder = self.file.stem, self.file.parent.name  # the root of a file system has no name
         return escape_control(folder if folder and stem in GENERIC_STEMS else stem)
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where a list file may name images: below the dataset's folder, and below the YAML's.
+
+        A `path` that holds the user's home, such as `/`, is no dataset's folder: with it, a stranger's list
+        could name any file of the machine.
+        """
+        home = os.path.realpath(os.path.expanduser("~"))
+        root = os.path.realpath(self.root)
+        wide = root == os.path.dirname(root) or Path(home).is_relative_to(root)
+        return (self.file.parent,) if wide else (self.root, self.file.parent)
+
     def at(self, root: Path) -> DataYaml:
         """The same description of data that lies elsewhere."""
         return replace(self, root=Path(os.path.abspath(root)), path=str(root), problems=())

@@ -134,7 +134,8 @@ def _corners(scan: Scan) -> Iterator[Problem]:
 def _same_images(scan: Scan) -> Iterator[Problem]:
     for split, other in scan.same.items():
         message = f"{split!r} holds the images of {other!r}: its scores show what was memorised, no more"
-        yield _warning("same-images", scan.data.file, None, message)
+        kind = "same-test" if split == "test" else "same-images"
+        yield _warning(kind, scan.data.file, None, message)
 
 
 def _same_objects(labels: Labels) -> Iterator[tuple[int, int, float]]:
@@ -153,11 +154,11 @@ def _same_objects(labels: Labels) -> Iterator[tuple[int, int, float]]:
 
 def _outside(scan: Scan) -> Iterator[Problem]:
     """Images that a list file takes from outside the dataset's folders."""
-    inside = (scan.data.root, scan.data.file.parent)
+    inside = scan.data.folders
     for entries in scan.listed.values():
         for entry in entries:
             if entry.line is not None and not any(entry.image.is_relative_to(folder) for folder in inside):
-                root = display_path(scan.data.root)
+                root = display_path(inside[0])
                 message = f"{display_path(entry.image)} lies outside the dataset's folder {root}"
                 yield _note("outside", entry.source, entry.line, message)
 

@@ -246,7 +246,7 @@ HABITS = {
         described(YAML.replace("images/val", "images/train")), {}, {"same-images": ("warning", 1)}
     ),
     "test is the folder of val": Habit(
-        described(YAML + "test: images/val\n"), {}, {"same-images": ("warning", 1)}
+        described(YAML + "test: images/val\n"), {}, {"same-test": ("warning", 1)}
     ),
     "valid for val": Habit(
         described(YAML.replace("val:", "valid:")),

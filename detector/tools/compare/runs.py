@@ -53,6 +53,7 @@ class Run:
     commit: str | None
     curves: Curves
     ledger: tuple[Step, ...] = ()
+    warnings: frozenset[str] = frozenset()  # kinds of what `detector check` warns of in its data
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -144,6 +145,7 @@ def _load(directory: Path) -> Run | LeftOut:
     ledger, note = run.scan_ledger()
     name = summary.get("ablation") or config.get("run.name") or directory.name
     fingerprint, commit = summary.get("data_fingerprint"), summary.get("commit")
+    warnings = summary.get("data/warnings")
     return Run(
         directory=directory,
         name=shorten(str(name)),
@@ -160,6 +162,7 @@ def _load(directory: Path) -> Run | LeftOut:
         ledger=tuple(
             Step(row["step"], row["block"], _operation(row), number(row["factor"])) for row in ledger
         ),
+        warnings=frozenset(warnings) if isinstance(warnings, dict) else frozenset(),
     )
 
 
