@@ -38,7 +38,7 @@ Function = Callable[..., Any]
 
 COMMANDS = (
     "train", "info", "check", "convert", "ablate", "compare", "val", "predict", "export", "theory", "replay",
-    "reproduce", "dashboard",
+    "reproduce", "dashboard", "why",
 )  # fmt: skip
 
 

@@ -51,6 +51,11 @@ def shorten(text: str, most: int = 60) -> str:
     return escape_control(text if len(text) <= most else f"{text[: most - 1]}…")
 
 
+def for_spreadsheet(text: str) -> str:
+    """A name for a CSV file: after an apostrophe where a spreadsheet would take it for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
 def display_path(path: str | os.PathLike[str]) -> str:
     """A path as a user would write it: without `..`, relative where it lies below the working directory."""
     text = os.path.normpath(path)

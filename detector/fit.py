@@ -18,6 +18,7 @@ from detector.runtime.signals import StopRequest
 from detector.training import callbacks as cb
 from detector.training.checkpoints import Checkpointing
 from detector.training.engine import train
+from detector.training.impose import interventions
 from detector.training.nonfinite_guard import NonFiniteGuard
 from detector.training.prepare import build_state, load_data, memory_advice, training_batches
 from detector.training.run import FinishedRun, open_run
@@ -80,6 +81,7 @@ def fit_process(
     )
     callback = cb.CallbackList([
         cb.StopOnRequest(state, stop),
+        *interventions(state, schedule, config, dist.all_gather),
         cb.RecordGradients(state, schedule, GradientRecorder(layers, dist.all_gather), config.train),
         cb.RecordLedger(schedule, Ledger(layers, dist.all_gather), run.write_ledger),
         guard,

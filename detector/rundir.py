@@ -58,6 +58,8 @@ class Key:
     ACTIVATION_GRAD = "activation_grad/"  # ‖dL/d(output)‖
     WEIGHT_GRAD = "weight_grad/"  # ‖dL/dw‖
     UPDATE_RATIO = "update_ratio/"  # ‖change of w in this step‖ / ‖w‖
+    # The same before `gradients.impose` or `gradients.equalise` rescaled them; only where one of them does.
+    RAW_ACTIVATION_GRAD, RAW_WEIGHT_GRAD = "raw_activation_grad/", "raw_weight_grad/"
     VANISHING_INDEX = "gradient/vanishing_index"  # decades; in the summary late in training
     WEIGHT_INDEX = "gradient/weight_index"  # the same of ‖dL/dw‖ / ‖w‖
     INPUT_DEPENDENCE = "signal/input_dependence"

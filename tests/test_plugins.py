@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from detector.tools.suites.local import LocalProcesses
+from detector.tools.suites.runner import plan, run
 from PIL import Image
 
 from detector.cli import main
 from detector.config.loading import load_config, save
 from detector.registry import load_plugin, with_plugins
 from detector.tools.suites import ray_runner
-from detector.tools.suites.local import LocalProcesses
 from detector.tools.suites.ray_runner import Order, train_on_node, unpack
-from detector.tools.suites.runner import plan, run
 from detector.tools.suites.suite import expand, load_suite
 from tests.support import ROOT, TINY, forgetting_names
 from tests.tools.suites.test_runner import Quiet, never

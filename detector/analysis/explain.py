@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from detector.analysis.cures import Changes, cures, stripped, written
 from detector.analysis.evidence import Effect, find
 from detector.analysis.theory import Activation, block_factors, measured_factor, stage_factor
 from detector.config.schema import Config, ModelConfig
@@ -48,6 +49,8 @@ def explain(
     """
     if summary.get(Key.VERDICT) is None:
         return {}
+    if config.gradients.impose is not None and summary[Key.VERDICT] != "diverged":
+        return {Key.DIAGNOSIS: _imposed(config.gradients.impose)}
     facts: Facts = {}
     sentences = [_verdicts(summary)]
     late = max(ledger, default=0)
@@ -61,11 +64,19 @@ def explain(
     if summary[Key.VERDICT] != "healthy":
         facts |= causality(summary, config, effects)
         sentences.append(_cause(facts, summary))
-        facts |= remedy(summary, config, effects, act)
-        sentences.append(_remedy(facts))
+        facts |= remedy(summary, config, effects, act) | cure(summary, config, effects)
+        sentences += [_remedy(facts), _cure(facts)]
     else:
         sentences.append("Nothing here asks for a remedy.")
     return {**facts, Key.DIAGNOSIS: " ".join(sentence for sentence in sentences if sentence)}
+
+
+def _imposed(source: str) -> str:
+    """A curve that was imposed is no operation's doing: it is neither explained nor mended."""
+    return (
+        f"The trunk's gradient was given another curve (gradients.impose={source}): V is not the network's, "
+        "but that curve's. What it costs is this run's loss less that of the same run without it."
+    )
 
 
 def worst(entries: Sequence[Entry], index: float | None, suffix: str = "") -> Facts:
@@ -144,21 +155,28 @@ def candidates(verdict: str, config: Config) -> Sequence[Change]:
 def remedy(
     summary: Mapping[str, Any], config: Config, effects: Sequence[Effect], act: Activation | None = None
 ) -> Facts:
-    """The first change to try: the measured one that heals the gradient with the best mAP, else the first."""
+    """The change to try first: the measured one that heals the gradient with the best mAP, else the first.
+
+    It puts one component back, or, where that was measured to be better, is a cure without it.
+    """
     dataset = str(summary.get("dataset"))
-    options = candidates(str(summary[Key.VERDICT]), config)
+    options: list[Changes] = [{key: value} for key, value in candidates(str(summary[Key.VERDICT]), config)]
     before = find(effects, config, dataset)
-    measured: list[tuple[Effect, Change]] = []
-    for key, value in options:
-        if key.startswith("model."):
-            effect = find(effects, config, dataset, **{key.removeprefix("model."): value})
-            if effect is not None and heals(effect, before):
-                measured.append((effect, (key, value)))
-    best = max(measured, key=lambda pair: pair[0].mean, default=None)
-    key, value = options[0] if best is None else best[1]
-    facts: Facts = {"remedy/change": f"{key}={value}"}
-    if key.startswith("model."):
-        model = config.model.model_copy(update={key.removeprefix("model."): value})
+    measured: list[tuple[Effect, Changes]] = []
+    for changed in options:
+        if next(iter(changed)).startswith("model."):
+            swapped = {key.removeprefix("model."): value for key, value in changed.items()}
+            effect = find(effects, config, dataset, **swapped)
+            if effect is not None:
+                measured.append((effect, changed))
+    measured += cures(effects, config, dataset)
+    healing = [pair for pair in measured if heals(pair[0], before)]
+    best = max(healing, key=lambda pair: pair[0].mean, default=None)
+    chosen = options[0] if best is None else best[1]
+    facts: Facts = {"remedy/change": written(chosen)}
+    parts = {key.removeprefix("model."): v for key, v in chosen.items() if key.startswith("model.")}
+    if parts:
+        model = config.model.model_copy(update=parts)
         factor = stage_factor(block_factors(model, act=act if model.act == config.model.act else None))
         if math.isfinite(factor):
             facts["remedy/theory_factor"] = factor
@@ -166,6 +184,26 @@ def remedy(
         facts |= {"remedy/metric": best[0].metric, "remedy/after": best[0].mean, "remedy/after_n": best[0].n}
         if before is not None:
             facts |= {"remedy/before": before.mean, "remedy/before_n": before.n}
+    return facts
+
+
+def cure(summary: Mapping[str, Any], config: Config, effects: Sequence[Effect]) -> Facts:
+    """The best measured change that leaves out what is stripped, if it is better than the run as it is.
+
+    Empty where nothing is stripped. `cure/change` is None where no cure was measured under these conditions;
+    `cure/tried` says how many were.
+    """
+    if config.model.pretrained is not None or not stripped(config):
+        return {}
+    dataset = str(summary.get("dataset"))
+    before, measured = find(effects, config, dataset), cures(effects, config, dataset)
+    facts: Facts = {"cure/tried": len(measured), "cure/change": None}
+    if before is not None:
+        facts |= {"cure/before": before.mean, "cure/before_n": before.n}
+    if measured and (before is None or measured[0][0].mean > before.mean):
+        best, changed = measured[0]
+        facts |= {"cure/change": written(changed), "cure/metric": best.metric}
+        facts |= {"cure/after": best.mean, "cure/after_n": best.n}
     return facts
 
 
@@ -259,3 +297,20 @@ def _remedy(facts: Facts) -> str:
     if "remedy/before" in facts:
         text += f"{facts['remedy/before']:.2f} (n={facts['remedy/before_n']}) to "
     return f"{text}{facts['remedy/after']:.2f} (n={facts['remedy/after_n']})."
+
+
+def _cure(facts: Facts) -> str:
+    if "cure/tried" not in facts:
+        return ""
+    if not facts["cure/tried"]:
+        return "What helps without putting back what is stripped was not measured under these conditions."
+    if facts["cure/change"] == facts["remedy/change"]:
+        return (
+            f"It puts nothing back that is stripped, and is the best of {facts['cure/tried']} such measured."
+        )
+    if facts["cure/change"] is None:
+        return f"Nothing that was measured without putting it back ({facts['cure/tried']}) did better."
+    text = f"Without putting it back, the best of {facts['cure/tried']} measured is {facts['cure/change']}: "
+    if "cure/before" in facts:
+        text += f"{facts['cure/metric']} {facts['cure/before']:.2f} (n={facts['cure/before_n']}) to "
+    return f"{text}{facts['cure/after']:.2f} (n={facts['cure/after_n']})."

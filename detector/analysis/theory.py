@@ -48,9 +48,14 @@ IMAGE_POWER = 0.25  # E[x²] of pixels in [0, 1]; matters only without a norm, a
 
 
 # c and t of a block y = c·x + t·f(x), at initialisation.
-SHORTCUTS = {"none": (0.0, 1.0), "residual": (1.0, 1.0), "gated": (1 - CARRY, CARRY)}
+SHORTCUTS = {
+    "none": (0.0, 1.0),
+    "residual": (1.0, 1.0),
+    "gated": (1 - CARRY, CARRY),
+    "skipinit": (1.0, 0.0),
+}
 NORMS = "none", "batch", "group"
-INITS = "he", "lecun", "xavier", "default", "naive"
+INITS = "he", "lecun", "xavier", "default", "naive", "orthogonal", "delta_orthogonal"
 
 
 def _panels() -> tuple[Array, Array]:
@@ -204,6 +209,8 @@ def weight_gain(scheme: str, c_in: int, c_out: int, std: float, kernel: int = 3)
         "lecun": 1 / fan_in,
         "xavier": 2 / (fan_in + fan_out),
         "naive": std**2,
+        "orthogonal": 1 / fan_in,
+        "delta_orthogonal": 1 / fan_in,
     }[scheme]
     return fan_in * variance, 0.0
 
@@ -230,6 +237,7 @@ def block_factors(
         A factor a layer. Empty where the theory does not know the activation, the norm, the shortcut, the
         block or the network, or, without a norm, how large the weights are.
     """
+    model = model.part("trunk")
     function = FUNCTIONS.get(model.act, act)
     parts = model.norm in NORMS and model.shortcut in SHORTCUTS and model.block == "basic"
     sized = model.norm != "none" or model.init in INITS

@@ -267,7 +267,7 @@ def check(layer: Layer) -> Config:
         problems: dict[str, str] = {}  # by key: a list of four bad numbers is one problem
         for detail in error.errors(include_url=False, include_input=False):
             if detail["type"] == "broken_rule":
-                dotted = f"{detail['loc'][0]}.{detail['ctx']['key']}"
+                dotted = ".".join([*map(str, detail["loc"][:1]), detail["ctx"]["key"]])
                 problem = detail["ctx"]["problem"]
             else:
                 dotted = ".".join(map(str, detail["loc"][:2]))

@@ -111,8 +111,12 @@ class ModelConfig(Section):
     neck_width: Channels = 48
     reg_max: Annotated[int, Field(ge=2, le=1024)] = 16  # bins of the box distribution (DFL)
     act: Annotated[str, NameOf("activation")] = "silu"
+    # Only for act=tailored_relu: its slope below 0; None: as the trunk's depth asks for.
+    act_slope: Fraction | None = None
     norm: Annotated[str, NameOf("norm")] = "batch"
     shortcut: Annotated[str, NameOf("shortcut")] = "residual"
+    # Where act, norm and shortcut apply; the other part keeps the defaults: SiLU and batch norm.
+    scope: Literal["all", "trunk", "neck_and_head"] = "all"
     init: Annotated[str, NameOf("init")] = "he"
     init_std: Annotated[float, Field(gt=0)] = 0.01  # only for init=naive: N(0, init_std)
     block: Annotated[str, NameOf("block")] = "basic"  # what the stages are built from
@@ -121,11 +125,30 @@ class ModelConfig(Section):
     # Or how many of the first layers keep their weights.
     freeze: Literal["none", "backbone"] | Positive = "none"
 
+    def part(self, name: Literal["trunk", "neck_and_head"]) -> ModelConfig:
+        """The model as one of its parts is built: outside `scope` with the default act, norm and shortcut."""
+        if self.scope in ("all", name):
+            return self
+        fields = type(self).model_fields
+        return self.model_copy(update={key: fields[key].default for key in ("act", "norm", "shortcut")})
+
     @model_validator(mode="after")
     def _init_std_is_used(self) -> Self:
         # A key that silently does nothing is worse than an error: the student would believe it mattered.
         if self.init != "naive" and self.init_std != type(self).model_fields["init_std"].default:
             raise broken_rule("init_std", f"only model.init=naive uses it, and model.init is {self.init}")
+        return self
+
+    @model_validator(mode="after")
+    def _act_slope_is_used(self) -> Self:
+        if self.act_slope is not None and self.act != "tailored_relu":
+            raise broken_rule("act_slope", f"only act=tailored_relu uses it, and model.act is {self.act}")
+        return self
+
+    @model_validator(mode="after")
+    def _fixup_has_no_norm(self) -> Self:
+        if self.block == "fixup" and self.norm != "none":
+            raise broken_rule("norm", "model.block=fixup is built without one: write model.norm=none")
         return self
 
     @model_validator(mode="after")
@@ -239,12 +262,15 @@ class TrainConfig(Section):
 
 
 class GradientsConfig(Section):
-    """What is measured, and how often."""
+    """What is measured, and how often; and an experiment on the gradient's size: see `gradients.impose`."""
 
     # Steps between recordings; the first and last step are always recorded.
     every: Annotated[Positive, MEASUREMENT] = 5
-    # Every operation's backward factor, at the first and the last step.
+    # Every operation's backward factor, at the first and the last step; not where a curve is imposed.
     ledger: Annotated[bool, MEASUREMENT] = True
+    # Rescale the trunk's activation gradients to another curve: flat, a run's directory, or a JSON file.
+    impose: Text | None = None
+    equalise: bool = False  # give the weight gradients of all trunk layers one size relative to the weights
 
 
 class TrackingConfig(Section):
@@ -277,3 +303,11 @@ class Config(Section):
     gradients: GradientsConfig = GradientsConfig()
     tracking: TrackingConfig = TrackingConfig()
     run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _the_trunk_learns_where_its_gradient_is_changed(self) -> Self:
+        for key in ("impose", "equalise"):
+            if self.model.freeze == "backbone" and getattr(self.gradients, key):
+                problem = "model.freeze=backbone: the gradient of a frozen trunk changes nothing"
+                raise broken_rule(f"gradients.{key}", problem)
+        return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from detector.config.schema import ModelConfig
 from detector.models.base import DetectionModel, Predictions, freeze
 from detector.models.blocks import BLOCKS, Block, Components, ConvNormAct, components
+from detector.models.fixup import FixupBlock
 from detector.models.init import init_predictors, init_weights
 from detector.registry import lookup
 
@@ -111,7 +113,8 @@ class Detector(DetectionModel):
         widths: channels of the stem and of each stage.
         neck_width: channels of the neck and the head.
         reg_max: bins of the distribution over each box side's distance, in strides.
-        parts: the injected activation, norm and shortcut.
+        parts: the injected activation, norm and shortcut of the trunk.
+        rest: those of the neck and the head.
         block: makes one block of the stages from its channels and the parts.
     """
 
@@ -125,13 +128,14 @@ class Detector(DetectionModel):
         neck_width: int,
         reg_max: int,
         parts: Components,
+        rest: Components,
         block: Callable[[int, Components], nn.Module] = Block,
     ) -> None:
         super().__init__()
         self.num_classes, self.reg_max = num_classes, reg_max
         self.backbone = Backbone(depths, widths, parts, block)
-        self.neck = Neck(widths[2:], neck_width, parts)
-        self.head = Head(neck_width, num_classes, reg_max, parts)
+        self.neck = Neck(widths[2:], neck_width, rest)
+        self.head = Head(neck_width, num_classes, reg_max, rest)
 
     def forward(self, images: Tensor) -> Predictions:
         """(B, 3, H, W) in [0, 1], H and W multiples of 32 -> `Predictions`."""
@@ -154,7 +158,9 @@ class Detector(DetectionModel):
 def build_detector(config: ModelConfig, num_classes: int) -> Detector:
     """Build and initialise the detector from torch's global generator: seed it first."""
     sizes = config.depths, config.widths, config.neck_width, config.reg_max
-    model = Detector(num_classes, *sizes, components(config), lookup("block", config.block, BLOCKS))
+    parts, rest = components(config.part("trunk")), components(config.part("neck_and_head"))
+    blocks = BLOCKS | {"fixup": partial(FixupBlock, blocks=sum(config.depths))}
+    model = Detector(num_classes, *sizes, parts, rest, lookup("block", config.block, blocks))
     model.config = config
     init_weights(model, config.init, config.init_std)
     init_predictors(model.head.box, model.head.cls, model.strides, num_classes)

@@ -29,9 +29,9 @@ class Schedule:
         else:
             assert train.epochs is not None  # the configuration demands exactly one of the two
             steps = math.ceil(train.epochs * batches_per_epoch / train.accumulate)
-        return cls(
-            steps, batches_per_epoch, train.accumulate, gradients.every, train.eval_every, gradients.ledger
-        )
+        # A curve that is imposed is no operation's doing: the factors would not multiply to it.
+        ledger = gradients.ledger and gradients.impose is None
+        return cls(steps, batches_per_epoch, train.accumulate, gradients.every, train.eval_every, ledger)
 
     def epoch(self, step: int) -> int:
         """The epoch in which a step begins, from 0."""

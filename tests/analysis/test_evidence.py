@@ -115,3 +115,14 @@ def test_runs_that_did_not_finish_are_left_out(tmp_path: Path) -> None:
     (found,) = collect([*runs, tmp_path / "nothing"])
     assert (found.n, found.vanishing_index) == (2, None)
     assert found.mean == pytest.approx(0.15)
+
+
+def test_a_seed_of_two_suites_counts_once(tmp_path: Path) -> None:
+    runs = []
+    for suite, seed in (("ablations", 0), ("ablations", 1), ("cures", 0), ("cures", 2)):
+        run = RunDir.create(tmp_path / f"{suite}-{seed}", Config(train=TrainConfig(seed=seed, threads=1)))
+        summary: dict[str, Any] = {"ablation": "x", "dataset": "coco8", "status": "finished", "commit": suite}
+        run.write_summary(summary | {Key.TRAIN_MAP: 0.1 * seed, Key.VANISHING_INDEX: 0.5})
+        runs.append(run.path)
+    (found,) = collect(runs)
+    assert (found.n, found.mean) == (3, pytest.approx(0.1))

@@ -122,6 +122,13 @@ def test_a_healthy_one_needs_no_remedy_and_no_cause() -> None:
     assert not any(key.startswith(("remedy/", "control/", "gradient/cause")) for key in facts)
 
 
+def test_a_curve_that_was_imposed_is_not_explained_by_the_network() -> None:
+    imposed = Config.model_validate({"gradients": {"impose": "flat"}})
+    facts = explain(summary("vanishing", -6.8), [row(0.3)], {}, imposed)
+    assert "gradients.impose=flat" in facts["gradient/diagnosis"]
+    assert set(facts) == {"gradient/diagnosis"}
+
+
 def test_what_was_not_measured_is_not_said() -> None:
     assert explain({}, [], {}, config()) == {}
     resumed = summary("vanishing", -2.0) | {
@@ -367,3 +374,84 @@ def test_the_ledger_can_be_left_out_and_changes_nothing(train_py: Callable[..., 
     assert "gradient/worst_blocks" not in without.summary
     strip = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in with_it.history]
     assert strip == [{k: v for k, v in r.items() if not k.startswith("time/")} for r in without.history]
+
+
+PLAIN_SILU = {"shortcut": "none", "norm": "none"}
+LEAKY = {"act": "tailored_relu", "act_slope": 0.8, "init": "delta_orthogonal"}
+
+
+def test_the_best_measured_cure_is_quoted_beside_the_remedy(tmp_path: Path) -> None:
+    runs = [
+        finished(tmp_path, "plain_silu", 0.15, V=-4.0, **PLAIN_SILU),
+        finished(tmp_path, "no_batchnorm", 0.96, norm="none"),
+        finished(tmp_path, "plain_relu", 0.31, V=-3.0, **PLAIN_SILU | {"act": "relu"}),
+        finished(tmp_path, "tanh", 0.5, V=-3.0, **PLAIN_SILU | {"act": "tanh"}),
+        finished(tmp_path, "deep", 0.99, **PLAIN_SILU | {"depths": (1, 1, 1, 1)}),  # no cure, another network
+    ]
+    before = summary("vanishing", -4.0)
+    facts = explain(before, [], {}, config(**PLAIN_SILU), collect(runs))
+    text = facts["gradient/diagnosis"]
+    assert facts["remedy/change"] == "model.shortcut=residual"
+    assert (facts["cure/change"], facts["cure/tried"]) == ("model.act=tanh", 2)
+    assert (
+        "Without putting it back, the best of 2 measured is model.act=tanh: "
+        "train/mAP50-95 0.15 (n=1) to 0.50 (n=1)." in text
+    )
+    backed(text, {**before, **facts})
+
+
+def test_a_cure_that_is_better_than_putting_it_back_is_the_remedy(tmp_path: Path) -> None:
+    runs = [
+        finished(tmp_path, "plain_silu", 0.15, V=-4.0, **PLAIN_SILU),
+        finished(tmp_path, "no_batchnorm", 0.96, norm="none"),
+        *(finished(tmp_path, "delta", 1.0 - seed / 50, seed=seed, **PLAIN_SILU | LEAKY) for seed in (0, 1)),
+    ]
+    before = summary("vanishing", -4.0)
+    facts = explain(before, [], {}, config(**PLAIN_SILU), collect(runs))
+    text = facts["gradient/diagnosis"]
+    change = "model.act=tailored_relu model.act_slope=0.8 model.init=delta_orthogonal"
+    assert facts["remedy/change"] == facts["cure/change"] == change
+    assert f"First remedy to try: {change}; measured train/mAP50-95: 0.15 (n=1) to 0.99 (n=2)." in text
+    assert "It puts nothing back that is stripped, and is the best of 1 such measured." in text
+    run = Config.model_validate({"model": PLAIN_SILU | LEAKY})  # the changes are of a valid configuration
+    assert run.model.act_slope == 0.8
+
+
+def test_where_no_cure_was_measured_or_none_helped_it_says_so(tmp_path: Path) -> None:
+    before = summary("vanishing", -4.0)
+    text = explain(before, [], {}, config(**PLAIN_SILU))["gradient/diagnosis"]
+    assert "without putting back what is stripped was not measured under these conditions." in text
+    runs = [
+        finished(tmp_path, "plain_silu", 0.4, V=-4.0, **PLAIN_SILU),
+        finished(tmp_path, "plain_relu", 0.2, V=-3.0, **PLAIN_SILU | {"act": "relu"}),
+    ]
+    facts = explain(before, [], {}, config(**PLAIN_SILU), collect(runs))
+    assert facts["cure/change"] is None
+    assert "Nothing that was measured without putting it back (1) did better." in facts["gradient/diagnosis"]
+    # Nothing is stripped, or the network is somebody's: there is nothing to do without.
+    for other in ({}, {"pretrained": "yolov8n.pt"}):
+        assert not any(key.startswith("cure/") for key in explain(before, [], {}, config(**other)))
+
+
+@pytest.mark.parametrize(
+    ("cure", "counts"),
+    [
+        ({"shortcut": "skipinit"}, False),  # a shortcut, if with a factor
+        ({"norm": "group"}, False),
+        ({"shortcut": "gated"}, True),
+        ({"norm": "weight"}, True),
+    ],
+)
+def test_another_of_the_same_kind_puts_it_back(cure: dict[str, str], counts: bool, tmp_path: Path) -> None:
+    runs = [finished(tmp_path, "mine", 0.9, **PLAIN_SILU | cure)]
+    facts = explain(summary("vanishing", -4.0), [], {}, config(**PLAIN_SILU), collect(runs))
+    assert facts["cure/tried"] == int(counts)
+
+
+def test_what_strips_more_is_no_cure(tmp_path: Path) -> None:
+    runs = [
+        finished(tmp_path, "no_batchnorm_sigmoid", 0.05, norm="none", act="sigmoid"),
+        finished(tmp_path, "plain_relu", 0.3, **PLAIN_SILU | {"act": "relu"}),
+    ]
+    facts = explain(summary("vanishing", -4.0), [], {}, config(norm="none", act="sigmoid"), collect(runs))
+    assert facts["cure/tried"] == 0

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from detector.config.schema import ModelConfig
+from detector.models.blocks import Residual
 from detector.models.detector import build_detector
 
 
@@ -70,6 +71,24 @@ def test_components_are_injected_everywhere() -> None:
     assert nn.SiLU not in kinds
     assert nn.BatchNorm2d not in kinds
     assert sum(isinstance(m, nn.Tanh) for m in model.modules()) == 41 + 9 + 12  # trunk, neck, head
+
+
+def kinds_of(module: nn.Module) -> set[type[nn.Module]]:
+    return {type(part) for part in module.modules()} & {nn.SiLU, nn.Tanh, nn.BatchNorm2d}
+
+
+def test_the_scope_says_which_part_is_stripped() -> None:
+    intact, stripped = {nn.SiLU, nn.BatchNorm2d}, {nn.Tanh}
+    for scope, trunk, rest in (
+        ("all", stripped, stripped),
+        ("trunk", stripped, intact),
+        ("neck_and_head", intact, stripped),
+    ):
+        config = ModelConfig(act="tanh", norm="none", shortcut="none", scope=scope)
+        model = build_detector(config, num_classes=2)
+        assert kinds_of(model.backbone) == trunk
+        assert kinds_of(model.neck) == kinds_of(model.head) == rest
+        assert isinstance(model.backbone.p3_0.shortcut, Residual) == (scope == "neck_and_head")
 
 
 def test_a_frozen_backbone_keeps_its_weights_and_the_rest_trains() -> None:

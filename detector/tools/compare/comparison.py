@@ -7,12 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from detector.errors import UserError, escape_control
-from detector.runtime.files import read_bytes
-from detector.tools.compare.factorial import Factorial, find_factorial
-from detector.tools.compare.metrics import METRICS, Metric, with_own
-from detector.tools.compare.runs import LeftOut, Run
-from detector.tools.compare.statistics import (
+from detector.analysis.statistics import (
     Difference,
     Estimate,
     difference,
@@ -20,10 +15,19 @@ from detector.tools.compare.statistics import (
     holm,
     smallest_p,
 )
+from detector.errors import UserError, escape_control
+from detector.runtime.files import read_bytes
+from detector.tools.compare.factorial import Factorial, find_factorial
+from detector.tools.compare.metrics import METRICS, Metric, with_own
+from detector.tools.compare.runs import LeftOut, Run
 
 SUITE_FILE = "suite.json"  # in the folder of a suite's runs: the names of its cells, in order
 MAX_SUITE = 1_000_000  # bytes
 _UNKNOWN = "unknown"
+_DATA_WARNINGS = {
+    "same-images": "val holds the images of train, and its mAP is memorisation",
+    "no-objects": "train or val shows no object at all, and has no mAP",
+}
 
 
 @dataclass(frozen=True)
@@ -272,6 +276,9 @@ def _notes(groups: Sequence[Group]) -> list[str]:
         notes.append(
             "COCO8 trains on four images: its train mAP is memorisation, and its val mAP says nothing."
         )
+    for kind, meaning in _DATA_WARNINGS.items():
+        if warned := [run.directory.name for run in runs if kind in run.warnings]:
+            notes.append(f"{meaning}: {_some(warned)}.")
     commits = sorted({run.commit for run in runs if run.commit})
     if len(commits) > 1:
         notes.append(

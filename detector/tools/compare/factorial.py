@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
 
+from detector.analysis.statistics import Estimate, effects
 from detector.tools.compare.metrics import METRICS, Metric
 from detector.tools.compare.runs import Run
-from detector.tools.compare.statistics import Estimate, effects
 
 # What may be factors of a factorial design: the level that a network should have, and the stripped one.
 FACTORS = {

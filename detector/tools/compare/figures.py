@@ -6,7 +6,6 @@ the mean over the seeds, or "all" for what belongs to the ablation as a whole. T
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,23 +15,25 @@ from plotly.colors import sample_colorscale
 
 from detector.gradients.entries import short
 from detector.gradients.indices import EXPLODING, FLOOR, VANISHING
+from detector.report.look import (
+    COLORS,
+    DASHES,
+    FAINT,
+    LAYERS,
+    LOGARITHMIC,
+    Options,
+    layout_of,
+    plain,
+    rounded,
+)
 from detector.rundir import Key, depth_of
 from detector.tools.compare.comparison import Comparison, Group
 from detector.tools.compare.history import MAX_ROWS, Array, thin
 from detector.tools.compare.runs import Run
 from detector.tools.compare.theory import expected
 
-Options = dict[str, Any]  # of plotly: a trace, a frame, an axis, …
-
 KINDS = {"activation_grad": "‖dL/d activation‖", "weight_grad": "‖dL/d weight‖"}
-# Legible on white and on black. The first is the baseline's; the others take turns, with new dashes each.
-COLORS = ("#7d8797", "#d55e00", "#2b82c9", "#009067", "#b8508f", "#a86f00", "#a5705f", "#7f66d0")
-DASHES = ("solid", "dash", "dot", "dashdot")
 DEPTHS = [COLORS[2], COLORS[7], COLORS[4], COLORS[1]]  # from the image to the head
-FAINT = "rgba(125,135,151,0.25)"  # of grids
-# So few ticks that only powers of ten have one, unless there is hardly more than one power of ten.
-LOGARITHMIC = {"type": "log", "tickformat": "~g", "nticks": 4}
-LAYERS = {"type": "category", "tickangle": -60, "tickfont": {"size": 11}}
 STEP = {"title": {"text": "step"}, "rangemode": "tozero"}
 
 
@@ -100,7 +101,7 @@ def _depth(groups: Sequence[tuple[int, Group]], steps: Sequence[int]) -> Options
 
     def add(trace: Options, curves: dict[str, Array]) -> None:
         traces.append({"mode": "lines"} | trace)
-        heights.append({kind: _numbers(10**rows) for kind, rows in curves.items()})
+        heights.append({kind: rounded(10**rows) for kind, rows in curves.items()})
 
     for number, group in groups:
         xs = _in_order(group.runs)
@@ -114,7 +115,7 @@ def _depth(groups: Sequence[tuple[int, Group]], steps: Sequence[int]) -> Options
             curve = mean([_aligned(_names(run), found[None], xs) for run, found in covered])
             curve = np.repeat(curve, len(steps), axis=0)
             style = {"color": look(number)["color"], "dash": "1px 4px", "width": 1.5}
-            name = f"theory of {_plain(group.label)} at initialisation"
+            name = f"theory of {plain(group.label)} at initialisation"
             trace = {"x": xs, "name": name, "line": style, "meta": [number, "all"]}
             add(trace, {"activation_grad": curve, "weight_grad": curve * np.nan})
         # Two points that nobody sees: they keep the axis where it is while the slider moves the curves.
@@ -132,7 +133,7 @@ def _depth(groups: Sequence[tuple[int, Group]], steps: Sequence[int]) -> Options
     ]
     layers = _in_order([run for _, group in groups for run in group.runs])
     x = LAYERS | {"categoryarray": layers, "title": {"text": "trunk block, from the image to the head"}}
-    return _figure(traces, _layout(x, LOGARITHMIC | {"nticks": 6}), frames)
+    return _figure(traces, layout_of(x, LOGARITHMIC | {"nticks": 6}), frames)
 
 
 def _series(groups: Sequence[tuple[int, Group]], key: str, y: Options, **more: Any) -> Options:
@@ -143,9 +144,9 @@ def _series(groups: Sequence[tuple[int, Group]], key: str, y: Options, **more: A
         xs = sorted({step for steps, _ in curves.values() for step in steps})
         rows = {run: _aligned(steps, values[None], xs)[0] for run, (steps, values) in curves.items()}
         for runs, trace in _lines(number, group, "step"):
-            y_values = _numbers(mean([rows[run.directory] for run in runs]), 4)
+            y_values = rounded(mean([rows[run.directory] for run in runs]), 4)
             traces.append({"x": xs, "y": y_values, "mode": _mode(xs)} | trace)
-    return _figure(traces, _layout(STEP, y, **more))
+    return _figure(traces, layout_of(STEP, y, **more))
 
 
 def _details(runs: Sequence[Run]) -> dict[str, Options]:
@@ -159,7 +160,7 @@ def _details(runs: Sequence[Run]) -> dict[str, Options]:
             data: list[Options] = [
                 {
                     "x": steps,
-                    "y": _numbers(10**row),
+                    "y": rounded(10**row),
                     "name": layer,
                     "line": {"color": color},
                     "mode": _mode(steps),
@@ -171,7 +172,7 @@ def _details(runs: Sequence[Run]) -> dict[str, Options]:
             ticks = {"tickvals": named, "ticktext": [names[at] for at in named]}
             data.append({"marker": {"cmax": max(1, len(names) - 1), "colorbar": ticks}})
             lines.append({"name": name, "data": data})
-            z = _numbers(rows)
+            z = rounded(rows)
             maps.append({"name": name, "data": [{"type": "heatmap", "x": steps, "y": names, "z": z}]})
     line = {"marker": {"size": 4}, "hovertemplate": "%{fullData.name}, step %{x}: %{y:.3~g}<extra></extra>"}
     bar = {"thickness": 12, "outlinewidth": 0}
@@ -187,8 +188,8 @@ def _details(runs: Sequence[Run]) -> dict[str, Options]:
     heat = {"type": "heatmap", "colorscale": "Viridis", "colorbar": power}
     heat["hovertemplate"] = "%{y}, step %{x}: 10<sup>%{z:.2f}</sup><extra></extra>"
     return {
-        "layers": _figure([line] * most + [scale], _layout(STEP, LOGARITHMIC), lines),
-        "heat": _figure([heat], _layout(STEP, {"type": "category", "showgrid": False}), maps),
+        "layers": _figure([line] * most + [scale], layout_of(STEP, LOGARITHMIC), lines),
+        "heat": _figure([heat], layout_of(STEP, {"type": "category", "showgrid": False}), maps),
     }
 
 
@@ -203,10 +204,10 @@ def _ledger(runs: Sequence[Run]) -> Options:
             lines: dict[str, str] = {}
             for entry in sorted(run.ledger, key=lambda entry: -depth_of(entry.block)[0]):
                 if [entry.step] == at:
-                    block, decades = _plain(short(entry.block)), log10(np.array([entry.factor])).item()
+                    block, decades = plain(short(entry.block)), log10(np.array([entry.factor])).item()
                     blocks.setdefault(block, []).append(decades)
                     size = f"{decades:.2f}" if np.isfinite(decades) else "not finite"
-                    lines[block] = lines.get(block, "") + f"<br>{_plain(entry.operation)}: {size}"
+                    lines[block] = lines.get(block, "") + f"<br>{plain(entry.operation)}: {size}"
             bars = {"x": list(blocks), "y": [round(float(np.nansum(found)), 4) for found in blocks.values()]}
             name = f"step {at[0]:,}" if at else ""
             more = {"customdata": list(lines.values()), "name": name, "visible": bool(at)}
@@ -222,7 +223,9 @@ def _ledger(runs: Sequence[Run]) -> Options:
     }
     x = LAYERS | {"title": {"text": "trunk block, from the head to the image"}}
     legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom"}
-    layout = _layout(x, {"title": {"text": "decades"}}, showlegend=True, legend=legend, waterfallmode="group")
+    layout = layout_of(
+        x, {"title": {"text": "decades"}}, showlegend=True, legend=legend, waterfallmode="group"
+    )
     return _figure([trace | {"opacity": 0.45}, trace], layout, frames)
 
 
@@ -239,14 +242,14 @@ def _effects(comparison: Comparison) -> dict[str, Options]:
             np.array([getattr(e, of) for e in by_effect.values()]) for of in ("mean", "low", "high")
         )
         trace = {
-            "x": _numbers(means, 4),
+            "x": rounded(means, 4),
             "y": [design.name(effect).replace(" ×", "<br>×") for effect in by_effect],
             "mode": "markers",
             "marker": {"color": COLORS[2], "size": 9},
             "error_x": {
                 "symmetric": False,
-                "array": _numbers(np.nan_to_num(highs - means), 4),
-                "arrayminus": _numbers(np.nan_to_num(means - lows), 4),
+                "array": rounded(np.nan_to_num(highs - means), 4),
+                "arrayminus": rounded(np.nan_to_num(means - lows), 4),
             },
             "customdata": [e.n for e in by_effect.values()],
             "hovertemplate": "%{y}: %{x:+.3f}, %{customdata} seeds<extra></extra>",
@@ -257,13 +260,13 @@ def _effects(comparison: Comparison) -> dict[str, Options]:
             "zerolinecolor": COLORS[0],
             "rangemode": "tozero",
         }
-        found[f"effects-{place}"] = _figure([trace], _layout(x, {"autorange": "reversed"}))
+        found[f"effects-{place}"] = _figure([trace], layout_of(x, {"autorange": "reversed"}))
     return found
 
 
 def _lines(number: int, group: Group, x: str) -> Iterator[tuple[tuple[Run, ...], Options]]:
     """The lines that stand for an ablation: a thin one for each seed, and their mean if there are several."""
-    label, several = _plain(group.label), len(group.runs) > 1
+    label, several = plain(group.label), len(group.runs) > 1
     hover = {"hovertemplate": f"<b>%{{fullData.name}}</b><br>{x} %{{x}}: %{{y:.3~g}}<extra></extra>"}
     for run in group.runs:
         style = {"line": look(number) | {"width": 1.2 if several else 2}, "opacity": 0.6 if several else 1}
@@ -282,24 +285,6 @@ def _figure(traces: Sequence[Options], layout: Options, frames: Sequence[Options
         figure.update_layout(frame.get("layout"))
     found: Options = figure.to_plotly_json()
     return found | {"frames": frames}  # not checked: that takes 10 s for the frames of 60 runs
-
-
-def _layout(x: Options, y: Options, **more: Any) -> Options:
-    """Without colors of text: those are the page's, for light and for dark."""
-    axis = {"gridcolor": FAINT, "zerolinecolor": FAINT, "linecolor": FAINT, "automargin": True}
-    return {
-        "template": "none",
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": "system-ui, sans-serif", "size": 12},
-        "margin": {"l": 10, "r": 10, "t": 8, "b": 10},
-        "showlegend": False,
-        "hovermode": "closest",
-        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": COLORS[0], "activecolor": COLORS[1]},
-        "hoverlabel": {"bgcolor": "#1b2430", "font": {"color": "#fff"}},
-        "xaxis": axis | x,
-        "yaxis": axis | y,
-    } | more
 
 
 def _mode(points: Sequence[int]) -> str:
@@ -329,14 +314,9 @@ def _reach(runs: Sequence[Run], kind: str) -> Array:
     return np.array([values.min(), values.max()]) if len(values) else np.full(2, np.nan)
 
 
-def _plain(text: str) -> str:
-    """Plotly reads a little HTML in its texts, and a name is a stranger's: it must stay a name."""
-    return html.escape(text, quote=False)
-
-
 def _names(run: Run) -> list[str]:
     """A run's layers without the number in front: in networks of any depth p4.down is the same place."""
-    return [_plain(short(layer)) for layer in run.curves.layers]
+    return [plain(short(layer)) for layer in run.curves.layers]
 
 
 def _in_order(runs: Sequence[Run]) -> list[str]:
@@ -346,11 +326,3 @@ def _in_order(runs: Sequence[Run]) -> list[str]:
         for name, layer in zip(_names(run), run.curves.layers, strict=True):
             depth[name] = max(depth_of(layer)[0], depth.get(name, 0))
     return sorted(depth, key=depth.__getitem__)
-
-
-def _numbers(values: Array, digits: int = 3) -> Any:
-    """Plain numbers of a few significant digits, in lists as deep as the array; NaN is a gap in a curve."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scale = 10.0 ** (digits - 1 - np.floor(np.log10(np.abs(values))))
-        rounded = np.round(values * scale) / scale
-    return np.where(np.isfinite(rounded), rounded, values).tolist()

@@ -19,12 +19,12 @@ from importlib import resources
 import orjson
 
 from detector import __version__
+from detector.analysis.statistics import estimate
 from detector.gradients.entries import Entry, summarise_ledger
 from detector.tools.compare.comparison import Comparison, Group
 from detector.tools.compare.figures import figures, look, mean, numbered, profile, stops
 from detector.tools.compare.metrics import METRICS
 from detector.tools.compare.runs import Run
-from detector.tools.compare.statistics import estimate
 from detector.tools.compare.table import Sheet, remarks, sheets, value
 
 _STROKES = {"solid": "", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3"}
@@ -53,7 +53,7 @@ def page(comparison: Comparison) -> str:
         "policy": f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
         "base-uri 'none'; form-action 'none'",
         "title": html.escape(f"Where gradients die: {subject}"),
-        "style": _asset("style.css"),
+        "style": (resources.files("detector.report") / "assets" / "style.css").read_text(encoding="utf-8"),
         "subtitle": html.escape(f"{subject}; set against {comparison.baseline.label}"),
         "headline": _items(headline(comparison)),
         "groups": "\n".join(_group_box(number, group) for number, group in numbered(comparison)),

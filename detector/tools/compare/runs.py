@@ -51,6 +51,7 @@ class Run:
     commit: str | None
     curves: Curves
     ledger: tuple[Step, ...] = ()
+    warnings: frozenset[str] = frozenset()  # kinds of what `detector check` warns of in its data
 
     def value(self, key: str) -> float:
         """A number of this run; NaN where it has none."""
@@ -146,6 +147,7 @@ def _load(directory: Path) -> Run | LeftOut:
     ledger, note = run.scan_ledger()
     name = summary.get("ablation") or config.get("run.name") or directory.name
     fingerprint, commit = summary.get("data_fingerprint"), summary.get("commit")
+    warnings = summary.get("data/warnings")
     return Run(
         directory=directory,
         name=shorten(str(name)),
@@ -162,6 +164,7 @@ def _load(directory: Path) -> Run | LeftOut:
         ledger=tuple(
             Step(row["step"], row["block"], _operation(row), number(row["factor"])) for row in ledger
         ),
+        warnings=frozenset(warnings) if isinstance(warnings, dict) else frozenset(),
     )
 
 

@@ -13,9 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from detector.analysis.statistics import Difference, Estimate
+from detector.errors import for_spreadsheet
 from detector.tools.compare.comparison import Comparison, Group
 from detector.tools.compare.metrics import Metric
-from detector.tools.compare.statistics import Difference, Estimate
+from detector.tools.compare.runs import Run
 
 _LATEX = str.maketrans(
     {
@@ -87,6 +89,8 @@ def interval(e: Estimate, metric: Metric) -> str:
 def _measured(comparison: Comparison) -> Sheet:
     def cell(group: Group, metric: Metric) -> Cell:
         e = group.estimates[metric.key]
+        if "mAP" in metric.key and all(_has_no_objects(run, metric) for run in group.runs):
+            return Cell("no objects", short="none")
         mean = value(e.mean, metric)
         spread = f" ± {value(e.sd, metric).lstrip('+')}" if e.n > 1 else ""
         of = f"{e.n} of {len(group.runs)} runs" if 0 < e.n < len(group.runs) else ""
@@ -111,6 +115,11 @@ def _measured(comparison: Comparison) -> Sheet:
     columns = ("ablation", "n", "verdict at init, late", *(metric.label for metric in comparison.metrics))
     short = ("ablation", "n", "verdict", *(metric.short for metric in comparison.metrics))
     return Sheet("What was measured", columns, tuple(rows), short)
+
+
+def _has_no_objects(run: Run, metric: Metric) -> bool:
+    """Whether a run was evaluated, but on a split that shows none."""
+    return run.state == "finished" and "no-objects" in run.warnings and math.isnan(run.values[metric.key])
 
 
 def _differences(comparison: Comparison) -> Sheet:
@@ -291,8 +300,7 @@ def csv_text(comparison: Comparison) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
     for kind, name, *rest in rows:
-        # A name such as =HYPERLINK(…) would be a formula to a spreadsheet.
-        writer.writerow([kind, f"'{name}" if str(name).startswith(("=", "+", "-", "@")) else name, *rest])
+        writer.writerow([kind, for_spreadsheet(str(name)), *rest])
     return out.getvalue()
 
 

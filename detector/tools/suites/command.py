@@ -6,13 +6,9 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from detector.errors import UserError
 from detector.runtime.files import write_text
-
-if TYPE_CHECKING:
-    from detector.tools.suites.suite import Cell
 
 EXIT_FAILED = 1
 SUITE_FILE = "suite.json"  # beside the runs; `detector compare` shows the cells in this order
@@ -50,8 +46,8 @@ def ablate(
     Raises:
         UserError: the suite, an override or the output directory is wrong; nothing was started.
     """
+    from detector.jobs.local import LocalProcesses, available_cores
     from detector.registry import load_plugins, plugin_arguments
-    from detector.tools.suites.local import LocalProcesses, available_cores
     from detector.tools.suites.suite import expand, load_suite
 
     load_plugins(plugin)
@@ -67,8 +63,10 @@ def ablate(
             print(shlex.join(["python", "train.py", *arguments]))
         return 0
 
+    from detector.data.coco8 import DatasetUnavailable
+    from detector.jobs import runner
+    from detector.jobs.data import fetch
     from detector.runtime.signals import StopRequest
-    from detector.tools.suites import runner
     from detector.tools.suites.display import SuiteDisplay, result_table
 
     runs = runner.plan(cells, out)
@@ -83,7 +81,10 @@ def ablate(
 
             backend = RayCluster(ray, jobs)
         else:
-            _fetch_data(cells)
+            try:
+                fetch(cell.config for cell in cells if cell.config.data.format == "yolo")
+            except DatasetUnavailable as error:
+                raise UserError(f"{error}\nwithout COCO8: ablations/suites/factorial_shapes.yaml") from error
             slots = min(jobs or min(available_cores(), _MOST_JOBS), len(missing))
             backend = LocalProcesses(slots)
         with StopRequest() as stop, SuiteDisplay(suite.name) as display:
@@ -110,24 +111,6 @@ def _write_order(out: Path, suite: str, cells: list[str]) -> None:
         write_text(out / SUITE_FILE, json.dumps({"suite": suite, "cells": cells}) + "\n")
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from error
-
-
-def _fetch_data(cells: list[Cell]) -> None:
-    """Download, render and check the data once, before several processes would do so at the same time."""
-    from detector.data.coco8 import DatasetUnavailable
-    from detector.data.sources import load_dataset, options_of
-
-    configs = [cell.config for cell in cells if cell.config.data.format == "yolo"]
-    how = [options_of(config.data, config.train.seed) for config in configs]
-    distinct = {
-        (config.data.path, config.data.on_error, *options.values()): (config.data, options)
-        for config, options in zip(configs, how, strict=True)
-    }
-    for data, options in distinct.values():
-        try:
-            load_dataset(data.path, data.on_error, **options)
-        except DatasetUnavailable as error:
-            raise UserError(f"{error}\nwithout COCO8: ablations/suites/factorial_shapes.yaml") from error
 
 
 def _say(text: str) -> None:

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 
 from detector.config.loading import save
 from detector.errors import UserError
+from detector.jobs.runner import LOG, End, Job, prepare
 from detector.registry import plugins
 from detector.runtime.files import PACKAGE, PROJECT
-from detector.tools.suites.runner import LOG, End, Job, prepare
 
 RETRIES = 3  # of a cell whose node or worker process died
 _SENT = ((PACKAGE, "**/*.py"), (PROJECT, "train.py"), (PROJECT, "datasets/*.yaml"))  # what a node needs

@@ -15,7 +15,6 @@ The later wins: base, settings, cell, and `section.key=value` from the command l
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -24,7 +23,6 @@ from pathlib import Path
 
 from detector.config import safe_yaml
 from detector.config.loading import (
-    COMMAND_LINE,
     Layer,
     as_layer,
     check,
@@ -36,6 +34,7 @@ from detector.config.loading import (
 from detector.config.safe_yaml import Value
 from detector.config.schema import Config
 from detector.errors import UserError, display_path, shorten
+from detector.jobs.cell import Cell, changes_of, written
 
 KEYS = ("base", "settings", "seeds", "cells")
 MOST_SEEDS = 1000
@@ -58,37 +57,6 @@ class Suite:
     settings: Layer
     cells: dict[str, Layer]
     seeds: int
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of a suite: an ablation with a seed."""
-
-    ablation: str
-    seed: int
-    base: Path
-    overrides: tuple[str, ...]  # section.key=value on top of `base`; all but where and with how many threads
-    config: Config  # what they come to
-
-    @property
-    def name(self) -> str:
-        """The name of its directory."""
-        return f"{self.ablation}-s{self.seed}"
-
-    def arguments(self, directory: Path, threads: int) -> list[str]:
-        """What `train.py` is called with. A thread count in the suite or on the command line wins."""
-        if self.config.train.threads is not None:
-            threads = self.config.train.threads
-        own = (f"run.dir={_written(str(directory))}", f"train.threads={threads}")
-        return ["--config", str(self.base), *self.overrides, *own]
-
-    @property
-    def work(self) -> float:
-        """How long it takes compared with other cells of its suite, roughly: for the time left."""
-        data, model, train = self.config.data, self.config.model, self.config.train
-        convolutions = 5 + 2 * sum(model.depths) + 20  # the last: neck and head, in trunk convolutions
-        length = train.steps or train.epochs or 1
-        return float(convolutions * length * train.batch * train.accumulate * data.image_size**2)
 
 
 def load_suite(path: Path) -> Suite:
@@ -156,8 +124,8 @@ def expand(suite: Suite, seeds: int | None = None, overrides: Sequence[str] = ()
         alike[same] = name
         for seed in range(suite.seeds if seeds is None else seeds):
             paired = changes | {"train.seed": Value(seed, suite.name)}
-            written = tuple(f"{key}={_written(value.value)}" for key, value in paired.items())
-            cells.append(Cell(name, seed, suite.base, written, check(merge([base, paired]))))
+            typed = tuple(f"{key}={written(value.value)}" for key, value in paired.items())
+            cells.append(Cell(name, seed, suite.base, typed, check(merge([base, paired]))))
     return sorted(cells, key=lambda cell: cell.seed)  # stable: the file's order within a seed
 
 
@@ -165,11 +133,9 @@ def _delta(suite: Path, delta: Value) -> Layer:
     """What a cell changes: given in place, or by an ablation file, whose own root is left out."""
     if not isinstance(delta.value, str):
         return _inline(delta)
-    chain = read_chain(_beside(suite, delta))
-    if len(chain) == 1:
+    layer = changes_of(_beside(suite, delta))
+    if layer is None:
         raise UserError(f"{delta.where}: {delta.value} has no `base:`: it is a whole experiment, no change")
-    layer = merge(layer for _, layer in chain[1:])
-    layer = {key: value for key, value in layer.items() if not key.startswith("run.")}
     _refuse_owned(layer)
     return layer
 
@@ -198,14 +164,3 @@ def _cell_name(name: str, delta: Value) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}", name):
         raise UserError(f"{delta.where}: {shorten(name)}: a cell's name is letters, digits, _ . and -")
     return name
-
-
-def _written(value: object) -> str:
-    """A value as it is typed after `section.key=`: plain where YAML reads that back, else as JSON."""
-    if isinstance(value, str):
-        try:
-            if safe_yaml.parse(value, COMMAND_LINE).value == value and "#" not in value:
-                return value
-        except UserError:
-            pass
-    return json.dumps(value, ensure_ascii=False)

@@ -185,6 +185,30 @@ def test_a_diverged_run_is_counted_where_it_has_numbers(make_run: Make) -> None:
     assert "1 of 2 runs" in table.markdown(c)
 
 
+def test_what_the_data_says_about_the_score(make_run: Make) -> None:
+    key = "val/mAP50-95"
+    kinds = {"empty": "no-objects", "same": "same-images", "other": "tiny"}
+    for name, kind in kinds.items():
+        summary = {"data/warnings": {kind: 1}} | ({key: "NaN"} if name == "empty" else {})
+        path = make_run(name, summary=summary, **{"model.act": name})
+        rows = [json.loads(line) for line in (path / "history.jsonl").read_text().splitlines()]
+        if name == "empty":
+            lines = [json.dumps(row | {key: "NaN"} if key in row else row) for row in rows]
+            (path / "history.jsonl").write_text("\n".join(lines) + "\n")
+    make_run("stopped", summary={"status": "stopped"}, **{"model.act": "x"})
+    c = compared(path.parent)
+    remarks = table.remarks(c)
+    assert "val holds the images of train, and its mAP is memorisation: same-s0." in remarks
+    assert "train or val shows no object at all, and has no mAP: empty-s0." in remarks
+    assert not any("finite" in line for line in remarks)
+    cells = {line.split("|")[1].split("<br>")[0].strip(): line for line in table.markdown(c).splitlines()
+             if line.startswith("|")}  # fmt: skip
+    assert [name for name, line in cells.items() if "no objects" in line] == ["empty"]
+    console = Console(file=io.StringIO(), width=80)
+    table.print_console(c, console)
+    assert "no objects" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_csv_holds_every_number_unrounded(make_run: Make) -> None:
     c = compared(cube(make_run, 2))
     rows = list(csv.DictReader(io.StringIO(table.csv_text(c))))

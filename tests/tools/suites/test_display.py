@@ -6,8 +6,8 @@ import io
 from pathlib import Path
 from statistics import mean, stdev
 
+from detector.jobs.runner import Job
 from detector.tools.suites.display import SuiteDisplay, result_table
-from detector.tools.suites.runner import Job
 from detector.tools.suites.suite import expand, load_suite
 from tests.support import ROOT
 

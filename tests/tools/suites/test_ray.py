@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from detector.cli import main
+from detector.jobs.runner import Job
 from detector.tools.suites import ray_runner
 from detector.tools.suites.ray_runner import pack, unpack
-from detector.tools.suites.runner import Job
 from tests.support import ROOT
 
 SUITE = """

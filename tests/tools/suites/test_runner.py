@@ -16,11 +16,12 @@ import pytest
 from detector.cli import main
 from detector.config.loading import load_config, save
 from detector.errors import UserError
+from detector.jobs.cell import Cell
+from detector.jobs.local import LocalProcesses
+from detector.jobs.runner import Job, plan, run
 from detector.runtime.signals import StopRequest
 from detector.tools.suites.display import SuiteDisplay, result_table
-from detector.tools.suites.local import LocalProcesses
-from detector.tools.suites.runner import Job, plan, run
-from detector.tools.suites.suite import Cell, expand, load_suite
+from detector.tools.suites.suite import expand, load_suite
 from tests.support import ROOT
 
 FAKE = [sys.executable, str(Path(__file__).with_name("fake_train.py"))]
@@ -202,6 +203,27 @@ def test_another_experiment_is_not_overwritten(tmp_path: Path) -> None:
     assert plan(suite, out)[0].was_there
 
 
+def test_a_cell_waits_for_those_it_needs(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    needy, free, source = plan(cells(tmp_path, "a", "b", "c"), out)
+    needy.after = (source,)
+    display = Quiet()
+    run([needy, free, source], LocalProcesses(2, program=FAKE), display, never)
+    assert display.order[-1] == "a-s0 finished"
+    assert [job.status for job in (needy, free, source)] == ["finished"] * 3
+
+
+@pytest.mark.parametrize("name", ["fails", "diverges"])
+def test_a_cell_whose_source_did_not_finish_is_not_started(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    needy, source = plan(cells(tmp_path, "a", name), out)
+    needy.after = (source,)
+    run([needy, source], LocalProcesses(2, program=FAKE), Quiet(), never)
+    assert needy.status == "failed"
+    assert needy.problem.startswith(f"{name}-s0 did not finish")
+    assert not needy.directory.exists()
+
+
 @pytest.mark.parametrize("name", ["history.jsonl", "holiday.jpg"])
 def test_a_directory_that_is_no_run_is_not_touched(tmp_path: Path, name: str) -> None:
     directory = tmp_path / "out" / "a-s0"
@@ -215,7 +237,7 @@ def test_a_directory_that_is_no_run_is_not_touched(tmp_path: Path, name: str) ->
 def test_the_time_left_is_in_proportion_to_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = plan(cells(tmp_path, "a", "b", "c", "d"), tmp_path / "out")
     clock = [0.0]
-    monkeypatch.setattr("detector.tools.suites.display.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("detector.jobs.display.time.monotonic", lambda: clock[0])
     display = SuiteDisplay("mine")
     assert display.left(jobs) is None
     clock[0] = 30.0

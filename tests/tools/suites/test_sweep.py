@@ -15,7 +15,7 @@ import yaml
 
 import train as front_door
 from detector.config.loading import load_config
-from detector.tools.suites.runner import differences
+from detector.jobs.runner import differences
 from detector.tools.suites.suite import expand, load_suite
 from tests.loggers.conftest import KEY
 from tests.loggers.wandb_server import Server, Sweep

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from detector.tools.compare.statistics import (
+from detector.analysis.statistics import (
     difference,
     effects,
     estimate,

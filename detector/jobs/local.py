@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import BinaryIO
 
+from detector.jobs.runner import LOG, End, Job, prepare
 from detector.registry import plugin_arguments
 from detector.runtime.files import PROJECT
-from detector.tools.suites.runner import LOG, End, Job, prepare
 
 if sys.platform != "win32":
     import fcntl
@@ -100,7 +100,7 @@ class LocalProcesses:
 def _lock(log: BinaryIO) -> None:
     """Claim a cell for the process that inherits this file, for as long as it lives.
 
-    The lock outlives a `detector ablate` that was killed, so that a second one does not write into the
+    The lock outlives a command that was killed, so that a second one does not write into the
     same directory while the first one's processes go on.
     """
     if sys.platform == "win32":

@@ -1,6 +1,6 @@
-"""Running the cells of a suite: what is done already, what is resumed, what failed, and a polite stop.
+"""Running cells: what is done already, what is resumed, what failed, and a polite stop.
 
-Where a cell runs is a `Backend`'s business: `detector.tools.suites.local` has processes of this machine,
+Where a cell runs is a `Backend`'s business: `detector.jobs.local` has processes of this machine,
 `detector.tools.suites.ray_runner` a cluster.
 """
 
@@ -18,8 +18,8 @@ from detector.config.experiment import experiment
 from detector.config.schema import Config
 from detector.config.section import COMPARED_OTHERWISE, MEASUREMENT
 from detector.errors import UserError
+from detector.jobs.cell import Cell
 from detector.rundir import RunDir
-from detector.tools.suites.suite import Cell
 
 Status = Literal["waiting", "running", "finished", "diverged", "failed", "stopped"]
 
@@ -34,6 +34,7 @@ class Job:
 
     cell: Cell
     directory: Path
+    after: tuple[Job, ...] = ()  # need to have finished first
     start: Literal["new", "resume"] = "new"
     status: Status = "waiting"
     was_there: bool = False  # complete before this command
@@ -174,8 +175,11 @@ def run(jobs: Sequence[Job], backend: Backend, display: Display, stop: Callable[
                 while waiting:
                     waiting.popleft().status = "stopped"
                 backend.interrupt()
-            while waiting and len(began) < backend.slots:
-                job = waiting.popleft()
+            while len(began) < backend.slots and (job := _next(waiting)) is not None:
+                if unmet := next((one for one in job.after if one.status != "finished"), None):
+                    job.status, job.problem = "failed", f"{unmet.cell.name} did not finish: {unmet.status}"
+                    display.ended(job, jobs)
+                    continue
                 job.status = "running"
                 began[id(job)] = time.monotonic()
                 try:
@@ -203,6 +207,15 @@ def run(jobs: Sequence[Job], backend: Backend, display: Display, stop: Callable[
         raise
     finally:
         backend.close()
+
+
+def _next(waiting: deque[Job]) -> Job | None:
+    """Take the first job that need not wait for another one to end; None if there is none."""
+    for job in waiting:
+        if all(one.status not in ("waiting", "running") for one in job.after):
+            waiting.remove(job)
+            return job
+    return None
 
 
 def _judge(end: End, stopping: bool) -> None:
