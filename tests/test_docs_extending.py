@@ -190,10 +190,9 @@ def test_the_norm_and_the_shortcut(defined: dict[str, Any]) -> None:
 
 
 def test_the_initialisation(defined: dict[str, Any]) -> None:
-    weight = torch.empty(4, 3, 3, 3)
-    defined["orthogonal"](weight)
-    rows = weight.flatten(1)
-    assert torch.allclose(rows @ rows.T, torch.eye(4), atol=1e-5)
+    weight, x = torch.empty(4, 4, 3, 3), torch.randn(2, 4, 5, 6)
+    defined["dirac"](weight)
+    assert torch.equal(nn.functional.conv2d(x, weight, padding=1), x)
 
 
 def test_the_block_and_the_network_have_the_shapes_they_say(defined: dict[str, Any]) -> None:

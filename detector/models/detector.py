@@ -101,7 +101,8 @@ class Detector(DetectionModel):
     >>> from detector import Detector
     >>> from detector.models.blocks import Components, residual
     >>> parts = Components(act=nn.SiLU, norm=nn.BatchNorm2d, shortcut=residual)
-    >>> model = Detector(3, depths=(1, 2, 1, 1), widths=(8,) * 5, neck_width=8, reg_max=4, parts=parts)
+    >>> sizes = {"depths": (1, 2, 1, 1), "widths": (8,) * 5, "neck_width": 8, "reg_max": 4}
+    >>> model = Detector(3, **sizes, parts=parts, rest=parts)
     >>> model(torch.zeros(2, 3, 64, 64))["scores"].shape  # 8·8 + 4·4 + 2·2 cells
     torch.Size([2, 3, 84])
     >>> list(model.backbone_layers())[:4]
