@@ -60,7 +60,9 @@ class Key:
     UPDATE_RATIO = "update_ratio/"  # ‖change of w in this step‖ / ‖w‖
     VANISHING_INDEX = "gradient/vanishing_index"  # decades; in the summary late in training
     WEIGHT_INDEX = "gradient/weight_index"  # the same of ‖dL/dw‖ / ‖w‖
-    INPUT_DEPENDENCE = "signal/input_dependence"
+    # How much of the trunk's output differs between images: see `detector.gradients.signal`. The levels of
+    # the pyramid have theirs behind `_p3` and so on, and so has the size of the signal there.
+    INPUT_DEPENDENCE, RMS = "signal/input_dependence", "signal/rms"
     # Only in the summary. `_INIT` behind a key means before the first step.
     INIT = "_init"
     VERDICT = "gradient/verdict"
