@@ -11,7 +11,7 @@ from detector.analysis.evidence import Effect, find
 from detector.analysis.theory import Activation, block_factors, measured_factor, stage_factor
 from detector.config.schema import Config, ModelConfig
 from detector.gradients.entries import Entry, summarise_ledger
-from detector.gradients.indices import EXPLODING, VANISHING
+from detector.gradients.indices import COLLAPSED, EXPLODING, VANISHING
 from detector.rundir import Key
 
 Facts = dict[str, Any]
@@ -22,6 +22,7 @@ NOT_NEEDED = 0.9
 # Theory is said to miss beyond this: twice what finite width and four images explain.
 MISS = 0.05
 SMALL = 0.05  # decades: rounds to nothing in a sentence
+FORWARD = "dead forward", "collapsed"  # verdicts on the signal, which no gradient could mend by itself
 
 
 def explain(
@@ -59,7 +60,10 @@ def explain(
     facts |= expected(rows, config.model, act)
     sentences.append(_theory(facts))
     if summary[Key.VERDICT] != "healthy":
-        facts |= causality(summary, config, effects)
+        if summary[Key.VERDICT] in FORWARD:
+            facts["gradient/cause"] = "forward"
+        else:
+            facts |= causality(summary, config, effects)
         sentences.append(_cause(facts, summary))
         facts |= remedy(summary, config, effects, act)
         sentences.append(_remedy(facts))
@@ -128,12 +132,15 @@ def candidates(verdict: str, config: Config) -> Sequence[Change]:
     model, train = config.model, config.train
     if model.pretrained is not None or model.name != "compact":
         return [*([("train.clip", 10.0)] if train.clip is None else []), ("train.lr", train.lr / 2)]
+    init = model.init in ("naive", "default") and ("model.init", "he")
     shortcut = model.shortcut != "residual" and ("model.shortcut", "residual")
     norm = model.norm == "none" and ("model.norm", "batch")
     act = model.act in ("sigmoid", "tanh") and ("model.act", "silu")
     clip = train.clip is None and ("train.clip", 10.0)
     if verdict == "diverged":
         order = [clip, norm, shortcut]
+    elif verdict == "dead forward":
+        order = [norm, init, shortcut]
     elif verdict == "collapsed":
         order = [norm, act, shortcut]
     else:
@@ -180,6 +187,7 @@ def heals(effect: Effect, before: Effect | None) -> bool:
 
 _SAYS = {
     "healthy": "is healthy",
+    "dead forward": "is not the first fault: the signal is almost zero where it leaves the trunk",
     "vanishing": "vanishes",
     "exploding": "explodes towards the input",
     "underflow": "is too small for a number to hold it",
@@ -193,15 +201,30 @@ def _verdicts(summary: Mapping[str, Any]) -> str:
         if verdict == "diverged":
             layer = summary.get(Key.FIRST_BAD_LAYER)
             return "stops being finite" + (f", first in {layer}" if layer else "")
-        text = f"{_SAYS[verdict]} (V = {summary[Key.VANISHING_INDEX + suffix]:+.2f} decades"
+        says = _SAYS.get(verdict, f"is called {verdict}")  # of a later version of this project
+        text = f"{says} (V = {summary[Key.VANISHING_INDEX + suffix]:+.2f} decades"
+        size = smallest_rms(summary, suffix)
+        if verdict == "dead forward" and size is not None:
+            text += f", RMS {size:.2g}"
         dependence = summary.get(Key.INPUT_DEPENDENCE)
-        shown = verdict == "collapsed" and not suffix and dependence is not None
-        return text + (f", input dependence {dependence:.2f})" if shown else ")")
+        # A gradient that vanishes and a signal that says nothing of the image can be one and the same trunk.
+        shown = not suffix and dependence is not None and (verdict == "collapsed" or dependence < COLLAPSED)
+        return text + (f", input dependence {dependence:.2g})" if shown else ")")
 
     now = f"late in training it {state('')}."
     if summary.get(Key.VERDICT + Key.INIT) is None:
         return f"The trunk's gradient: {now}"
     return f"At initialisation the trunk's gradient {state('_init')}; {now}"
+
+
+def smallest_rms(summary: Mapping[str, Any], suffix: str) -> float | None:
+    """The signal's smallest RMS at the ends of the levels, late or at initialisation; None if not known."""
+    found = [
+        value
+        for key, value in summary.items()
+        if key.startswith(Key.RMS) and key.endswith(Key.INIT) == bool(suffix) and value is not None
+    ]
+    return min(found, default=None)
 
 
 def _place(facts: Facts, suffix: str) -> str:
@@ -238,6 +261,11 @@ def _cause(facts: Facts, summary: Mapping[str, Any]) -> str:
         return (
             "Whether this is what limits mAP is not shown by one run: compare with the controls "
             "ablations/frozen_backbone.yaml and ablations/narrow_neck.yaml on the same data."
+        )
+    if facts["gradient/cause"] == "forward":
+        return (
+            "This is a fault of the forward pass: what the trunk hands on says almost nothing about the "
+            "image, whatever the gradient does."
         )
     control = (
         f"With the trunk frozen at its initialisation the baseline reaches a {facts['control/metric']} of "

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from detector.errors import for_terminal
-from detector.gradients.indices import EXPLODING, VANISHING
+from detector.gradients.indices import COLLAPSED, EXPLODING, VANISHING
 from detector.loggers.base import Logger, PredictionImage, Row
 from detector.rundir import Key
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _LINES_A_RUN = 10
 _VERDICT_STYLE = {"healthy": "green", "vanishing": "red", "exploding": "magenta"}
-_BAD = "bold red"  # collapsed, underflow, diverged
+_BAD = "bold red"  # dead forward, collapsed, underflow, diverged
 
 
 def verdict_word(index: float) -> str:
@@ -199,7 +199,11 @@ def _meanings(summary: Mapping[str, object]) -> list[tuple[str, str, str]]:
         (Key.VERDICT + Key.INIT, "verdict at init", "before the first step"),
         (Key.VERDICT, "verdict", "late in training"),
         (Key.FIRST_BAD_LAYER, "first bad layer", "where the first NaN or infinity appeared"),
-        (Key.INPUT_DEPENDENCE, "input dependence", "below 0.2 the trunk hardly sees its input"),
+        (
+            Key.INPUT_DEPENDENCE,
+            "input dependence",
+            f"below {COLLAPSED} all images look alike to the trunk",
+        ),
         ("parameters", "parameters", "of the whole network"),
     ]
 

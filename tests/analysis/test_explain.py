@@ -170,7 +170,9 @@ def test_a_remedy_s_theory_is_of_the_remedy_s_activation() -> None:
     assert own["remedy/theory_factor"] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("verdict", ["vanishing", "exploding", "underflow", "collapsed", "diverged"])
+@pytest.mark.parametrize(
+    "verdict", ["vanishing", "exploding", "underflow", "dead forward", "collapsed", "diverged"]
+)
 @pytest.mark.parametrize(
     "model", [{}, PLAIN_SIGMOID, {"shortcut": "none"}, {"norm": "none", "init": "naive"}]
 )
@@ -293,6 +295,30 @@ def test_a_collapse_says_how_little_depends_on_the_image() -> None:
     text = explain(collapsed, [], {}, config(), [])["gradient/diagnosis"]
     assert "(V = +0.10 decades, input dependence 0.07)" in text
     assert text.count("input dependence") == 1  # of late training, not of the start
+
+
+def test_a_dead_signal_is_not_put_down_to_the_gradient(tmp_path: Path) -> None:
+    runs = [finished(tmp_path, "baseline", 0.96), finished(tmp_path, "frozen", 0.2, freeze="backbone")]
+    sizes = {
+        "signal/rms_p3_init": 2e-5,
+        "signal/rms_p5_init": 1e-7,
+        "signal/rms_p3": 0.5,
+        "signal/rms_p5": 2e-6,
+    }
+    dead = summary("dead forward", -2.5) | sizes
+    facts = explain(dead, [], {}, config(shortcut="none", norm="none"), collect(runs))
+    text = facts["gradient/diagnosis"]
+    assert "the signal is almost zero where it leaves the trunk (V = -2.50 decades, RMS 1e-07)" in text
+    assert "RMS 2e-06)" in text
+    assert facts["gradient/cause"] == "forward" and "fault of the forward pass" in text
+    assert "lost gradient" not in text and not any(key.startswith("control/") for key in facts)
+    assert facts["remedy/change"] == "model.norm=batch"
+
+
+def test_a_vanished_gradient_behind_a_signal_that_says_nothing_is_told_with_it() -> None:
+    both = summary("vanishing", -9.0) | {"signal/input_dependence": 5e-8}
+    text = explain(both, [], {}, config(**PLAIN_SIGMOID), [])["gradient/diagnosis"]
+    assert "late in training it vanishes (V = -9.00 decades, input dependence 5e-08)" in text
 
 
 def test_a_trunk_that_is_needed_makes_the_gradient_a_possible_cause(tmp_path: Path) -> None:

@@ -65,8 +65,18 @@ def test_the_rules_in_their_order() -> None:
     assert verdict(flat, -1.01, 0.9) == "vanishing"
     assert verdict(flat, 1.2, 0.9) == "healthy"
     assert verdict(flat, 1.21, 0.9) == "exploding"
-    assert verdict(flat, 0.0, 0.19) == "collapsed"
-    assert verdict(flat, -2.0, 0.1) == "vanishing"  # a signal can collapse because it vanishes
+    assert verdict(flat, 0.0, 0.0019) == "collapsed"
+    assert verdict(flat, 0.0, 0.0021) == verdict(flat, 0.0) == "healthy"  # no I, no verdict on it
+    assert verdict(flat, -2.0, 0.001) == "vanishing"  # a signal can collapse because it vanishes
+
+
+def test_a_dead_signal_comes_before_what_the_gradient_does() -> None:
+    flat = [1.0] * 6
+    assert verdict(flat, 0.0, 0.9, 2.9e-4) == "dead forward"
+    assert verdict(flat, -5.0, 0.9, 1e-7) == "dead forward"
+    assert verdict([0.0] * 6, 0.0, 0.9, 0.0) == "dead forward"
+    assert verdict(flat, -5.0, 0.9, 3.1e-4) == "vanishing"
+    assert verdict(flat, math.nan, 0.9, 1e-7) == "diverged"
 
 
 def test_no_layers_is_a_mistake_of_the_caller() -> None:

@@ -34,7 +34,7 @@ def test_input_dependence(x: Tensor, expected: float) -> None:
 
 @pytest.mark.parametrize("sizes", [(5,), (2, 3), (1, 1, 1, 2), (0, 5), (4, 0, 1)])
 def test_a_batch_in_parts_is_the_whole_batch(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """NumPy over the whole batch is the reference; the offset makes naive sums of squares lose their digits."""
+    """Against NumPy over all; the offset makes naive sums of squares lose their digits."""
     monkeypatch.setattr(signal, "CHUNK", 30)  # two images of these at a time
     x = np.random.default_rng(0).normal(1e6, 1e-3, (5, 3, 2, 2))
     parts = torch.from_numpy(x).split(sizes)

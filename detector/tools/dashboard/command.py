@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detector.errors import UserError
+from detector.gradients.indices import COLLAPSED
 from detector.rundir import Key
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def build(entity: str, project: str, layers: Sequence[str], *, regex: bool = Tru
                 bands(f"Activation gradient, {place} block", Key.ACTIVATION_GRAD + layer, log_y=True)
                 for place, layer in _first_middle_last(layers)
             ),
-            bands("Input dependence: below 0.2 the signal has collapsed", Key.INPUT_DEPENDENCE),
+            bands(f"Input dependence: below {COLLAPSED} the signal has collapsed", Key.INPUT_DEPENDENCE),
         ],
         "Depth profile": [depth_profile],
         "Predictions": [
