@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detector.analysis.evidence import Effect, find
+from detector.analysis.next_steps import next_steps
 from detector.analysis.theory import Activation, block_factors, measured_factor, stage_factor
 from detector.config.schema import Config, ModelConfig
-from detector.gradients.entries import Entry, summarise_ledger
+from detector.gradients.entries import RESIDUAL, Entry, summarise_ledger
 from detector.gradients.indices import COLLAPSED, EXPLODING, VANISHING
 from detector.rundir import Key
 
@@ -56,7 +57,8 @@ def explain(
         if step in ledger and (step or suffix):
             found = worst(ledger[step], summary.get(Key.VANISHING_INDEX + suffix), suffix)
             facts |= found
-            sentences.append(_place(found, suffix))
+            if summary.get(Key.VERDICT + suffix) != "healthy":  # some place always loses the most
+                sentences.append(_place(found, suffix))
     facts |= expected(rows, config.model, act)
     sentences.append(_theory(facts))
     if summary[Key.VERDICT] != "healthy":
@@ -68,7 +70,7 @@ def explain(
         facts |= remedy(summary, config, effects, act)
         sentences.append(_remedy(facts))
     else:
-        sentences.append("Nothing here asks for a remedy.")
+        sentences.append(next_steps(summary, rows, config))
     return {**facts, Key.DIAGNOSIS: " ".join(sentence for sentence in sentences if sentence)}
 
 
@@ -78,12 +80,14 @@ def worst(entries: Sequence[Entry], index: float | None, suffix: str = "") -> Fa
     if stretch is None:
         return {}
     layer, decades = next(iter(stretch.layers.items()))
+    identity = {} if stretch.identity is None else {f"gradient/identity_share{suffix}": stretch.identity}
     return {
         f"gradient/worst_blocks{suffix}": stretch.blocks,
         f"gradient/decades_lost{suffix}": -stretch.decades,
         f"gradient/worst_operation{suffix}": layer,
         f"gradient/worst_operation_decades_lost{suffix}": -decades,
         f"gradient/other_operations_decades_lost{suffix}": decades - stretch.decades,
+        **identity,
     }
 
 
@@ -239,10 +243,19 @@ def _place(facts: Facts, suffix: str) -> str:
     verb = "loses" if lost > 0 else "gains"
     where = f"blocks {blocks}" if " to " in blocks else f"block {blocks}"
     text = f"{when} it {verb} the most in {where}, {abs(lost):.1f} decades"
+    if (identity := facts.get(f"gradient/identity_share{suffix}")) is None:
+        shares = ""
+    else:
+        shares = (
+            f" In its residual blocks {100 * identity:.0f} % of the gradient comes by the identity, "
+            f"{100 - 100 * identity:.0f} % through the branch."
+        )
     if abs(others) < SMALL:
-        return f"{text}, all in the {operation}."
+        return f"{text}, all in the {operation}.{shares}"
     rest = "give back" if verb == "loses" and others < 0 else "take back" if others > 0 > lost else "add"
-    return f"{text}: the {operation} {verb} {abs(mine):.1f}, the other operations {rest} {abs(others):.1f}."
+    does = verb.removesuffix("s") if operation == RESIDUAL else verb
+    text += f": the {operation} {does} {abs(mine):.1f}, the other operations {rest} {abs(others):.1f}."
+    return text + shares
 
 
 def _theory(facts: Facts) -> str:
