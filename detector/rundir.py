@@ -48,7 +48,8 @@ class Key:
     LOSS_BOX, LOSS_CLS, LOSS_DFL = "train/loss_box", "train/loss_cls", "train/loss_dfl"
     LR = "train/lr"
     GRAD_NORM = "train/grad_norm"  # of all weights together, before clipping
-    CLIP_FACTOR = "train/clip_factor"  # what clipping multiplied the gradients by; 1: nothing
+    # What clipping multiplied the gradients by. Clipped by part, trunk and rest have theirs behind it.
+    CLIP_FACTOR, TRUNK, REST = "train/clip_factor", "_trunk", "_rest"
     TRUNK_SHARE = "train/trunk_share"  # of the squared norm before clipping, 0 to 1
     SKIPPED = "train/skipped"  # steps that were not taken so far; only in the row of such a step
     STEP_MS = "time/step_ms"

@@ -44,7 +44,8 @@ def _frozen(config: Config) -> str:
 
 
 def _clipping(rows: Sequence[Mapping[str, float]]) -> str:
-    factors = [row[Key.CLIP_FACTOR] for row in rows if Key.CLIP_FACTOR in row]
+    keys = Key.CLIP_FACTOR, Key.CLIP_FACTOR + Key.REST  # the latter where trunk and rest are clipped apart
+    factors = [row[key] for row in rows for key in keys if key in row]
     if not factors or not (typical := median(factors)) < HARD_CLIPPED:
         return ""
     return f"train.clip, which scaled the gradient by {typical:.2g} in half of the steps or more"
