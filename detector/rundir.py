@@ -62,6 +62,7 @@ class Key:
     WEIGHT_GRAD = "weight_grad/"  # ‖dL/dw‖
     UPDATE_RATIO = "update_ratio/"  # ‖change of w in this step‖ / ‖w‖
     VANISHING_INDEX = "gradient/vanishing_index"  # decades; in the summary late in training
+    DECADES_PER_LAYER = "gradient/decades_per_layer"  # V by layer; only in the summary
     WEIGHT_INDEX = "gradient/weight_index"  # the same of ‖dL/dw‖ / ‖w‖
     # How much of the trunk's output differs between images: see `detector.gradients.signal`. The levels of
     # the pyramid have theirs behind `_p3` and so on, and so has the size of the signal there.

@@ -9,10 +9,10 @@ from typing import Any
 
 from detector.analysis.evidence import Effect, find
 from detector.analysis.next_steps import next_steps
-from detector.analysis.theory import Activation, block_factors, measured_factor, stage_factor
+from detector.analysis.theory import Activation, block_factors, layer_names, measured_factor, stage_factor
 from detector.config.schema import Config, ModelConfig
 from detector.gradients.entries import RESIDUAL, Entry, summarise_ledger
-from detector.gradients.indices import COLLAPSED, EXPLODING, VANISHING
+from detector.gradients.indices import COLLAPSED, limits
 from detector.rundir import Key
 
 Facts = dict[str, Any]
@@ -183,7 +183,8 @@ def remedy(
 def heals(effect: Effect, before: Effect | None) -> bool:
     """Whether a change was measured to bring the gradient into its healthy range, and to cost no mAP."""
     index = effect.vanishing_index
-    healthy = index is not None and VANISHING <= index <= EXPLODING
+    low, high = limits(len(layer_names(effect.settings["model.depths"])))
+    healthy = index is not None and low <= index <= high
     return healthy and (before is None or effect.mean > before.mean)
 
 
@@ -207,6 +208,8 @@ def _verdicts(summary: Mapping[str, Any]) -> str:
             return "stops being finite" + (f", first in {layer}" if layer else "")
         says = _SAYS.get(verdict, f"is called {verdict}")  # of a later version of this project
         text = f"{says} (V = {summary[Key.VANISHING_INDEX + suffix]:+.2f} decades"
+        if isinstance(rate := summary.get(Key.DECADES_PER_LAYER + suffix), int | float):
+            text += f", {rate:+.3f} a layer"
         size = smallest_rms(summary, suffix)
         if verdict == "dead forward" and size is not None:
             text += f", RMS {size:.2g}"

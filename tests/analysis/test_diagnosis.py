@@ -29,6 +29,8 @@ def test_exploding_at_first_and_vanishing_late() -> None:
     assert found["gradient/verdict_init"] == "exploding"
     assert found["gradient/vanishing_index"] == pytest.approx(-2.5)  # the median of -3 and -2
     assert found["gradient/verdict"] == "vanishing"
+    assert found["gradient/decades_per_layer_init"] == pytest.approx(1)
+    assert found["gradient/decades_per_layer"] == pytest.approx(-1.25)
 
 
 def test_late_is_the_last_third_of_what_was_reached() -> None:
