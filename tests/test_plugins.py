@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from detector.tools.suites.local import LocalProcesses
-from detector.tools.suites.runner import plan, run
 from PIL import Image
 
 from detector.cli import main
 from detector.config.loading import load_config, save
+from detector.jobs.local import LocalProcesses
+from detector.jobs.runner import plan, run
 from detector.registry import load_plugin, with_plugins
 from detector.tools.suites import ray_runner
 from detector.tools.suites.ray_runner import Order, train_on_node, unpack
@@ -120,7 +120,7 @@ def test_with_them_each_command_does_its_work(
 
 
 def test_a_plugin_that_is_wrong_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for command in (["train"], ["info"], ["ablate", "factorial", "--dry-run"]):
+    for command in (["train"], ["info"], ["ablate", "factorial", "--dry-run"], ["why", "no_residual"]):
         assert call(*command, "--plugin", str(folder / "none.py")) == 2
         assert "none.py: there is no such Python file" in capsys.readouterr().err
 
@@ -201,6 +201,14 @@ def test_a_suite_hands_them_on_to_its_processes(
     assert call("ablate", suite, "--dry-run", "--jobs", "1", "--plugin", str(plugin)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
+    assert all(line.startswith(f"python train.py --plugin '{plugin}' --config") for line in lines)
+
+    assert call("why", "no_residual", "--seeds", "1", "--dry-run", "model.act=snake") == 2
+    assert "model.act" in capsys.readouterr().err
+    arguments = "no_residual", "--seeds", "1", "--dry-run", "train.metrics=[]", "--plugin", str(plugin)
+    assert call("why", *arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines
     assert all(line.startswith(f"python train.py --plugin '{plugin}' --config") for line in lines)
 
     load_plugin(plugin)

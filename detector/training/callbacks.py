@@ -110,6 +110,10 @@ class StopOnRequest(Callback):
     def __init__(self, state: TrainState, request: Callable[[], bool]) -> None:
         self.state, self.request = state, request
 
+    def on_train_begin(self, state: TrainState) -> None:
+        """What stopped an earlier training of this state is over."""
+        state.should_stop = False
+
     def on_step_begin(self, step: int) -> None:
         """Ask."""
         self.state.should_stop = self.request() or self.state.should_stop

@@ -67,6 +67,7 @@ def train_steps(
         ]
     )
     source: Any = dist.prepare_batches(batches)
+    callback.on_train_begin(state)
     status = train(state, loss_fn, source, schedule, config, callback, guard, dist)
     callback.on_train_end()
     return Outcome(status, guard.origin)
