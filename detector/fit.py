@@ -75,6 +75,7 @@ def fit_process(
     # The run's directory and loggers, and everything that happens besides fitting.
     run = open_run(loaded, dataset, schedule, state, saved, resume, dist)
     layers, stop = state.model.backbone_layers(), StopRequest(dist.all_reduce_max)
+    recorder = GradientRecorder(layers, dist.all_gather, levels=state.model.level_ends())
     guard = NonFiniteGuard(state, loss_fn, config.train, dist, run.save_nonfinite_step)
     checkpoints = Checkpointing(
         state, schedule, run.files, run.metadata, config.train.monitor, writes=run.is_main
@@ -82,7 +83,7 @@ def fit_process(
     callback = cb.CallbackList([
         cb.StopOnRequest(state, stop),
         *interventions(state, schedule, config, dist.all_gather),
-        cb.RecordGradients(state, schedule, GradientRecorder(layers, dist.all_gather), config.train),
+        cb.RecordGradients(state, schedule, recorder, config.train),
         cb.RecordLedger(schedule, Ledger(layers, dist.all_gather), run.write_ledger),
         guard,
         cb.Evaluate(state, schedule, dataset, loaders, config, run.logger, dist),

@@ -48,6 +48,9 @@ class Key:
     LOSS_BOX, LOSS_CLS, LOSS_DFL = "train/loss_box", "train/loss_cls", "train/loss_dfl"
     LR = "train/lr"
     GRAD_NORM = "train/grad_norm"  # of all weights together, before clipping
+    # What clipping multiplied the gradients by. Clipped by part, trunk and rest have theirs behind it.
+    CLIP_FACTOR, TRUNK, REST = "train/clip_factor", "_trunk", "_rest"
+    TRUNK_SHARE = "train/trunk_share"  # of the squared norm before clipping, 0 to 1
     SKIPPED = "train/skipped"  # steps that were not taken so far; only in the row of such a step
     STEP_MS = "time/step_ms"
     # An evaluation's row has these too. On COCO8 the train images show what was memorized.
@@ -61,8 +64,11 @@ class Key:
     # The same before `gradients.impose` or `gradients.equalise` rescaled them; only where one of them does.
     RAW_ACTIVATION_GRAD, RAW_WEIGHT_GRAD = "raw_activation_grad/", "raw_weight_grad/"
     VANISHING_INDEX = "gradient/vanishing_index"  # decades; in the summary late in training
+    DECADES_PER_LAYER = "gradient/decades_per_layer"  # V by layer; only in the summary
     WEIGHT_INDEX = "gradient/weight_index"  # the same of ‖dL/dw‖ / ‖w‖
-    INPUT_DEPENDENCE = "signal/input_dependence"
+    # How much of the trunk's output differs between images: see `detector.gradients.signal`. The levels of
+    # the pyramid have theirs behind `_p3` and so on, and so has the size of the signal there.
+    INPUT_DEPENDENCE, RMS = "signal/input_dependence", "signal/rms"
     # Only in the summary. `_INIT` behind a key means before the first step.
     INIT = "_init"
     VERDICT = "gradient/verdict"

@@ -27,8 +27,8 @@ KEYS = (
     "train.clip",
 )
 # What puts a component back, beside the baseline's own: SkipInit is the same shortcut with a factor, and a
-# group norm is a norm. A gate mixes instead of adding, and weight standardisation touches no signal: these are
-# cures.
+# group norm is a norm. A gate mixes instead of adding, and weight standardisation touches no signal: both
+# are cures.
 RESTORES: dict[str, tuple[str, ...]] = {
     "model.shortcut": ("residual", "skipinit"),
     "model.norm": ("batch", "group"),

@@ -199,6 +199,7 @@ class TrainConfig(Section):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     final_lr: Fraction = 0.05  # the schedule's end, as a fraction of lr
     clip: Annotated[float, Field(gt=0)] | None = 10.0  # global gradient norm; null: no clipping
+    clip_by: Literal["all", "part"] = "all"  # part: the trunk's norm and that of all other weights apart
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of the averaged weights; null: off
     # fp16 needs CUDA; auto is bf16 where the hardware multiplies in it, else fp32: seen when the run starts
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
@@ -244,6 +245,12 @@ class TrainConfig(Section):
         if self.on_nonfinite != "skip" and self.max_skipped != type(self).model_fields["max_skipped"].default:
             what = f"train.on_nonfinite is {self.on_nonfinite}"
             raise broken_rule("max_skipped", f"only train.on_nonfinite=skip uses it, and {what}")
+        return self
+
+    @model_validator(mode="after")
+    def _clip_by_is_used(self) -> Self:
+        if self.clip_by == "part" and self.clip is None:
+            raise broken_rule("clip_by", "only train.clip uses it, and train.clip is null")
         return self
 
     @model_validator(mode="after")

@@ -151,6 +151,11 @@ class Detector(DetectionModel):
         children = self.backbone.named_children()
         return {f"{depth:02d}_{name.replace('_', '.', 1)}": m for depth, (name, m) in enumerate(children)}
 
+    def level_ends(self) -> dict[str, str]:
+        """See `DetectionModel.level_ends`: what the neck gets."""
+        names = dict(zip(self.backbone._modules, self.backbone_layers(), strict=True))
+        return {end[:2]: names[end] for end in self.backbone.ends[1:]}
+
     def class_layers(self) -> set[str]:
         """See `DetectionModel.class_layers`."""
         return {f"head.cls.{scale}.2" for scale in range(len(self.head.cls))}

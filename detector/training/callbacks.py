@@ -20,6 +20,7 @@ from detector.loggers.base import Logger
 from detector.loggers.throttle import Throttle
 from detector.rundir import Key
 from detector.runtime.distributed import SingleProcess
+from detector.training.clipping import ClippingMeter
 from detector.training.evaluation import evaluate
 from detector.training.examples import prediction_images
 from detector.training.schedule import Schedule
@@ -126,6 +127,7 @@ class RecordGradients(Callback):
     ) -> None:
         self.state, self.schedule, self.recorder = state, schedule, recorder
         self.keep_rejected = config.on_nonfinite != "skip"  # else the curves show the steps that were taken
+        self.clipping = ClippingMeter(state.model, config)
         self._since, self._steps = time.perf_counter(), 0
 
     def on_step_begin(self, step: int) -> None:
@@ -137,6 +139,8 @@ class RecordGradients(Callback):
 
     def on_backward_end(self, step: int) -> None:
         """Measure."""
+        if self.recorder.active:
+            self.clipping.measure()
         self.recorder.gradients(self.state.scaler.get_scale())
 
     def on_step_end(self, step: int) -> None:
@@ -144,9 +148,11 @@ class RecordGradients(Callback):
         self._steps += 1
         if self.state.step == step and not self.keep_rejected:
             self.recorder.cancel()
+            self.clipping.clear()
 
     def on_record(self, row: Row) -> None:
         """Turn the row's tensors into numbers, together with the record: one transfer from the device."""
+        row |= self.clipping.report(row[Key.GRAD_NORM])
         row |= self.recorder.end({key: row[key] for key in row if key not in (Key.STEP, Key.EPOCH, Key.LR)})
         row[Key.STEP_MS] = 1000 * (time.perf_counter() - self._since) / self._steps
         self._steps = 0

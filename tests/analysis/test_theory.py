@@ -214,6 +214,10 @@ def trunk_output(config: ModelConfig) -> dict[str, float]:
         ({"shortcut": "skipinit"}, 0.05),
         ({"shortcut": "none", "norm": "none", "act": "tailored_relu", "init": "delta_orthogonal"}, 0.1),
         ({"shortcut": "none", "norm": "none", "act": "tailored_tanh", "init": "orthogonal"}, 0.1),
+        ({"norm": "weight", "shortcut": "none", "act": "sigmoid"}, 0.1),
+        ({"norm": "weight", "shortcut": "none", "act": "tanh"}, 0.1),
+        ({"norm": "weight", "act": "relu"}, 0.1),
+        ({"norm": "weight", "shortcut": "skipinit"}, 0.1),
         ({"norm": "group"}, 0.5),  # six channels a group are not many
         ({"act": "GELU"}, 0.05),
         ({"act": "Hardswish", "norm": "none"}, 0.05),
@@ -258,7 +262,7 @@ def test_a_plugin_s_weights_matter_only_where_no_norm_takes_their_scale() -> Non
 
 def test_an_activation_that_says_nothing_is_predicted_without_an_error() -> None:
     constant = (np.zeros_like, np.zeros_like)
-    for norm in ("none", "batch", "group"):
+    for norm in ("none", "batch", "group", "weight"):
         assert expected_profile(ModelConfig(act="GELU", norm=norm), act=constant) is None
 
 

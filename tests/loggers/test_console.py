@@ -125,8 +125,11 @@ def test_closing_without_a_result_leaves_the_terminal_usable(file: Callable[[], 
 
 
 @pytest.mark.parametrize(
-    ("index", "word"),
-    [(-1.01, "vanishing"), (-1.0, "healthy"), (1.2, "healthy"), (1.21, "exploding"), (math.nan, "diverged")],
-)
-def test_verdict_word(index: float, word: str) -> None:
-    assert verdict_word(index) == word
+    ("index", "layers", "word"),
+    [
+        (-1.01, 6, "vanishing"), (-1.0, 6, "healthy"), (1.2, 6, "healthy"), (1.21, 6, "exploding"),
+        (math.nan, 6, "diverged"), (1.21, 23, "healthy"), (1.3, 23, "exploding"), (-1.61, 23, "vanishing"),
+    ],
+)  # fmt: skip
+def test_verdict_word(index: float, layers: int, word: str) -> None:
+    assert verdict_word(index, layers) == word

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from detector.analysis.theory import FUNCTIONS, standard_gain
 from detector.config.schema import ModelConfig
 from detector.models.blocks import ACTIVATIONS, ConvNormAct, components
 from detector.models.detector import build_detector
@@ -43,6 +44,11 @@ def test_the_gain_is_the_closed_form() -> None:
     assert variance_gain(nn.Identity) == pytest.approx(1, rel=1e-6)
     assert variance_gain(ACTIVATIONS["silu"]) == pytest.approx(1.7868, abs=2e-3)  # theirs, of 1024² samples
     assert variance_gain(lambda: nn.Threshold(100, 3)) == 1.0  # a constant has no variance
+
+
+@pytest.mark.parametrize("act", sorted(FUNCTIONS))
+def test_the_theory_s_gain_is_the_same(act: str) -> None:
+    assert standard_gain(FUNCTIONS[act]) == pytest.approx(variance_gain(ACTIVATIONS[act]) ** 2, rel=1e-5)
 
 
 def spread_after_30_layers(norm: str, act: str) -> float:

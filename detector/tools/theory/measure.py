@@ -22,6 +22,7 @@ from detector.analysis.theory import (
 from detector.config.schema import ModelConfig
 from detector.gradients.recorder import GradientRecorder
 from detector.models.blocks import ACTIVATIONS
+from detector.models.curve import curve_of
 from detector.models.detector import build_detector
 
 WIDTH = BATCH = 512
@@ -159,7 +160,12 @@ TRUNKS: dict[str, dict[str, str]] = {
     "plain SiLU, Xavier": {"shortcut": "none", "norm": "none", "init": "xavier"},
     "plain ReLU": {"shortcut": "none", "norm": "none", "act": "relu"},
     "plain sigmoid": {"shortcut": "none", "norm": "none", "act": "sigmoid"},
-}
+    "plain sigmoid, standard. weights": {"shortcut": "none", "norm": "weight", "act": "sigmoid"},
+    "plain tailored ReLU, orthogonal": {
+        "shortcut": "none", "norm": "none", "act": "tailored_relu", "init": "delta_orthogonal",
+    },
+    "SkipInit, no batch norm": {"shortcut": "skipinit", "norm": "none"},
+}  # fmt: skip
 
 Backward = Callable[[torch.nn.Module], object]
 
@@ -176,7 +182,8 @@ def check_backbone(model: ModelConfig, passes: Callable[[int], Backward], classe
     for what, components in TRUNKS.items():
         config = ModelConfig.model_validate(size | components)
         measured = tuple(backbone_factor(config, classes, passes(seed), seed) for seed in SEEDS)
-        yield Check(what, "", stage_factor(block_factors(config)), measured)
+        act = curve_of(config.act, config)
+        yield Check(what, "", stage_factor(block_factors(config, act=act)), measured)
 
 
 def backbone_factor(config: ModelConfig, classes: int, backward: Backward, seed: int) -> float:
