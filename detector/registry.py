@@ -51,7 +51,9 @@ class Plugin(NamedTuple):
 
 plugins: dict[str, Plugin] = {}  # loaded so far, by the name of their module
 
-_TRAIN_KEYS = Key.LOSS, *Key.LOSSES, Key.LR, Key.GRAD_NORM, Key.SKIPPED  # a metric's key is not one of these
+# A metric's key is not one that a row has already.
+_TAKEN = {key for key in vars(Key).values() if isinstance(key, str)}
+_TAKEN |= {Key.CLIP_FACTOR + part for part in (Key.TRUNK, Key.REST)}
 
 # What YAML reads as text. (`no` and `1e3` are not.)
 NAME = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[a-z_][\w-]{0,99}", re.IGNORECASE)
@@ -121,7 +123,7 @@ class Register:
     def metric(self, name: str, *, better: Literal["higher", "lower"] = "higher") -> Decorator[Any]:
         """`(result)` -> a number, of a split's labels and predictions: `detector.training.metrics.Result`."""
 
-        if f"train/{name}" in _TRAIN_KEYS:
+        if f"train/{name}" in _TAKEN:
             raise ValueError(f"metric {name!r}: a run's history has train/{name} already; choose another")
 
         def keep(compute: T) -> T:

@@ -215,7 +215,7 @@ def test_a_monitored_metric_is_a_measured_one() -> None:
 
 
 def test_a_metric_does_not_take_the_key_of_a_loss() -> None:
-    for name in ("loss", "lr", "grad_norm", "loss_box"):
+    for name in ("loss", "lr", "grad_norm", "loss_box", "skipped", "clip_factor_trunk"):
         with pytest.raises(ValueError, match=f"a run's history has train/{name} already"):
             register.metric(name)(lambda result: 0.0)
 
