@@ -288,7 +288,7 @@ def test_wide_has_every_column_and_interval(make_run: Make) -> None:
         assert column in text
     e = c.groups[0].estimates[V]
     assert f"[{e.low:+.2f}, {e.high:+.2f}]".replace("-", "−") in text
-    assert "the same in all 2" in text  # of a difference whose interval would have no width
+    assert "the same in all 3" in text  # of a difference whose interval would have no width
     assert "p 0.25, Holm 0.75" in text
     assert "…" not in text
 
