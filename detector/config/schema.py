@@ -281,6 +281,8 @@ class GradientsConfig(Section):
     every: Annotated[Positive, MEASUREMENT] = 5
     # Every operation's backward factor, at the first and the last step.
     ledger: Annotated[bool, MEASUREMENT] = True
+    # Before the first step and after the last: does a linear probe find the objects in the trunk's features?
+    probe: Annotated[bool, MEASUREMENT] = True
 
 
 class TrackingConfig(Section):
