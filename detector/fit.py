@@ -21,6 +21,7 @@ from detector.training.engine import train
 from detector.training.impose import interventions
 from detector.training.nonfinite_guard import NonFiniteGuard
 from detector.training.prepare import build_state, load_data, memory_advice, training_batches
+from detector.training.probing import ProbeTrunk
 from detector.training.run import FinishedRun, open_run
 from detector.training.schedule import Schedule
 
@@ -76,6 +77,7 @@ def fit_process(
     run = open_run(loaded, dataset, schedule, state, saved, resume, dist)
     layers, stop = state.model.backbone_layers(), StopRequest(dist.all_reduce_max)
     recorder = GradientRecorder(layers, dist.all_gather, levels=state.model.level_ends())
+    probe = ProbeTrunk(state, schedule, loaders["train"], config.train.batch)
     guard = NonFiniteGuard(state, loss_fn, config.train, dist, run.save_nonfinite_step)
     checkpoints = Checkpointing(
         state, schedule, run.files, run.metadata, config.train.monitor, writes=run.is_main
@@ -87,6 +89,7 @@ def fit_process(
         cb.RecordLedger(schedule, Ledger(layers, dist.all_gather), run.write_ledger),
         guard,
         cb.Evaluate(state, schedule, dataset, loaders, config, run.logger, dist),
+        *([probe] if config.gradients.probe and dist.world_size == 1 else ()),
         *callbacks,
         cb.Log(state, run.logger),
         checkpoints,

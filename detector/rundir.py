@@ -69,6 +69,9 @@ class Key:
     # How much of the trunk's output differs between images: see `detector.gradients.signal`. The levels of
     # the pyramid have theirs behind `_p3` and so on, and so has the size of the signal there.
     INPUT_DEPENDENCE, RMS = "signal/input_dependence", "signal/rms"
+    # In the first row and the last, see `detector.gradients.probe`. A level is behind PROBE_AUC, such as _p3,
+    # and _p3_position is what the place alone gives away.
+    PROBE_AUC, AUTOCORRELATION = "signal/probe_auc", "gradient/autocorrelation"
     # Only in the summary. `_INIT` behind a key means before the first step.
     INIT = "_init"
     VERDICT = "gradient/verdict"

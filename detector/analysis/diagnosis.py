@@ -9,6 +9,8 @@ from statistics import median
 from detector.gradients.indices import decades_per_layer, verdict
 from detector.rundir import Key, Row, by_layer
 
+PROBED = Key.PROBE_AUC, Key.AUTOCORRELATION
+
 
 def diagnose(rows: Sequence[Row], steps: int, *, diverged: bool = False) -> dict[str, float | str | None]:
     """Sum up the recorded steps.
@@ -46,6 +48,8 @@ def diagnose(rows: Sequence[Row], steps: int, *, diverged: bool = False) -> dict
         Key.INPUT_DEPENDENCE: dependence,
         **{key + Key.INIT: at_init.get(key) for key in sizes},
         **sizes,
+        **{key + Key.INIT: value for key, value in at_init.items() if key.startswith(PROBED)},
+        **{key: value for key, value in last.items() if key.startswith(PROBED) and last is not at_init},
     }
 
 

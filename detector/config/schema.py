@@ -278,6 +278,8 @@ class GradientsConfig(Section):
     # Rescale the trunk's activation gradients to another curve: flat, a run's directory, or a JSON file.
     impose: Text | None = None
     equalise: bool = False  # give the weight gradients of all trunk layers one size relative to the weights
+    # Before the first step and after the last: does a linear probe find the objects in the trunk's features?
+    probe: Annotated[bool, MEASUREMENT] = True
 
 
 class TrackingConfig(Section):

@@ -86,14 +86,15 @@ class Loader:
         augmented = TrainSamples(self._samples, self.config, seed, epochs)
         return self._iterate(augmented, order, self.config.workers if workers is None else workers, pin)
 
-    def eval_batches(self, *, batch: int, pin: bool = False) -> Iterator[Batch]:
-        """Every image once, in order, never augmented; a shard has a stretch of them."""
+    def eval_batches(self, *, batch: int, pin: bool = False, workers: int | None = None) -> Iterator[Batch]:
+        """Every image once, in order, never augmented; a shard has a stretch of them. See `train_batches`."""
         own = range(len(self))[part_of(len(self), self.shard)]
         batch = -(-batch // self.shard[1])  # as many at a time as in training
         order = [[(NO_EPOCH, index) for index in own[first : first + batch]]
                  for first in range(0, len(own), batch)]  # fmt: skip
         # Without augmentation, what is in memory is only copied: starting workers would take longer.
-        workers = 0 if self._samples.cached else self.config.workers
+        if workers is None:
+            workers = 0 if self._samples.cached else self.config.workers
         return self._iterate(EvalSamples(self._samples), order, workers, pin)
 
     def _iterate(

@@ -141,6 +141,18 @@ def test_a_healthy_gradient_and_no_map_names_what_to_look_at_next() -> None:
     assert "train.clip" not in text and "freeze" not in text
 
 
+def test_features_that_a_probe_finds_nothing_in_are_named() -> None:
+    probed = {
+        "signal/probe_auc_p3_init": 0.9, "signal/probe_auc_p3": 0.66, "signal/probe_auc_p3_position": 0.65,
+        "signal/probe_auc_p4": 0.51, "signal/probe_auc_p4_position": 0.63,
+    }  # fmt: skip
+    mine = summary("healthy", 0.5) | {"dataset": "mine", "val/mAP50-95": 0.01} | probed
+    hint = "a linear probe finds objects no better than by place (AUC 0.66, 0.65)"
+    assert hint in explain(mine, [], {}, config())["gradient/diagnosis"]
+    for better in ({"signal/probe_auc_p4": 0.7}, {"dataset": "coco8"}):
+        assert "probe" not in explain(mine | better, [], {}, config())["gradient/diagnosis"]
+
+
 def test_images_that_were_learnt_point_to_the_data_not_to_the_training() -> None:
     mine = summary("healthy", 0.5) | {"dataset": "mine", "train/mAP50-95": 0.9, "val/mAP50-95": 0.01}
     rows = [row(1.07) | {"train/loss": 40.0}, {"step": 9, "train/loss": 36.0}]

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from detector.analysis.statistics import (
+    DESCRIBE,
+    TEST,
     Difference,
     Estimate,
     difference,
@@ -229,11 +231,11 @@ def _group(label: str, runs: Sequence[Run], baseline: Sequence[Run], metrics: Se
         label=label,
         runs=tuple(runs),
         changes=tuple(_changes(runs[0], baseline[0])),
-        estimates={m.key: estimate([run.value(m.key) for run in runs], m.bounds) for m in metrics},
+        estimates={m.key: estimate([run.value(m.key) for run in runs], m.bounds, m.within) for m in metrics},
         differences={}
         if own
         else {
-            m.key: difference([(a.value(m.key), b.value(m.key)) for a, b in pairs])
+            m.key: difference([(a.value(m.key), b.value(m.key)) for a, b in pairs], m.bounds, m.within)
             for m in metrics
             if m.tested
         },
@@ -251,6 +253,20 @@ def _corrected(groups: Sequence[Group], metrics: Sequence[Metric]) -> list[Group
     return [groups[0], *(replace(g, differences=d) for g, d in zip(others, corrected, strict=True))]
 
 
+def _edges(groups: Sequence[Group]) -> list[str]:
+    """Which rows are at a floor or a ceiling, metric by metric: between them nothing can be told apart."""
+    lines = []
+    for metric in METRICS:
+        for edge in ("floor", "ceiling"):
+            labels = [group.label for group in groups if group.estimates[metric.key].edge == edge]
+            if labels:
+                lines.append(
+                    f"{metric.label} is at its {edge} in {len(labels)} of {len(groups)} rows "
+                    f"({_some(labels)}), where no interval means anything and averages say little."
+                )
+    return lines
+
+
 def _notes(groups: Sequence[Group]) -> list[str]:
     """What a reader must know to trust the numbers."""
     notes = [
@@ -258,6 +274,14 @@ def _notes(groups: Sequence[Group]) -> list[str]:
         "the number ends: mAP at 0 and 1, loss and seconds at 0. Near such a bound they are only a guide."
     ]
     runs = [run for group in groups for run in group.runs]
+    fewest, most = min(len(group.runs) for group in groups), max(len(group.runs) for group in groups)
+    count = f"n = {fewest}" if fewest == most else f"n = {fewest} to {most}"
+    notes.append(
+        f"{count} seeds a row; {DESCRIBE} seeds to describe, {TEST} where a test is claimed"
+        + (f": fewer than {DESCRIBE} do not even describe" if fewest < DESCRIBE else "")
+        + "."
+    )
+    notes += _edges(groups)
     pairs = max((d.n for group in groups for d in group.differences.values()), default=0)
     if pairs:
         least = smallest_p(pairs)
@@ -268,6 +292,8 @@ def _notes(groups: Sequence[Group]) -> list[str]:
             + (
                 ": no difference here can be significant at .05, so judge by"
                 if least > 0.05
+                else f": fewer than {TEST} pairs claim no test here, so judge by"
+                if pairs < TEST
                 else "; see also"
             )
             + " size and interval."

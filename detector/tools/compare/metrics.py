@@ -22,6 +22,7 @@ class Metric:
     digits: int
     signed: bool = False
     bounds: tuple[float, float] | None = None
+    within: float = 0.0  # so close to a bound counts as being at it
     tested: bool = True  # whether differences from the baseline are of interest
     short: str = ""  # its column on a terminal; only there with --wide if it has none
 
@@ -30,8 +31,8 @@ METRICS = (
     Metric(Key.VANISHING_INDEX + Key.INIT, "V at init", 2, signed=True, short="V init"),
     Metric(Key.VANISHING_INDEX, "V late", 2, signed=True, short="V late"),
     Metric(Key.LOSS, "final loss", 2, bounds=(0.0, inf)),
-    Metric(Key.TRAIN_MAP, "train mAP50-95", 3, bounds=(0.0, 1.0), short="train mAP"),
-    Metric(Key.VAL_MAP, "val mAP50-95", 3, bounds=(0.0, 1.0), short="val mAP"),
+    Metric(Key.TRAIN_MAP, "train mAP50-95", 3, bounds=(0.0, 1.0), within=0.005, short="train mAP"),
+    Metric(Key.VAL_MAP, "val mAP50-95", 3, bounds=(0.0, 1.0), within=0.005, short="val mAP"),
     Metric("seconds", "seconds", 0, bounds=(0.0, inf), tested=False),
 )
 KEYS = tuple(metric.key for metric in METRICS)

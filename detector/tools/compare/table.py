@@ -65,8 +65,8 @@ def sheets(comparison: Comparison) -> list[Sheet]:
     found = [_measured(comparison)]
     if len(comparison.groups) > 1:
         found.append(_differences(comparison))
-    if comparison.factorial is not None:
-        found.append(_effects(comparison))
+    if comparison.factorial is not None:  # the averages last: they hide simple effects of opposite signs
+        found += [_simple(comparison), _effects(comparison)]
     return found
 
 
@@ -82,7 +82,11 @@ def _lines(*texts: str) -> tuple[str, ...]:
 
 
 def interval(e: Estimate, metric: Metric) -> str:
-    """A 95 % interval, empty where one value gives none."""
+    """A 95 % interval, or why there is none: a single value, a bound that all are at, or no spread at all."""
+    if e.edge:
+        return f"at the {e.edge}"
+    if round(e.sd, metric.digits) == 0:
+        return f"the same in all {e.n}"
     return f"[{value(e.low, metric)}, {value(e.high, metric)}]" if math.isfinite(e.low) else ""
 
 
@@ -152,6 +156,23 @@ def _p(p: float) -> str:
     return f"{p:.2g}" if p >= 0.001 else "<0.001"
 
 
+def _simple(comparison: Comparison) -> Sheet:
+    design = comparison.factorial
+    assert design is not None
+    tested = [metric for metric in comparison.metrics if metric.tested]
+    rows = []
+    for factor in range(len(design.factors)):
+        name, found = design.name((factor,)), [design.simple[metric.key][factor] for metric in tested]
+        cells = [Cell(f"stripping {name}", numeric=False, line=name), Cell(str(max(d.n for d in found)))]
+        for metric, d in zip(tested, found, strict=True):
+            cells.append(_with_interval(d, Metric(metric.key, metric.label, metric.digits, signed=True)))
+        rows.append(tuple(cells))
+    base = design.cells[(False,) * len(design.factors)]
+    columns = ("effect", "pairs", *(metric.label for metric in tested))
+    short = ("effect", "n", *(metric.short for metric in tested))
+    return Sheet(f"Simple effects: one component stripped from {base}", columns, tuple(rows), short)
+
+
 def _effects(comparison: Comparison) -> Sheet:
     design = comparison.factorial
     assert design is not None
@@ -168,7 +189,8 @@ def _effects(comparison: Comparison) -> Sheet:
         rows.append(tuple(cells))
     k = len(design.factors)
     fixed = "".join(f", at {key.split('.')[1]}={level}" for key, level in design.fixed.items())
-    title = f"Factorial effects (2^{k}{fixed}), over seeds"
+    n = max(e.n for by_effect in design.effects.values() for e in by_effect.values())
+    title = f"Factorial effects (2^{k}{fixed}), averaged over the other components, n = {n} seeds"
     short = ("effect", *(metric.short for metric in tested))
     return Sheet(title, ("effect", *(metric.label for metric in tested)), tuple(rows), short)
 
@@ -294,6 +316,9 @@ def csv_text(comparison: Comparison) -> str:
         for key, d in group.differences.items():
             rows.append(["difference", group.label, key, *_numbers(d), *map(_raw, (d.p, d.p_holm))])
     if (design := comparison.factorial) is not None:
+        for key, by_factor in design.simple.items():
+            rows += [["simple effect", design.name((f,)), key, *_numbers(d), _raw(d.p), ""]
+                     for f, d in by_factor.items()]  # fmt: skip
         for key, by_effect in design.effects.items():
             rows += [["effect", design.name(f), key, *_numbers(e), "", ""] for f, e in by_effect.items()]
     out = io.StringIO()

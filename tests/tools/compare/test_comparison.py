@@ -55,7 +55,8 @@ def test_holm_counts_the_ablations(make_run: Make) -> None:
     c = compared(folder(make_run, ("baseline", {}), *others, seeds=6))
     assert [group.differences[V].p for group in c.groups[1:]] == [2 / 64] * 3
     assert [group.differences[V].p_holm for group in c.groups[1:]] == [6 / 64] * 3
-    assert any("see also" in note for note in c.notes)
+    assert any("fewer than 9 pairs claim no test" in note for note in c.notes)
+    assert any("n = 6 seeds a row; 5 seeds to describe, 9 where a test is claimed." in n for n in c.notes)
 
 
 def test_seeds_are_paired_by_number(make_run: Make) -> None:
@@ -309,8 +310,9 @@ def test_wide_has_every_column_and_interval(make_run: Make) -> None:
     text = printed(c, 80, wide=True)
     for column in (*(metric.label for metric in METRICS), "verdict at init, late"):
         assert column in text
-    e = c.groups[1].differences[V]
+    e = c.groups[0].estimates[V]
     assert f"[{e.low:+.2f}, {e.high:+.2f}]".replace("-", "−") in text
+    assert "the same in all 3" in text  # of a difference whose interval would have no width
     assert "p 0.25, Holm 0.75" in text
     assert "…" not in text
 
@@ -322,6 +324,31 @@ def test_a_long_name_gives_way_to_the_numbers(make_run: Make) -> None:
     (row,) = [line for line in lines[: lines.index("")] if line.startswith("nnn")]
     assert "…" in row
     assert row.split()[-4:] == ["+1.10", "+1.00", "0.700", "0.000"]
+
+
+def test_simple_effects_come_before_the_averages_that_hide_them(make_run: Make) -> None:
+    c = compared(cube(make_run, 3))
+    titles = [sheet.title for sheet in table.sheets(c)]
+    assert titles[2].startswith("Simple effects: one component stripped from ")
+    assert titles[3].startswith("Factorial effects") and "n = 3 seeds" in titles[3]
+    assert c.factorial is not None
+    # y = … + 16·s·n: stripping the shortcut alone moves 2, on average over the batch norm it is 10.
+    assert round(c.factorial.simple[V][0].mean, 6) == 2
+    assert c.factorial.simple[V][0].n == 3
+    assert any("fewer than 5 do not even describe" in note for note in c.notes)
+
+
+def test_floors_and_ceilings_are_named_instead_of_intervals_without_width(make_run: Make) -> None:
+    for name, level, changes in (("baseline", 0.997, {}), ("dead", 0.001, {"model.norm": "none"})):
+        for seed in range(3):
+            path = make_run(name, seed, v=0.1 * seed, train_map=level + 0.001 * seed, **changes)
+    c = compared(path.parent)
+    assert [group.estimates[MAP].edge for group in c.groups] == ["ceiling", "floor"]
+    assert c.groups[1].differences[MAP].edge == ""  # from one end to the other is a difference
+    text = printed(c, 80, wide=True)
+    assert "at the ceiling" in text and "at the floor" in text
+    assert any("train mAP50-95 is at its floor in 1 of 2 rows (dead)" in note for note in c.notes)
+    assert not any(note.startswith("V ") for note in c.notes)  # it has no bounds
 
 
 def test_loss_and_seconds_have_no_interval_below_zero(make_run: Make) -> None:
