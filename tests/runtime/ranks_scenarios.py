@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from detector.config.schema import ModelConfig, TrainConfig
+from detector.config.schema import Config, GradientsConfig, ModelConfig, TrainConfig
 from detector.data.batch import Batch
 from detector.data.dataset import Dataset, Item
 from detector.data.geometry import Letterbox
@@ -32,6 +32,7 @@ from detector.runtime.launch import Launch
 from detector.runtime.random_state import seed_everything
 from detector.runtime.signals import StopRequest
 from detector.training.evaluation import evaluate
+from detector.training.impose import interventions
 from detector.training.nonfinite_guard import NonFiniteStep, save_nonfinite_step
 from detector.training.schedule import Schedule
 from detector.training.state import TrainState
@@ -91,6 +92,7 @@ def fit(
     model: dict[str, Any],
     stop: Callable[[], bool] = lambda: False,
     sizes: tuple[int, ...] = UNEVEN,
+    gradients: GradientsConfig | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Two micro-batches a step, every step recorded."""
@@ -98,16 +100,19 @@ def fit(
     rows: list[dict[str, float]] = []
     points = state.model.backbone_layers()
     batches = [shard_of(joined_batch(seed, images), ranks.shard) for seed, images in enumerate(sizes)]
+    schedule = Schedule(len(sizes) // 2, 2, 2, 1, None)
+    imposed = Config(train=config, gradients=gradients or GradientsConfig())
     outcome = train_steps(
         state,
         sharded_loss(ranks, state, config, 4),
         batches,
-        Schedule(len(sizes) // 2, 2, 2, 1, None),
+        schedule,
         config,
         GradientRecorder(points, ranks.all_gather),
         lambda row: rows.append({k: v for k, v in row.items() if k != "time/step_ms"}),
         stop,
         dist=ranks,
+        before=interventions(state, schedule, imposed, ranks.all_gather),
     )
     return {
         "rows": rows,
@@ -307,6 +312,9 @@ def everything(ranks: SingleProcess, folder: Path) -> dict[str, Any]:
     return {
         "plain": fit(ranks, SMALL | {"norm": "none"}),
         "batch norm": fit(ranks, SMALL),
+        "imposed": fit(
+            ranks, SMALL | {"norm": "none"}, gradients=GradientsConfig(impose="flat", equalise=True)
+        ),
         "own statistics": ranks.all_gather_object(fit(ranks, SMALL, sync_norms=False)["statistics"]),
         "yolov8": fit(ranks, v8, sizes=(3, 1), freeze_norms=True),
         "yolo26": fit(ranks, {"pretrained": "yolo26n.yaml"}, sizes=(3, 1), freeze_norms=True),

@@ -71,6 +71,18 @@ def test_without_batch_norm_two_processes_are_one(one: dict[str, Any], two: dict
     assert_same_run(one["plain"], two["plain"], rel=1e-6)
 
 
+def test_a_curve_is_imposed_on_the_joined_batch(one: dict[str, Any], two: dict[str, Any]) -> None:
+    """Each micro-batch is rescaled by the joined norms, also where one process has no images of it."""
+    assert any(key.startswith("raw_activation_grad/") for key in one["imposed"]["rows"][0])
+    runs = [
+        found["imposed"] | {"rows": [  # V and W are 0 now
+            {key: value for key, value in row.items() if not key.endswith("_index")}
+            for row in found["imposed"]["rows"]
+        ]} for found in (one, two)
+    ]  # fmt: skip
+    assert_same_run(*runs, rel=1e-5)
+
+
 @pytest.mark.parametrize("network", ["yolov8", "yolo26"])
 def test_a_network_of_ultralytics_too(one: dict[str, Any], two: dict[str, Any], network: str) -> None:
     """One head and two heads; their batch norms are frozen, so that no image depends on another."""

@@ -54,12 +54,14 @@ def train_steps(
     *,
     failed: Callable[[NonFiniteStep], None] = lambda step: None,
     dist: SingleProcess = ALONE,
+    before: Iterable[Callback] = (),
     callbacks: Iterable[Callback] = (),
 ) -> Outcome:
     guard = NonFiniteGuard(state, loss_fn, config, dist, failed)
     callback = CallbackList(
         [
             StopOnRequest(state, stop),
+            *before,
             RecordGradients(state, schedule, recorder, config),
             guard,
             *callbacks,

@@ -173,7 +173,7 @@ def _read(
         return "this data cannot answer", (
             f"{data} cannot answer: {tested.says}. Whatever the gradient does in {name}, it cannot show here."
         )
-    seeds = f"{gap.n} seeds" if gap.n > 1 else "1 seed"
+    seeds = counted(gap.n)
     if gap.n < 2:
         parts = ", ".join(f"{share} {_signed(e.mean)}" for share, e in shares.items() if e.n)
         return "undecided", (
@@ -263,6 +263,12 @@ def _signed(value: float, digits: int = 2) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
-def confidence() -> str:
-    """What the intervals are."""
-    return f"{100 * CONFIDENCE:.0f} % t intervals of differences within a seed"
+def counted(n: int) -> str:
+    """So many seeds."""
+    return "1 seed" if n == 1 else f"{n} seeds"
+
+
+def basis(gap: Estimate) -> str:
+    """What the table rests on."""
+    known = f"; {100 * CONFIDENCE:.0f} % t intervals of differences within a seed" if gap.n > 1 else ""
+    return f"{counted(gap.n)}{known}"

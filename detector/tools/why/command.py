@@ -156,14 +156,14 @@ def _report(
     plan: Design, by_role: dict[Any, list[Job]], dataset: Dataset, out: Path, html: Path | None
 ) -> None:
     from detector.analysis.evidence import metric_of
-    from detector.tools.why.answer import confidence, lines
+    from detector.tools.why.answer import basis, lines
     from detector.tools.why.result import collect, to_file
 
     result = collect(plan, by_role, dataset.name, metric_of(dataset.name))
     path = out / f"{plan.name}.json"
     to_file(result, path)
     print("\n".join(lines(result.answer, result.metric_gap, result.metric_shares)))
-    print(f"n = {result.answer.gap.n} seeds; {confidence()}")
+    print(basis(result.answer.gap))
     if result.answer.control is not None:
         verdict = "passed" if result.answer.control.passed else "FAILED"
         print(f"positive control {verdict}: {result.answer.control.says}")

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from importlib import resources
 
-from detector.tools.why.answer import confidence, lines
+from detector.tools.why.answer import basis, lines
 from detector.tools.why.figures import crossed, shares
 from detector.tools.why.result import Result
 
@@ -63,7 +63,7 @@ def page(result: Result) -> str:
         # Names enter the figures through plotly's own escaping of JSON inside a script.
         crossed=crossed(result).to_html(full_html=False, include_plotlyjs=True, default_height=540),
         shares=shares(result).to_html(full_html=False, include_plotlyjs=False, default_height=260),
-        intervals=html.escape(f"n = {result.answer.gap.n} seeds; {confidence()}"),
+        intervals=html.escape(basis(result.answer.gap)),
         lines=html.escape("\n".join(lines(result.answer, result.metric_gap, result.metric_shares))),
         metric=html.escape(result.metric),
         rows="".join(_rows(result)),
