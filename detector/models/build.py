@@ -103,13 +103,18 @@ def read_trained(path: Path) -> Trained:
     saved = read_if_own(path)
     if saved is None:
         model, source = read_yolo(path)
-        weights = {f"net.{key}": value for key, value in source.net.state_dict().items()}
+        weights: Mapping[str, Tensor] = {
+            f"net.{key}": value for key, value in source.net.state_dict().items()
+        }
+        check_finite(weights, path)
         return Trained(model.architecture(), weights, source.names, source.image_size, None, None, model)
     extra = facts_of(saved, path)
     size = extra["config"]["data"]["image_size"]
+    weights = evaluated_weights(saved)
+    check_finite(weights, path)
     return Trained(
         architecture_of(saved),
-        evaluated_weights(saved),
+        weights,
         tuple(extra["names"]),
         size,
         saved["step"],
@@ -139,6 +144,14 @@ def read_yolo(path: Path) -> tuple[YoloModel, Pretrained]:
         wrote = f"it was written by ultralytics {source.version} or by a fork, and this is {here}"
         raise UserError(f"{path}: {reason}; {wrote}") from error
     return model.train(), source
+
+
+def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Raise UserError for the first layer that holds a number that is not finite: it would find nothing."""
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            layer = name.rpartition(".")[0]
+            raise UserError(f"{path}: the weights of {layer} are not finite; take an earlier checkpoint")
 
 
 def facts_of(saved: Mapping[str, Any], path: Path, needed: Collection[str] = ("names",)) -> Mapping[str, Any]:

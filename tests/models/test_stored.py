@@ -19,6 +19,7 @@ from detector.models.build import build_model, load_model, rebuild
 from detector.models.yolo import YoloModel
 from detector.runtime.ultralytics_import import import_ultralytics
 from detector.tools.export.ultralytics_file import export_ultralytics
+from tests.checkpoints import confident, save
 
 NAMES = ("cat", "dog")
 IMAGES = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
@@ -206,6 +207,19 @@ def test_what_does_something_else_is_refused_by_its_layer(tmp_path: Path, name: 
         with pytest.raises(UserError, match=words) as caught:
             read()
         assert "written by ultralytics 8.3.78 or by a fork" in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    net = network()
+    net.model[3].cv1.conv.weight.data[0, 0, 0, 0] = torch.nan
+    file = saved(net, tmp_path / "strangers.pt")
+    model = confident()
+    model.get_submodule("head.cls.0.2").bias.data[0] = torch.inf
+    own = save(model, tmp_path / "best.pt")
+    for path, layer in ((file, r"net\.model\.3\.cv1\.conv"), (own, r"head\.cls\.0\.2")):
+        for read in (load_model, lambda path: build_model(ModelConfig(pretrained=str(path)), NAMES)):
+            with pytest.raises(UserError, match=rf"{path.name}: the weights of {layer} are not finite"):
+                read(path)
 
 
 @pytest.mark.parametrize(
