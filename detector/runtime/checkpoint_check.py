@@ -7,6 +7,7 @@ unpack to gigabytes, claim a tensor of a trillion numbers, or put text where a n
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -79,17 +80,22 @@ class FailureState(_Network):
 
 
 def check_archive(path: Path) -> None:
-    """Raise ValueError if a zip file, such as torch writes, unpacks to more than it has bytes.
+    """Raise ValueError if a zip file, such as torch writes, is damaged, or unpacks to more than it has bytes.
 
-    torch stores its records uncompressed, so only a bomb, or entries that overlap, add up to more.
+    torch's own reader compares no checksum: a bit that flips on a disk would be another weight. It stores its
+    records uncompressed, so only a bomb, or entries that overlap, add up to more than the file.
     """
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":
+            return  # of the older format, or damaged: torch's own reader says so
     try:
         with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, NotImplementedError, EOFError):
-        return  # of the older format, or damaged: torch's own reader says so
-    if unpacked > path.stat().st_size:
-        raise ValueError("it unpacks to more than its own size")
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise ValueError("it unpacks to more than its own size")
+            if (name := archive.testzip()) is not None:
+                raise ValueError(f"its record {name[-40:]!r} is damaged: the checksum is another")
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, zlib.error) as error:
+        raise ValueError(f"its archive is damaged: {str(error)[:80]}") from None
 
 
 def check_state(state: Mapping[str, Any]) -> None:
