@@ -14,7 +14,7 @@ from torch import nn
 from detector.config import safe_yaml
 from detector.data.download import download
 from detector.errors import UserError, shorten
-from detector.runtime.checkpoint_check import check_archive
+from detector.runtime.checkpoint_check import check_archive, without_constructors
 from detector.runtime.files import DOWNLOADS, PROJECT, check_regular
 from detector.runtime.ultralytics_import import import_safe_tasks, import_ultralytics
 
@@ -100,7 +100,8 @@ def read_weights(path: Path) -> Pretrained:
     try:
         check_regular(path)
         check_archive(path)
-        saved, _ = tasks.torch_safe_load(str(path), safe_only=True)
+        with without_constructors():
+            saved, _ = tasks.torch_safe_load(str(path), safe_only=True)
         net = saved.get("ema") or saved["model"]
         names = net.names
         description = dict(net.yaml)

@@ -209,6 +209,45 @@ def test_what_does_something_else_is_refused_by_its_layer(tmp_path: Path, name: 
         assert "written by ultralytics 8.3.78 or by a fork" in str(caught.value)
 
 
+class Call:
+    """What a pickle restores by calling a class, as only a stranger's own does."""
+
+    def __init__(self, kind: Any, *arguments: Any) -> None:
+        self.call = kind, arguments
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def hostile(name: str) -> Any:
+    if name == "bytearray":
+        return Call(bytearray, 10**11)
+    modules = import_ultralytics("nn.modules")
+    return {
+        "a linear layer": Call(nn.Linear, 10**6, 10**6),
+        "a convolution": Call(modules.Conv, 10**5, 10**5),
+        "a layer that downloads": Call(modules.TorchVision, 512, "resnet18", "DEFAULT"),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["bytearray", "a linear layer", "a convolution", "a layer that downloads"])
+def test_no_file_makes_the_reader_construct_anything(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would allocate terabytes, or ask the network for weights."""
+
+    def connect(*_: object, **__: object) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr("socket.socket.connect", connect)
+    file = tmp_path / "strangers.pt"
+    for place in ("model", "ema"):
+        torch.save({"model": network(), "ema": None, place: hostile(name)}, file)
+        with pytest.raises(UserError, match="not a readable checkpoint"):
+            load_model(file)
+        load_model(saved(network(), tmp_path / "good.pt"))  # and the next file is read as ever
+
+
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     net = network()
     net.model[3].cv1.conv.weight.data[0, 0, 0, 0] = torch.nan
