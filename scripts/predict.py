@@ -4,8 +4,8 @@
     python -m scripts.predict runs/ablations --outcome train/mAP50-95
 
 For each index: the rank correlation (Spearman's ρ) between its mean over a cell's seeds and the outcome, with
-a 95 % interval from resampling the cells. Judge an index only by runs on which it was not chosen: by other seeds
-and depths.
+a 95 % interval from resampling the cells. Judge an index only by runs on which it was not chosen: by other
+seeds and depths.
 """
 
 from __future__ import annotations
