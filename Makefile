@@ -10,10 +10,10 @@ ARGS ?=
 WORKERS ?= $(shell $(BIN)/python -c 'import os; print(min(os.cpu_count() or 1, 4))')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check bench reliability audit lint types format clean
+.PHONY: help setup train test test-fast check bench reliability audit lint types format clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP)  ## create .venv with the tested versions of everything (PYTHON=python3.12 to choose)
 
@@ -22,6 +22,9 @@ train: $(STAMP)  ## run the main job; ARGS="--config ablations/no_residual.yaml 
 
 test: $(STAMP)  ## run the whole test suite; ARGS="-k config" is passed on
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-fast: $(STAMP)  ## what answers in about a minute: no training, no process of its own
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
 
 check: lint types  ## style, formatting and types
 

@@ -23,8 +23,9 @@ settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--kills 20` is the long form of tests/reliability/test_resume.py."""
+    """The long forms: `--kills 20` of reliability/test_resume.py, `--seeds 3` of runs/test_science.py."""
     parser.addoption("--kills", type=int, default=3, metavar="N", help="moments at which runs are killed")
+    parser.addoption("--seeds", type=int, default=1, metavar="N", help="whole trainings of each ablation")
 
 
 @pytest.fixture

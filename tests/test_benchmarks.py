@@ -71,6 +71,7 @@ def test_the_baseline_is_in_the_middle_of_what_grows() -> None:
     assert growth.Case().model.depths == (2, 10, 4, 2)
 
 
+@pytest.mark.slow
 def test_a_case_is_measured() -> None:
     case = growth.Case(convolutions=21, size=32, batch=2, layers=3)
     found = growth.measure_here(case, record=True)

@@ -51,6 +51,7 @@ def test_mistakes_are_named(arguments: list[str], named: str, capsys: pytest.Cap
     assert len(error.strip().splitlines()) <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -190,6 +191,7 @@ def test_commands_are_named_and_nearest_ones_too(capsys: pytest.CaptureFixture[s
     assert listed == list(COMMANDS)
 
 
+@pytest.mark.slow
 def test_train_is_train_py() -> None:
     for program in (["-m", "detector", "train"], ["train.py"]):
         done = subprocess.run([sys.executable, *program, "--train.lr=0", "--config", "shapes"], cwd=ROOT,

@@ -18,6 +18,8 @@ from packaging.specifiers import SpecifierSet
 import detector
 from tests.support import environment
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 

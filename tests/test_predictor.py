@@ -25,6 +25,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(confident(), tmp_path_factory.mktemp("run") / "best.pt", image_size=128)
 
 
+@pytest.mark.slow
 def test_it_finds_what_the_evaluation_finds(tmp_path: Path, coco8: Path) -> None:
     # With a single class, where a box cannot count twice; through the training's own loader and engine.
     model = confident(names=("thing",), share=0.2)

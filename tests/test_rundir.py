@@ -285,6 +285,7 @@ def test_a_run_s_directory_stands_for_its_best_checkpoint(tmp_path: Path) -> Non
     assert run_name(tmp_path / "yolo26n.pt") == "yolo26n"
 
 
+@pytest.mark.slow
 def test_no_key_is_spelt_a_second_time() -> None:
     """Whoever reads or writes a row takes its keys from here; a docstring or a label may still name one."""
     keys = {value for name, value in vars(Key).items() if name.isupper() and isinstance(value, str)}

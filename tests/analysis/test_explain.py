@@ -427,6 +427,7 @@ def test_broken_effects_are_no_effects(tmp_path: Path) -> None:
 QUICK = ("data.image_size=64", "train.steps=6", "train.eval_every=null", "tracking.plots=false")
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_ledger_and_its_diagnosis(train_py: Callable[..., Run]) -> None:
     run = train_py("--config", str(ROOT / "ablations/plain_sigmoid.yaml"), *QUICK)
     ledger = read_ledger(RunDir(run.directory))
@@ -446,6 +447,7 @@ def test_a_run_leaves_its_ledger_and_its_diagnosis(train_py: Callable[..., Run])
     backed(text, facts)
 
 
+@pytest.mark.slow
 def test_the_ledger_can_be_left_out_and_changes_nothing(train_py: Callable[..., Run]) -> None:
     with_it = train_py(*QUICK, name="with")
     without = train_py(*QUICK, "gradients.ledger=false", name="without")

@@ -141,6 +141,7 @@ def test_residual_chains_grow_as_predicted() -> None:
         assert check.holds != check.what.startswith("SiLU"), str(check)  # SiLU is where the theory misses
 
 
+@pytest.mark.slow
 def test_a_miss_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     norms = chain_norms("silu", "batch", 2.0, 0)
     factor = (norms[4] / norms[24]) ** (1 / 20)
@@ -287,6 +288,7 @@ def test_the_factor_of_a_stage() -> None:
     assert math.isnan(measured_factor(dict.fromkeys(row, 0.0)))
 
 
+@pytest.mark.slow
 def test_the_trunk_is_measured_on_random_images() -> None:
     from detector.tools.theory.measure import backbone_factor
     from detector.tools.theory.tables import one_pass, random_batch

@@ -62,6 +62,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_numbers(old_run: OldRun, tmp_path: Path) -> None:
     directory = old_run("interrupted")
     before = (directory / "history.jsonl").read_bytes()
@@ -78,6 +79,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(old_run: OldRun, tmp_pat
     assert json.loads((directory / "summary.json").read_text())["status"] == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "checkpoint"), [
     ("finished", ""), ("yolo", ""), ("interrupted", "checkpoints/last.pt"),
 ])  # fmt: skip
@@ -92,6 +94,7 @@ def test_val_finds_the_same_metrics(old_run: OldRun, tmp_path: Path, name: str, 
     assert {key: got[key] for key in metrics} == pytest.approx(metrics, abs=0.01)
 
 
+@pytest.mark.slow
 def test_predict_finds_the_same_boxes(old_run: OldRun, tmp_path: Path) -> None:
     checkpoint = old_run("finished") / "checkpoints" / "best.pt"
     images = HERE / "data" / "images" / "train"
@@ -108,6 +111,7 @@ def test_predict_finds_the_same_boxes(old_run: OldRun, tmp_path: Path) -> None:
             assert box["score"] == pytest.approx(same["score"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_diverged_run_is_replayed(old_run: OldRun, tmp_path: Path) -> None:
     directory = old_run("diverged")
     found = detector(tmp_path, "replay", str(directory))
@@ -118,6 +122,7 @@ def test_a_diverged_run_is_replayed(old_run: OldRun, tmp_path: Path) -> None:
     assert "now        the same" in found.stdout
 
 
+@pytest.mark.slow
 def test_compare_tells_the_same(old_run: OldRun, tmp_path: Path) -> None:
     for name in ("finished", "interrupted", "diverged", "yolo"):
         old_run(name)

@@ -230,6 +230,7 @@ FILE_MISTAKES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("text", "expected"), FILE_MISTAKES.values(), ids=FILE_MISTAKES)
 def test_a_mistake_in_a_file_is_named_with_its_line(text: str, expected: str) -> None:
     assert message(write("x.yaml", text)).startswith(expected) or expected in message(Path("x.yaml"))
@@ -421,6 +422,7 @@ configs = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(configs)
 def test_what_is_saved_is_what_is_loaded(
     tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any]
@@ -435,11 +437,13 @@ def test_what_is_saved_is_what_is_loaded(
     assert yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["path"] == config.data.path
 
 
+@pytest.mark.slow
 @given(text)
 def test_quoted_text_reaches_the_config_unchanged(value: str) -> None:
     assert load_config(BASELINE, [f"data.path={safe_yaml.dump([value])[2:]}"]).config.data.path == value
 
 
+@pytest.mark.slow
 @given(st.sampled_from(KEYS), st.text(max_size=30) | st.text(string.punctuation + "ae1 \n", max_size=30))
 def test_any_override_is_accepted_or_explained(key: str, value: str) -> None:
     try:

@@ -174,6 +174,7 @@ def test_finetune_yaml_has_the_defaults_of_ultralytics() -> None:
 # --- the same for the same key -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)  # where it fails, it hangs
 def test_workers_and_resuming_change_nothing(items: list[Item]) -> None:
     """First here on several OpenCV threads, then in forked processes, which must not wait for those."""
@@ -342,6 +343,7 @@ def painted(number: int) -> LabeledImage:
     return image, box, np.array([number])
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(
     seed=st.integers(0, 2**32),

@@ -477,6 +477,7 @@ BAD_YAMLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", BAD_YAMLS, ids=lambda text: text[:40])
 def test_a_bad_data_yaml(dataset: Path, text: str) -> None:
     path = write_yaml(dataset, text)

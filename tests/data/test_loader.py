@@ -118,6 +118,7 @@ def test_resuming_is_exact(items: list[Item], start: int) -> None:
     assert len(resumed) == 4 and all(map(same, whole[start:], resumed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", [True, False])
 def test_workers_change_nothing(items: list[Item], cache: bool) -> None:
     one = Loader(items, config(**AUGMENTED, cache=True, workers=0))

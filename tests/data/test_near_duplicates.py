@@ -36,6 +36,7 @@ def test_a_changed_copy_is_found(change: str) -> None:
     assert [(pair.query, pair.reference) for pair in pairs] == [(index, index * 4) for index in range(10)]
 
 
+@pytest.mark.slow
 def test_other_pictures_are_not() -> None:
     thumbnails = [thumbnail(photograph(seed)) for seed in range(120)]
     assert near_duplicates(thumbnails[60:], thumbnails[:60]) == []

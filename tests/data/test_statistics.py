@@ -66,6 +66,7 @@ splits = st.fixed_dictionaries({
 })  # fmt: skip
 
 
+@pytest.mark.slow
 @given(splits)
 def test_against_a_plain_loop(images: dict[str, list[list[tuple[int, float, float]]]]) -> None:
     data = dataset(images, classes=4)

@@ -65,6 +65,7 @@ def by_block(entries: list[Entry]) -> dict[str, float]:
     return products
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shortcut", "norm", "act"), list(product(SHORTCUTS, NORMS, ("silu", "sigmoid", "identity")))
 )

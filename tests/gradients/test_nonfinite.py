@@ -89,6 +89,7 @@ YOLO = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize(

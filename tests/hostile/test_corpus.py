@@ -21,6 +21,8 @@ from detector.data import coco8
 from detector.errors import UserError, for_terminal
 from tests.hostile.corpus import Case, every_case
 
+pytestmark = pytest.mark.slow
+
 CASES = every_case()
 CONFIG = """\
 data: {path: ROOT/data/data.yaml, image_size: 32}

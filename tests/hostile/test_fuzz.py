@@ -85,6 +85,7 @@ def test_yaml(text: str) -> None:
         printable(error)
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(st.sampled_from([*KEYS, "x", "train", ""]), st.one_of(documents, scalars.map(str))),
@@ -110,6 +111,7 @@ def test_config_files(folder: Path, text: str | bytes) -> None:
         printable(error)
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(
         st.sampled_from(["train", "val", "valid", "test", "names", "nc", "path", "source", "kpt_shape"]),
@@ -139,6 +141,7 @@ list_lines = st.lists(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(
     list_lines.map("\n".join).map(lambda text: text.encode(errors="surrogatepass")) | st.binary(max_size=60)
 )
@@ -162,6 +165,7 @@ fields = st.one_of(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.lists(fields, max_size=12).map(" ".join), max_size=6).map("\n".join),
     st.booleans(), st.booleans(), st.sampled_from([0, 4, 6]),
@@ -204,6 +208,7 @@ def spoilt(draw: st.DrawFn, sources: list[bytes]) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.slow
 @given(spoilt(_pictures()))
 def test_pictures(data: bytes) -> None:
     try:
@@ -261,6 +266,7 @@ def try_checkpoint(path: Path) -> None:
         printable(error)
 
 
+@pytest.mark.slow
 @fewer
 @given(spoilt(BYTES))
 @example(b"")
@@ -295,6 +301,7 @@ tensors = st.sampled_from([torch.zeros(0), torch.zeros(3), torch.zeros(1).expand
                            torch.zeros(2, device="meta")])  # fmt: skip
 
 
+@pytest.mark.slow
 @fewer
 @given(st.sampled_from(list(_places(STATE))), values | tensors | st.just(...))
 def test_checkpoint_values(folder: Path, at: tuple[object, ...], new: object) -> None:
@@ -342,6 +349,7 @@ def _changed(good: Any) -> st.SearchStrategy[bytes]:
     return replaced | spoilt([json.dumps(good).encode()]) | st.just(b"[" * 50_000)
 
 
+@pytest.mark.slow
 @given(st.lists(_changed(ROW), max_size=3), _changed(SUMMARY), _changed(LEDGER))
 def test_run_directories(folder: Path, rows: list[bytes], summary: bytes, ledger: bytes) -> None:
     run = folder / "run"

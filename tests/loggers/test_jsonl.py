@@ -33,6 +33,7 @@ def test_the_summary_is_json_whatever_it_holds(tmp_path: Path, summary: dict[str
     }
 
 
+@pytest.mark.slow
 def test_the_newest_predictions_are_drawn_by_split(
     tmp_path: Path, make_picture: Callable[..., PredictionImage]
 ) -> None:

@@ -90,6 +90,7 @@ def test_the_curves_are_by_depth_with_the_index_below(make_history: Make, blocks
     assert lower.lines[-1].get_ydata() == pytest.approx([row["gradient/vanishing_index"] for row in history])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", [math.nan, math.inf, 0.0, 1e-300, None, "text"])
 def test_values_gone_wrong(tmp_path: Path, make_history: Make, spoil: Any) -> None:
     history = make_history()
@@ -113,6 +114,7 @@ def test_an_underflowed_gradient_is_drawn_at_the_floor(blocks: list[str]) -> Non
     assert drawn.min() == 1e-40 and drawn.max() == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [0, 1, 2])
 def test_short_histories(tmp_path: Path, make_history: Make, summary: dict[str, Any], rows: int) -> None:
     assert _names(write_plots(make_history()[:rows], summary, tmp_path)) == (ALL if rows else set())

@@ -100,6 +100,7 @@ def test_a_run_is_stored_whole(
     assert any("wandb sync" in line for line in said)
 
 
+@pytest.mark.slow
 def test_nothing_leaks(
     tmp_path: Path,
     start: Callable[..., WandbLogger],
@@ -136,6 +137,7 @@ def test_no_key_and_no_terminal_is_offline_without_a_prompt(
     assert len(said) == 1 and "offline" in said[0]
 
 
+@pytest.mark.slow
 def test_a_terminal_is_not_asked_for_a_key(tmp_path: Path) -> None:
     code = """
         import sys
@@ -261,6 +263,7 @@ def test_a_killed_service_costs_nothing(
     assert sum("stopped" in line or "not finished" in line for line in said) == 1
 
 
+@pytest.mark.slow
 def test_a_service_that_hangs_is_given_up_and_python_still_exits(tmp_path: Path) -> None:
     code = """
         import os, signal, sys

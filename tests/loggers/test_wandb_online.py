@@ -19,6 +19,8 @@ from detector.loggers.base import PredictionImage
 from detector.loggers.wandb_logger import WandbLogger
 from detector.loggers.wandb_session import Start
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., list[dict[str, Any]]]
 BOUND = 50.0  # seconds that prove a wait is bounded: wandb's own ones are 90 s, or for ever
 

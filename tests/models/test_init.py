@@ -128,6 +128,7 @@ def test_the_head_starts_nearly_uniform_and_rare() -> None:
     assert float(out["boxes"].std()) < 2
 
 
+@pytest.mark.slow
 def test_seeds_are_honoured() -> None:
     def weights(seed: int) -> list[torch.Tensor]:
         torch.manual_seed(seed)

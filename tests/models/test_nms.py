@@ -26,6 +26,7 @@ def test_what_stays_is_what_torchvision_keeps(count: int, classes: int) -> None:
     assert count < MOST_AT_ONCE or 0 < len(kept) < count
 
 
+@pytest.mark.slow
 def test_torchvision_is_not_imported() -> None:
     code = """
         import sys, torch

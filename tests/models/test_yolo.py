@@ -78,6 +78,7 @@ def test_the_weights_of_two_heads_are_those_of_ultralytics_at_every_epoch() -> N
         reference.update()  # as their trainer does at the end of each epoch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["yolov8n.yaml", "yolo26n.yaml"])
 def test_decoding_is_that_of_ultralytics(name: str) -> None:
     model = built(name).eval()
@@ -112,6 +113,7 @@ def test_pretrained_weights_are_kept_wherever_their_shape_fits(tmp_path: Path, n
     assert len(last) == (6 if model.end2end else 3)
 
 
+@pytest.mark.slow
 def test_the_same_classes_keep_everything(tmp_path: Path) -> None:
     file, net = published(tmp_path, "yolov8n", NAMES)
     model, origin = build_model(ModelConfig(pretrained=str(file)), NAMES)

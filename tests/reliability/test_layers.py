@@ -48,6 +48,7 @@ def data(coco8: Path) -> tuple[Config, Dataset, list[Batch]]:
     return config, dataset, list(batches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, math.inf], ids=["NaN", "Inf"])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize("layer", LAYERS)

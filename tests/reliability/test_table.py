@@ -10,6 +10,7 @@ from scripts import reliability
 from scripts.pages import write_between
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_the_tests(tmp_path: Path) -> None:
     file = tmp_path / "test_some.py"
     file.write_text(
@@ -35,6 +36,7 @@ def test_counts_are_those_of_the_tests(tmp_path: Path) -> None:
     assert reliability.examples(outcome.output)[:2] == (40, 0)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_run_is_no_result(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="could not be run"):
         reliability.pytest(str(tmp_path / "missing.py"), "-c", "/dev/null")

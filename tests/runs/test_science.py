@@ -1,4 +1,6 @@
-"""What the ablations must show, on three seeds: the claims of the README as assertions.
+"""What the ablations must show: the claims of the README as assertions.
+
+At initialisation on three seeds; in training on one, or with `--seeds 3` on all three.
 
 Each threshold leaves room around the measured values, which the README's table gives.
 """
@@ -9,6 +11,7 @@ import math
 from collections.abc import Callable
 from functools import cache
 from statistics import median
+from typing import Any
 
 import pytest
 
@@ -25,6 +28,7 @@ from tests.support import ROOT, Run
 from tests.training.harness import create_state
 
 SEEDS = (0, 1, 2)
+APART = 2.3  # the loss after a third of the steps: measured at seed 0 were 1.9, 6.1 and 9.9
 PLAIN_P3 = [f"{5 + i:02d}_p3.{i}" for i in range(10)]  # the ten blocks of the P3 stage, 20 convolutions
 
 
@@ -58,12 +62,18 @@ def backward_factor(row: dict[str, float]) -> float:
 pytestmark = pytest.mark.usefixtures("coco8")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.cls is TestInTraining:
+        metafunc.parametrize("seed", range(metafunc.config.getoption("--seeds")))
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 class TestAtInitialisation:
     def test_the_baseline_is_healthy(self, seed: int) -> None:
         assert abs(index("baseline", seed)) < 0.9
         assert verdict_of(at_init("baseline", seed)) == "healthy"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("ablation", ["baseline", "gated", "leaky_relu", "deep"])
     def test_bf16_sees_the_same_gradients(self, ablation: str, seed: int) -> None:
         """Where it does not is in benchmarks/README.md; the ablations are measured in fp32 for that."""
@@ -73,14 +83,17 @@ class TestAtInitialisation:
         assert index("no_residual", seed) - index("baseline", seed) > 0.6
         assert verdict_of(at_init("no_residual", seed)) == "exploding"
 
+    @pytest.mark.slow
     def test_without_batch_norm_but_with_the_shortcut_gradients_explode(self, seed: int) -> None:
         assert index("no_batchnorm", seed) > index("baseline", seed) + 0.8
 
+    @pytest.mark.slow
     def test_without_both_gradients_vanish(self, seed: int) -> None:
         assert index("plain_silu", seed) < -1.8
         assert index("plain_sigmoid", seed) < -6
         assert verdict_of(at_init("plain_sigmoid", seed)) == "vanishing"
 
+    @pytest.mark.slow
     def test_sigmoid_alone_does_not_vanish(self, seed: int) -> None:
         assert verdict_of(at_init("sigmoid", seed)) == "healthy"
 
@@ -99,27 +112,10 @@ class TestAtInitialisation:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("seed", SEEDS)
 class TestInTraining:
-    def test_after_60_steps_the_losses_are_apart(self, seed: int, train_py: Callable[..., Run]) -> None:
-        """At 192 px, the median over the last five recorded steps."""
-
-        def loss(ablation: str) -> float:
-            settings = (
-                "data.image_size=192",
-                "train.steps=60",
-                "train.eval_every=60",
-                "tracking.plots=false",
-            )
-            run = train_py(*config_of(ablation), *settings, f"train.seed={seed}", name=ablation)
-            return median(row["train/loss"] for row in run.history[-5:])
-
-        base = loss("baseline")
-        assert loss("no_residual") > 2 * base
-        assert loss("plain_sigmoid") > 4 * base
-
     def test_the_baseline_memorises_coco8(self, seed: int, train_py: Callable[..., Run]) -> None:
-        summary = trained("baseline", seed, train_py)
+        summary, loss = trained("baseline", seed, train_py)
+        assert loss < APART
         assert summary["train/mAP50-95"] >= 0.95
         assert summary["gradient/verdict"] == "healthy"
         assert summary["dataset"] == "coco8"
@@ -128,14 +124,16 @@ class TestInTraining:
     def test_without_the_shortcut_gradients_turn_from_exploding_to_vanishing(
         self, seed: int, train_py: Callable[..., Run]
     ) -> None:
-        summary = trained("no_residual", seed, train_py)
+        summary, loss = trained("no_residual", seed, train_py)
+        assert loss > 2 * APART
         assert summary["gradient/verdict_init"] == "exploding"
         assert summary["gradient/verdict"] == "vanishing"
         assert summary["gradient/vanishing_index"] < -1
         assert summary["train/mAP50-95"] <= 0.95 - 0.25
 
     def test_plain_sigmoid_learns_nothing(self, seed: int, train_py: Callable[..., Run]) -> None:
-        summary = trained("plain_sigmoid", seed, train_py)
+        summary, loss = trained("plain_sigmoid", seed, train_py)
+        assert loss > 4 * APART
         assert summary["gradient/vanishing_index_init"] < -6
         assert summary["gradient/verdict"] == "vanishing"
         assert summary["train/mAP50-95"] <= 0.1
@@ -152,10 +150,11 @@ class TestInTraining:
         assert not math.isfinite(run.history[-1]["train/loss"] + run.history[-1]["train/grad_norm"])
 
 
-def trained(ablation: str, seed: int, train_py: Callable[..., Run]) -> dict[str, float]:
-    """The summary of a run as shipped: 256 px, 150 steps."""
+def trained(ablation: str, seed: int, train_py: Callable[..., Run]) -> tuple[dict[str, Any], float]:
+    """Of a run as shipped, 256 px and 150 steps: its summary, and the median loss from step 40 to 60."""
     settings = (f"train.seed={seed}", "tracking.plots=false", "train.eval_every=150")
-    return train_py(*config_of(ablation), *settings, name=ablation).summary
+    run = train_py(*config_of(ablation), *settings, name=ablation)
+    return run.summary, median(row["train/loss"] for row in run.history if 40 <= row["step"] <= 60)
 
 
 def config_of(ablation: str) -> tuple[str, ...]:

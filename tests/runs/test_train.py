@@ -45,6 +45,7 @@ def without_times(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_everything_behind(train_py: TrainPy) -> None:
     run = train_py(*QUICK)
     for name in (
@@ -72,6 +73,7 @@ def test_a_run_leaves_everything_behind(train_py: TrainPy) -> None:
     assert "train mAP50-95" in run.out
 
 
+@pytest.mark.slow
 def test_a_checkpoint_loads_without_running_code(train_py: TrainPy) -> None:
     run = train_py(*QUICK)
     state = torch.load(run.directory / "checkpoints/best.pt", weights_only=True)
@@ -80,6 +82,7 @@ def test_a_checkpoint_loads_without_running_code(train_py: TrainPy) -> None:
     assert len(state["extra"]["names"]) == 80
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_history(train_py: TrainPy) -> None:
     settings = (*QUICK, "data.fliplr=0.5", "data.scale=0.3", "data.workers=1")
     one, two = train_py(*settings, name="one"), train_py(*settings, name="two")
@@ -88,6 +91,7 @@ def test_the_same_command_gives_the_same_history(train_py: TrainPy) -> None:
     assert without_times(one.history) != without_times(other.history)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # three whole trainings
 @pytest.mark.parametrize(
     ("arguments", "named"),
@@ -110,6 +114,7 @@ def test_mistakes_are_named_in_two_lines(train_py: TrainPy, arguments: list[str]
     assert not run.directory.exists()
 
 
+@pytest.mark.slow
 def test_a_run_is_never_overwritten(train_py: TrainPy) -> None:
     first = train_py(*QUICK)
     before = (first.directory / "history.jsonl").read_bytes()
@@ -119,6 +124,7 @@ def test_a_run_is_never_overwritten(train_py: TrainPy) -> None:
     assert (first.directory / "history.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_divergence_is_exit_3_unless_it_is_the_finding(train_py: TrainPy) -> None:
     config = ("--config", str(ROOT / "ablations/no_batchnorm_no_clip.yaml"), "data.image_size=128")
     stopped = train_py(*config, "train.on_nonfinite=stop", name="stopped", check=False)
@@ -130,6 +136,7 @@ def test_divergence_is_exit_3_unless_it_is_the_finding(train_py: TrainPy) -> Non
         assert run.summary["steps"] < 20
 
 
+@pytest.mark.slow
 def test_bad_labels_are_named_before_training(train_py: TrainPy, coco8: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -152,6 +159,7 @@ def test_bad_labels_are_named_before_training(train_py: TrainPy, coco8: Path, tm
     assert sorted(path for path in mine.rglob("*")) == before  # nothing was written beside the data
 
 
+@pytest.mark.slow
 def test_what_is_repaired_is_said_and_counted(train_py: TrainPy, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "cells")
     for kind in ("duplicate-box", "clipped", "unlabelled", "near-leak"):
@@ -170,6 +178,7 @@ def test_what_is_repaired_is_said_and_counted(train_py: TrainPy, tmp_path: Path)
     assert refused.code == 2 and "05.txt:5: repeats line 2; remove one" in refused.err
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_by_its_checkpoint_and_val_finds_what_was_held_out(
     train_py: TrainPy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,6 +196,7 @@ def test_a_run_is_resumed_by_its_checkpoint_and_val_finds_what_was_held_out(
     assert result["images"] == 6 and result["metrics"]["mAP50-95"] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_where_coco8_cannot_be_had_the_run_says_so_and_trains_on_shapes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -217,6 +227,7 @@ def test_where_coco8_cannot_be_had_the_run_says_so_and_trains_on_shapes(
     assert "could not be downloaded" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_wandb_file_holds_every_layer_and_every_evaluation(train_py: TrainPy) -> None:
     run = train_py(*QUICK, wandb="offline")
     logged = {row["step"]: row for row in wandb_file.read(run.directory).history}
@@ -228,6 +239,7 @@ def test_the_wandb_file_holds_every_layer_and_every_evaluation(train_py: TrainPy
     assert all(key in logged[11] for key in ("train/mAP50-95", "val/mAP50-95"))
 
 
+@pytest.mark.slow
 def test_nothing_is_left_in_the_home(train_py: TrainPy, tmp_path: Path, coco8: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()

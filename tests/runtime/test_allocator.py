@@ -43,6 +43,7 @@ def faults(argument: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
 def test_a_step_takes_its_memory_from_the_one_before() -> None:
     assert faults("kept") < 100

@@ -18,6 +18,8 @@ from detector.runtime.launch import Launch
 from tests.runtime import ranks_scenarios
 from tests.support import ROOT, environment
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 @pytest.mark.parametrize(
     "command",
@@ -48,13 +50,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=" ".join,
 )
 def test_a_narrow_encoding_ends_as_utf_8_does(folder: Path, command: tuple[str, ...], encoding: str) -> None:
-    def run(settings: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            [sys.executable, "-m", "detector", *command], cwd=folder, capture_output=True, check=False,
-            env=environment(None) | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"} | settings,
-        )  # fmt: skip
-
-    narrow = run({"PYTHONIOENCODING": f"{encoding}:strict", "PYTHONUTF8": "0"})
+    narrow = detector(folder, command, PYTHONIOENCODING=f"{encoding}:strict", PYTHONUTF8="0")
     assert b"Traceback" not in narrow.stderr and b"UnicodeEncodeError" not in narrow.stderr
-    assert narrow.returncode == run({"PYTHONUTF8": "1"}).returncode
+    assert narrow.returncode == detector(folder, command, PYTHONUTF8="1").returncode
     narrow.stdout.decode(encoding)
+
+
+@cache
+def detector(folder: Path, command: tuple[str, ...], **settings: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "detector", *command], cwd=folder, capture_output=True, check=False,
+        env=environment(None) | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"} | settings,
+    )  # fmt: skip

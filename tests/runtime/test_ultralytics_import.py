@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_importing_ultralytics_leaves_nothing_behind(tmp_path: Path) -> None:
     """In an empty home: no file, no changed environment, no patched function, no draw, no output."""
     script = """
@@ -18,6 +21,8 @@ def state():
     threads = cv2.getNumThreads(), torch.get_num_threads()
     return dict(os.environ), torch.save, Image.open, cv2.imread, threads, draws
 before = state()
+import pytest
+
 from detector.runtime.ultralytics_import import import_ultralytics
 import_ultralytics("utils.loss")
 import_ultralytics("data.augment")

@@ -127,6 +127,7 @@ def test_the_row_holds_every_trunk_layer(make_state: MakeState, make_batch: Make
     )
 
 
+@pytest.mark.slow
 def test_a_small_network_learns_its_batch(make_state: MakeState, make_batch: MakeBatch) -> None:
     """Judged by mAP: the loss of this loss_fn first rises, as more anchors are matched to objects."""
     config = {"lr": 0.1, "warmup_steps": 5}

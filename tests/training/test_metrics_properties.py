@@ -65,6 +65,7 @@ def average_precision(hits: Sequence[bool], count: int) -> float:
     return sum(best) / 101
 
 
+@pytest.mark.slow
 @given(st.integers(1, 12), st.lists(st.booleans(), min_size=1, max_size=30))
 def test_it_is_the_definition_s(count: int, wanted: list[bool]) -> None:
     hits = [hit and sum(wanted[:n]) < count for n, hit in enumerate(wanted)]
@@ -77,6 +78,7 @@ def test_it_is_the_definition_s(count: int, wanted: list[bool]) -> None:
     assert score == {"mAP50-95": pytest.approx(expected), "mAP50": pytest.approx(expected)}
 
 
+@pytest.mark.slow
 @given(images)
 def test_it_is_between_zero_and_one(drawn: list[tuple[dict[int, int], dict[int, int]]]) -> None:
     score = coco_map(*scene(drawn), 3)
@@ -86,6 +88,7 @@ def test_it_is_between_zero_and_one(drawn: list[tuple[dict[int, int], dict[int, 
         assert np.isnan(list(score.values())).all()
 
 
+@pytest.mark.slow
 @given(images, st.randoms(use_true_random=False))
 def test_no_order_matters(drawn: list[tuple[dict[int, int], dict[int, int]]], random) -> None:  # type: ignore[no-untyped-def]
     """Neither of the images nor of the boxes in them nor of the classes' numbers."""
@@ -102,12 +105,14 @@ def test_no_order_matters(drawn: list[tuple[dict[int, int], dict[int, int]]], ra
     assert coco_map(shuffled_truths, shuffled_predictions, 3) == pytest.approx(expected, nan_ok=True)
 
 
+@pytest.mark.slow
 @given(st.lists(labels.filter(bool), min_size=1, max_size=4))
 def test_perfect_is_one_whatever_the_scores(drawn: list[dict[int, int]]) -> None:
     score = coco_map(*scene([(there, there) for there in drawn]), 3)
     assert score == {"mAP50-95": pytest.approx(1.0), "mAP50": pytest.approx(1.0)}
 
 
+@pytest.mark.slow
 @given(images.filter(lambda drawn: any(there for there, _ in drawn)), st.floats(0, 30))
 def test_finding_everything_twice_never_helps(
     drawn: list[tuple[dict[int, int], dict[int, int]]], shift: float
@@ -128,6 +133,7 @@ def test_finding_everything_twice_costs_what_it_should() -> None:
     assert score == pytest.approx((51 * 1 + 50 * 2 / 3) / 101)
 
 
+@pytest.mark.slow
 @given(images.filter(lambda drawn: any(there for there, _ in drawn)), st.integers(0, 2))
 def test_a_false_alarm_costs_by_its_rank(
     drawn: list[tuple[dict[int, int], dict[int, int]]], label: int
@@ -153,6 +159,7 @@ def _alone(truths: list[Truth], predictions: list[Prediction], label: int) -> fl
     return float(np.nan_to_num(coco_map(only_t, only_p, 3)["mAP50"]))
 
 
+@pytest.mark.slow
 @given(images.filter(lambda drawn: any(there for there, _ in drawn)))
 def test_it_is_the_mean_of_its_classes(drawn: list[tuple[dict[int, int], dict[int, int]]]) -> None:
     truths, predictions = scene(drawn)

@@ -35,6 +35,8 @@ from detector.training.schedule import Schedule
 from detector.training.state import TrainState
 from tests.training.harness import Outcome, train_steps
 
+pytestmark = pytest.mark.slow
+
 MakeState = Callable[..., tuple[TrainState, DetectionLoss]]
 MakeBatch = Callable[..., Batch]
 BAD = -1.0  # the class of the objects in a batch that breaks the loss

@@ -244,6 +244,7 @@ def test_an_optimizer_of_one_s_own(own_names: None) -> None:
     torch.testing.assert_close(layer.weight.detach(), before - 0.25)
 
 
+@pytest.mark.slow
 def test_no_optimizer_of_torch_imports_the_compiler_before_the_first_step() -> None:
     code = (
         "import sys, torch; from torch import nn\n"

@@ -81,6 +81,7 @@ def test_no_git_or_one_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert provenance(root=tmp_path)["commit"] is None
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported() -> None:
     code = (
         "import sys; from detector.training.provenance import provenance; provenance();"

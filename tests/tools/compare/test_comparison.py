@@ -244,6 +244,7 @@ def test_hostile_names_stay_text_in_every_format(make_run: Make) -> None:
         assert len(re.findall(r"(?<!\\)\$", line)) % 2 == 0, line
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_it_is_asked_for(
     make_run: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

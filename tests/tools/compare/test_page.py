@@ -239,6 +239,7 @@ def theory_in(text: str) -> list[dict[str, Any]]:
     return [t for t in payload(text)["figures"]["depth"]["data"] if t.get("name", "").startswith("theory")]
 
 
+@pytest.mark.slow
 def test_theory_is_drawn_where_there_is_one(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     theory = ModuleType("detector.analysis.theory")
     theory.overlay = lambda model, measured: {name: norm * 10 for name, norm in measured.items()}  # type: ignore[attr-defined]

@@ -553,6 +553,7 @@ anything = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_a_value_is_replaced_by_there_is_no_traceback(data: st.DataObject, tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def test_a_deeper_trunk_has_its_own_layers(capsys: pytest.CaptureFixture[str]) -
     assert max(len(panel["metrics"]) for panel in panels) == 9
 
 
+@pytest.mark.slow
 def test_saving_is_one_request(tmp_path: Path) -> None:
     with Server() as server:
         env = environment() | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "HOME": str(tmp_path)}
@@ -99,6 +100,7 @@ def test_saving_is_one_request(tmp_path: Path) -> None:
         assert not server.unknown
 
 
+@pytest.mark.slow
 def test_a_refusal_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "detector", "dashboard", "--entity", "me", "--project", "p"]
     env = environment() | {"WANDB_BASE_URL": "http://127.0.0.1:9", "HOME": str(tmp_path)}

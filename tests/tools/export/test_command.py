@@ -25,6 +25,7 @@ def export(*arguments: object) -> int:
     return main(["export", *map(str, arguments)])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
 def test_the_file_lands_beside_the_checkpoint_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert export(folder / "best.pt", "--format", "torchscript", "--image-size", 96) == 0
@@ -41,6 +42,7 @@ def test_the_file_lands_beside_the_checkpoint_once(folder: Path, capsys: pytest.
     assert (folder / "best.torchscript").read_bytes() == written
 
 
+@pytest.mark.slow
 def test_a_file_for_ultralytics_is_a_checkpoint_here_too(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "theirs.pt"
     assert export(folder / "yolo.pt", "--format", "ultralytics", "--out", out) == 0

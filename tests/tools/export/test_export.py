@@ -23,6 +23,8 @@ from detector.tools.export.graphs import Network, compare, export_onnx, export_t
 from detector.tools.export.ultralytics_file import export_ultralytics
 from tests.checkpoints import NAMES, confident, picture, save
 
+pytestmark = pytest.mark.slow
+
 SIZE = 64
 YOLOS = ["yolov8n.yaml", "yolo26n.yaml"]  # one head, and two
 

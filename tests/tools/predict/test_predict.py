@@ -42,6 +42,7 @@ def predict(*arguments: object) -> int:
     return main(["predict", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_pictures_labels_and_json_say_the_same(
     model: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,6 +80,7 @@ def test_pictures_labels_and_json_say_the_same(
         assert np.abs(drawn.astype(int) - image).max() > 50
 
 
+@pytest.mark.slow
 def test_a_jpeg_by_another_name_is_drawn_as_jpg(model: Path, images: Path) -> None:
     for suffix in ("jfif", "jpe", "mpo"):
         shutil.copy("images/0.jpg", f"images/as_{suffix}.{suffix}")
@@ -87,6 +89,7 @@ def test_a_jpeg_by_another_name_is_drawn_as_jpg(model: Path, images: Path) -> No
     assert drawn == {"as_jfif.jpg", "as_jpe.jpg", "as_mpo.jpg"}
 
 
+@pytest.mark.slow
 def test_by_default_a_new_folder_is_made_each_time(model: Path, images: Path) -> None:
     for _ in range(3):
         assert predict(model, images / "0.jpg") == 0
@@ -103,6 +106,7 @@ def test_nothing_is_overwritten(model: Path, images: Path, capsys: pytest.Captur
     assert {path: path.read_bytes() for path in images.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_same_names_from_two_folders_do_not_meet(model: Path, images: Path) -> None:
     shutil.copytree(images, "more")
     cv2.imwrite("more/0.png", picture(9)[..., ::-1])
@@ -142,6 +146,7 @@ def test_an_image_with_nothing_on_it_has_an_empty_label_file(model: Path, images
     assert Path("out/labels/0.txt").read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_a_video(model: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     video = VideoFile(images / "clip.mp4", 12.5)
     for number in range(7):

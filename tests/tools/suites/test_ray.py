@@ -20,6 +20,8 @@ from detector.tools.suites import ray_runner
 from detector.tools.suites.ray_runner import pack, unpack
 from tests.support import ROOT
 
+pytestmark = pytest.mark.slow
+
 SUITE = """
 base: {base}
 settings:

@@ -89,6 +89,7 @@ def test_the_order_of_the_cells_is_kept_for_compare(
     assert [line.split()[0] for line in rows[0].splitlines()[2:5]] == ["ladder", "half", "baseline"]
 
 
+@pytest.mark.slow
 def test_the_cores_are_shared_out(tmp_path: Path) -> None:
     out = tmp_path / "out"
     most = 0
@@ -103,6 +104,7 @@ def test_the_cores_are_shared_out(tmp_path: Path) -> None:
     assert {(call[2], call[3]) for call in calls(out)} == {("3", "3")}  # 7 cores, 2 at a time
 
 
+@pytest.mark.slow
 def test_a_failing_cell_is_reported_and_the_rest_go_on(tmp_path: Path) -> None:
     out = tmp_path / "out"
     display = Quiet()
@@ -128,6 +130,7 @@ def test_a_missing_program_fails_its_cells_only(tmp_path: Path) -> None:
     assert "/nowhere/python" in jobs[0].problem
 
 
+@pytest.mark.slow
 def test_one_ctrl_c_lets_the_steps_finish_and_the_suite_goes_on_later(tmp_path: Path) -> None:
     out = tmp_path / "out"
     suite = cells(tmp_path, "a", "b", "c", steps=100)

@@ -89,6 +89,7 @@ def test_a_cure_does_not_put_back_what_its_name_says_is_missing() -> None:
             assert model.act == "sigmoid", name
 
 
+@pytest.mark.slow
 def test_the_depth_suite_is_as_deep_as_it_says() -> None:
     from torch import nn
 

@@ -24,6 +24,7 @@ from tests.support import ROOT, environment
 SWEEP = ROOT / "ablations" / "sweep.yaml"
 
 
+@pytest.mark.slow
 def test_the_sweep_is_the_factorial_suite(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
 

@@ -22,6 +22,7 @@ def split(classes: int) -> tuple[list[Truth], list[Prediction]]:
     return [Truth(boxes, labels, (640, 480))], [Prediction(boxes, scores, np.roll(labels, 1))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
     [["one"], ["$x$", "_hidden", "a" * 300, "猫"], [f"class {i}" for i in range(12)], [*map(str, range(80))]],
@@ -36,12 +37,14 @@ def test_any_classes(tmp_path: Path, names: list[str]) -> None:
         assert picture.std() > 5  # something is drawn
 
 
+@pytest.mark.slow
 def test_nothing_found_and_nothing_to_find(tmp_path: Path) -> None:
     empty = Truth(np.empty((0, 4), np.float32), np.empty(0, np.int64), (640, 480))
     nothing = Prediction(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64))
     assert len(write_evaluation_plots(report([empty], [nothing], ["a", "b"]), "t", tmp_path)) == 3
 
 
+@pytest.mark.slow
 def test_no_global_figure(tmp_path: Path) -> None:
     before = "matplotlib.pyplot" in sys.modules
     write_evaluation_plots(report(*split(2), ["a", "b"]), "t", tmp_path)

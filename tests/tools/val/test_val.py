@@ -39,6 +39,8 @@ from detector.training.schedule import Schedule
 from tests.support import ROOT, environment
 from tests.training.harness import ALONE, create_state, train_steps
 
+pytestmark = pytest.mark.slow
+
 SIZE, STEPS = 64, 60
 
 
