@@ -5,6 +5,7 @@
     python train.py --config … train.seed=1 train.lr=0.01  # any key of the configuration
     python train.py --ablation no_residual --seed 1        # short for the two above; W&B sweeps call it so
     python train.py --resume runs/baseline-s0-…            # resume a run that was interrupted
+    python train.py --plugin my_blocks.py model.act=mine   # with a part of one's own: docs/extending.md
     torchrun --nproc-per-node 2 train.py                   # the same run on two processes or GPUs
 
 Read it first; then detector/fit.py, which assembles a run, and detector/training/engine.py, which trains it.
@@ -27,6 +28,7 @@ def train(
     resume: Path | None = None,
     ablation: str | None = None,
     seed: int | None = None,
+    plugin: tuple[Path, ...] = (),
 ) -> int:
     """Train a detector and watch every layer's gradient.
 
@@ -36,6 +38,7 @@ def train(
         resume: the directory of a run that was interrupted.
         ablation: --config ablations/NAME.yaml; or baseline.
         seed: train.seed=N.
+        plugin: a Python file that registers parts of one's own; may be repeated.
 
     Returns:
         The exit code: 0; 3 if it diverged; 4 if something outside ended it; 130 or 143 if it was interrupted.
@@ -47,8 +50,10 @@ def train(
 
     # Imported late, so that --help answers at once, and a typo in a key before PyTorch is there.
     from detector.config.loading import load_config
+    from detector.registry import load_plugins
     from detector.rundir import RunDir
 
+    load_plugins(plugin)
     if resume is not None:
         resume = run_directory(resume)
         loaded = RunDir(resume).read_config()

@@ -1,8 +1,10 @@
 """A compact YOLO-style detector whose gradients can be watched, layer by layer.
 
->>> from detector import load_config
->>> load_config("ablations/no_residual.yaml", ["train.seed=1"]).difference
-['model.shortcut: residual -> none', 'train.seed: 0 -> 1']
+>>> from detector import fit, load_config
+>>> short = ["data.image_size=64", "train.steps=4", "run.dir=runs/no_residual"]
+>>> run = fit(load_config("no_residual", short))
+>>> run.summary["ablation"], run.summary["steps"]
+('no_residual', 4)
 
 What is listed in `__all__` is the public API. Each name is imported when it is first used, so that
 `import detector` is instant.
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from detector.models.detector import Detector
     from detector.predictor import Predictor
     from detector.registry import register
+    from detector.rundir import load_run
+    from detector.tools.compare.command import compare
     from detector.training.callbacks import Callback
 
 __version__ = "0.1.0"
@@ -32,8 +36,10 @@ __all__ = [
     "GradientRecorder",
     "Predictor",
     "build_model",
+    "compare",
     "fit",
     "load_config",
+    "load_run",
     "register",
 ]
 _MODULES = {
@@ -42,7 +48,9 @@ _MODULES = {
     "GradientRecorder": "gradients.recorder",
     "Predictor": "predictor",
     "build_model": "models.build",
+    "compare": "tools.compare.command",
     "load_config": "config.loading",
+    "load_run": "rundir",
     "register": "registry",
 }
 

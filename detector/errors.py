@@ -20,7 +20,7 @@ class UserError(Exception):
 
 
 class InterruptedRunError(Exception):
-    """Something outside the run ended it: a full disk, a lost process. It can go on once that is mended.
+    """Something outside the run ended it: a full disk, a lost process. It can be resumed once that is fixed.
 
     The message is one or two lines, as a UserError's. train.py exits with code 4.
     """
@@ -49,6 +49,11 @@ def has_control(text: str) -> bool:
 def shorten(text: str, most: int = 60) -> str:
     """What a stranger wrote, fit for a message: on one line, without control characters, not endless."""
     return escape_control(text if len(text) <= most else f"{text[: most - 1]}…")
+
+
+def for_spreadsheet(text: str) -> str:
+    """A name for a CSV file: after an apostrophe where a spreadsheet would take it for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def display_path(path: str | os.PathLike[str]) -> str:

@@ -9,6 +9,7 @@ from detector.config.loading import LoadedConfig
 from detector.gradients.ledger import Ledger
 from detector.gradients.recorder import GradientRecorder
 from detector.models.loss import DetectionLoss
+from detector.registry import with_plugins
 from detector.runtime.allocator import give_freed_memory_back, keep_freed_memory
 from detector.runtime.distributed import SingleProcess, init_process_group
 from detector.runtime.failures import checkpoint_on_error, explain_errors
@@ -20,6 +21,7 @@ from detector.training.engine import train
 from detector.training.impose import interventions
 from detector.training.nonfinite_guard import NonFiniteGuard
 from detector.training.prepare import build_state, load_data, memory_advice, training_batches
+from detector.training.probing import ProbeTrunk
 from detector.training.run import FinishedRun, open_run
 from detector.training.schedule import Schedule
 
@@ -28,6 +30,12 @@ def fit(
     loaded: LoadedConfig, *, resume: Path | None = None, callbacks: Sequence[cb.Callback] = ()
 ) -> FinishedRun:
     """Train one model as configured, and leave its run directory behind.
+
+    >>> from detector import fit, load_config
+    >>> short = ["data.image_size=64", "train.steps=4", "run.dir=runs/baseline"]
+    >>> run = fit(load_config("coco8", short))
+    >>> run.status, run.exit_code
+    ('finished', 0)
 
     Args:
         loaded: what `load_config` returns.
@@ -68,6 +76,8 @@ def fit_process(
     # The run's directory and loggers, and everything that happens besides fitting.
     run = open_run(loaded, dataset, schedule, state, saved, resume, dist)
     layers, stop = state.model.backbone_layers(), StopRequest(dist.all_reduce_max)
+    recorder = GradientRecorder(layers, dist.all_gather, levels=state.model.level_ends())
+    probe = ProbeTrunk(state, schedule, loaders["train"], config.train.batch)
     guard = NonFiniteGuard(state, loss_fn, config.train, dist, run.save_nonfinite_step)
     checkpoints = Checkpointing(
         state, schedule, run.files, run.metadata, config.train.monitor, writes=run.is_main
@@ -75,16 +85,17 @@ def fit_process(
     callback = cb.CallbackList([
         cb.StopOnRequest(state, stop),
         *interventions(state, schedule, config, dist.all_gather),
-        cb.RecordGradients(state, schedule, GradientRecorder(layers, dist.all_gather), config.train),
+        cb.RecordGradients(state, schedule, recorder, config.train),
         cb.RecordLedger(schedule, Ledger(layers, dist.all_gather), run.write_ledger),
         guard,
         cb.Evaluate(state, schedule, dataset, loaders, config, run.logger, dist),
+        *([probe] if config.gradients.probe and dist.world_size == 1 else ()),
         *callbacks,
         cb.Log(state, run.logger),
         checkpoints,
     ])  # fmt: skip
 
-    command = f"{launch.launcher} train.py --resume {run.files}"
+    command = with_plugins(f"{launch.launcher} train.py --resume {run.files}")
     with checkpoint_on_error(checkpoints.save, checkpoints.last, command, memory_advice(config)), run:
         if saved is None:
             checkpoints.save()  # whatever happens from here on, there is something to resume from

@@ -1,12 +1,4 @@
-"""A trained detector as a function from an image to the boxes on it.
-
-from detector.predictor import Predictor
-
-predictor = Predictor("runs/…/checkpoints/best.pt")
-found = predictor(image)  # (H, W, 3) uint8 RGB
-for box, score, label in zip(found.boxes, found.scores, found.classes):
-    print(predictor.names[label], score, box)  # corners in pixels of the image
-"""
+"""A trained detector as a function from an image to the boxes on it."""
 
 from __future__ import annotations
 
@@ -28,6 +20,13 @@ from detector.training.metrics import Prediction
 
 class Predictor:
     """A trained detector, ready to predict.
+
+    >>> import numpy as np
+    >>> from detector import Predictor
+    >>> predictor = Predictor("runs/baseline/checkpoints/best.pt", confidence=0.001)
+    >>> found = predictor(np.zeros((480, 640, 3), np.uint8))  # any picture: (H, W, 3), RGB
+    >>> for box, score, label in zip(found.boxes, found.scores, found.classes):
+    ...     print(predictor.names[label], score, box)  # corners in pixels of the picture
 
     Args:
         checkpoint: of this project, or a `.pt` of ultralytics; nothing in it is executed.

@@ -12,17 +12,20 @@ the name, never the file: a YAML from a stranger stays data. `docs/extending.md`
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import re
+import shlex
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from detector.config import names
 from detector.errors import UserError
+from detector.rundir import Key
 
 T = TypeVar("T")
 Decorator = Callable[[T], T]
@@ -37,10 +40,23 @@ class Metric:
 
 
 _own: dict[str, dict[str, Any]] = {kind: {} for kind in names.BUILT_IN}
-plugins: dict[str, Path] = {}  # loaded so far, by the name of their module
+
+
+class Plugin(NamedTuple):
+    """A file that was run."""
+
+    path: Path
+    digest: str  # sixteen hex digits of its sha256
+
+
+plugins: dict[str, Plugin] = {}  # loaded so far, by the name of their module
+
+# A metric's key is not one that a row has already.
+_TAKEN = {key for key in vars(Key).values() if isinstance(key, str)}
+_TAKEN |= {Key.CLIP_FACTOR + part for part in (Key.TRUNK, Key.REST)}
 
 # What YAML reads as text. (`no` and `1e3` are not.)
-_NAME = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[a-z_][\w-]{0,99}", re.IGNORECASE)
+NAME = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)$)[a-z_][\w-]{0,99}", re.IGNORECASE)
 
 
 def lookup(kind: str, name: str, built_in: Mapping[str, T], torch: object = None) -> T:
@@ -59,7 +75,18 @@ def lookup(kind: str, name: str, built_in: Mapping[str, T], torch: object = None
 
 
 class Register:
-    """A decorator for each kind of part; what it decorates is called as the methods say."""
+    """A decorator for each kind of part; what it decorates is called as the methods say.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from detector import load_config, register
+    >>> @register.activation("squared_relu")
+    ... class SquaredReLU(nn.Module):
+    ...     def forward(self, x):
+    ...         return torch.relu(x) ** 2
+    >>> load_config("coco8", ["model.act=squared_relu"]).difference
+    ['model.act: silu -> squared_relu']
+    """
 
     def activation(self, name: str) -> Decorator[Any]:
         """`()` -> a module, applied to (B, c, H, W)."""
@@ -96,6 +123,9 @@ class Register:
     def metric(self, name: str, *, better: Literal["higher", "lower"] = "higher") -> Decorator[Any]:
         """`(result)` -> a number, of a split's labels and predictions: `detector.training.metrics.Result`."""
 
+        if f"train/{name}" in _TAKEN:
+            raise ValueError(f"metric {name!r}: a run's history has train/{name} already; choose another")
+
         def keep(compute: T) -> T:
             _decorator("metric", name)(Metric(compute, better))  # type: ignore[arg-type]
             return compute
@@ -111,8 +141,11 @@ register = Register()
 
 
 def _decorator(kind: str, name: str) -> Decorator[Any]:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"{kind} {name!r}: a name is a letter, then letters, digits, - and _")
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ValueError(
+            f"{kind} {name!r}: a name is a letter, then letters, digits, - and _; not a word such as `no`, "
+            "which is no text to YAML"
+        )
     if name in names.BUILT_IN[kind] or name in names.TORCH.get(kind, ()) or (kind, name) == ("model", "yolo"):
         raise ValueError(f"{kind} {name!r}: there is one of that name already; choose another")
 
@@ -133,6 +166,12 @@ def _place(part: Any) -> str:
     return f"{getattr(part, '__module__', '?')}.{getattr(part, '__qualname__', repr(part))}"
 
 
+def load_plugins(paths: Iterable[Path]) -> None:
+    """Run each `--plugin` of a command line, in order: see `load_plugin`."""
+    for path in paths:
+        load_plugin(path)
+
+
 def load_plugin(path: Path) -> None:
     """Run a Python file, so that what it registers can be named; a second time does nothing.
 
@@ -141,18 +180,17 @@ def load_plugin(path: Path) -> None:
     """
     real = path.resolve()
     module_name = f"detector_plugin_{real.stem}"
-    if plugins.get(module_name) == real:
-        return
     if module_name in plugins:
-        raise UserError(
-            f"--plugin {path}: {plugins[module_name]} is loaded under that name; rename one of them"
-        )
+        if (other := plugins[module_name].path) != real:
+            raise UserError(f"--plugin {path}: {other} is loaded under that name; rename one of them")
+        return
     if real.suffix != ".py" or not real.is_file():
         raise UserError(f"--plugin {path}: there is no such Python file")
     spec = importlib.util.spec_from_file_location(module_name, real)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    digest = hashlib.sha256(real.read_bytes()).hexdigest()[:16]
     sys.modules[module_name] = module  # so that what it defines can be pickled
     try:
         spec.loader.exec_module(module)
@@ -161,12 +199,17 @@ def load_plugin(path: Path) -> None:
         raise UserError(
             f"{path}:{_line(error, real)}: {type(error).__name__}: {_first_line(error)}"
         ) from error
-    plugins[module_name] = real
+    plugins[module_name] = Plugin(real, digest)
 
 
 def plugin_arguments() -> list[str]:
     """The command-line arguments that load the same plugins again, for another process or a hint."""
-    return [part for path in plugins.values() for part in ("--plugin", str(path))]
+    return [part for plugin in plugins.values() for part in ("--plugin", str(plugin.path))]
+
+
+def with_plugins(command: str) -> str:
+    """A command to be shown to a person, with the same plugins."""
+    return " ".join([command, *map(shlex.quote, plugin_arguments())])
 
 
 def _line(error: Exception, path: Path) -> int:

@@ -48,6 +48,9 @@ class Key:
     LOSS_BOX, LOSS_CLS, LOSS_DFL = "train/loss_box", "train/loss_cls", "train/loss_dfl"
     LR = "train/lr"
     GRAD_NORM = "train/grad_norm"  # of all weights together, before clipping
+    # What clipping multiplied the gradients by. Clipped by part, trunk and rest have theirs behind it.
+    CLIP_FACTOR, TRUNK, REST = "train/clip_factor", "_trunk", "_rest"
+    TRUNK_SHARE = "train/trunk_share"  # of the squared norm before clipping, 0 to 1
     SKIPPED = "train/skipped"  # steps that were not taken so far; only in the row of such a step
     STEP_MS = "time/step_ms"
     # An evaluation's row has these too. On COCO8 the train images show what was memorized.
@@ -61,8 +64,14 @@ class Key:
     # The same before `gradients.impose` or `gradients.equalise` rescaled them; only where one of them does.
     RAW_ACTIVATION_GRAD, RAW_WEIGHT_GRAD = "raw_activation_grad/", "raw_weight_grad/"
     VANISHING_INDEX = "gradient/vanishing_index"  # decades; in the summary late in training
+    DECADES_PER_LAYER = "gradient/decades_per_layer"  # V by layer; only in the summary
     WEIGHT_INDEX = "gradient/weight_index"  # the same of ‖dL/dw‖ / ‖w‖
-    INPUT_DEPENDENCE = "signal/input_dependence"
+    # How much of the trunk's output differs between images: see `detector.gradients.signal`. The levels of
+    # the pyramid have theirs behind `_p3` and so on, and so has the size of the signal there.
+    INPUT_DEPENDENCE, RMS = "signal/input_dependence", "signal/rms"
+    # In the first row and the last, see `detector.gradients.probe`. A level is behind PROBE_AUC, such as _p3,
+    # and _p3_position is what the place alone gives away.
+    PROBE_AUC, AUTOCORRELATION = "signal/probe_auc", "gradient/autocorrelation"
     # Only in the summary. `_INIT` behind a key means before the first step.
     INIT = "_init"
     VERDICT = "gradient/verdict"
@@ -70,6 +79,12 @@ class Key:
     FIRST_BAD_LAYER, FIRST_BAD_OPERATION = "gradient/first_bad_layer", "gradient/first_bad_operation"
 
     LOSSES = LOSS_BOX, LOSS_CLS, LOSS_DFL
+
+
+def own_metrics(row: Iterable[str]) -> list[str]:
+    """The registered metrics that a row or a summary holds, such as `recall` for `val/recall`."""
+    found = (key.removeprefix("val/") for key in row if key.startswith("val/"))
+    return [name for name in found if name not in (Key.MAP, Key.MAP50)]
 
 
 def by_layer(row: Row, kind: str) -> dict[str, float]:
@@ -100,6 +115,29 @@ def run_name(checkpoint: Path) -> str:
     return folder.parent.name if folder.name == "checkpoints" and folder.parent.name else checkpoint.stem
 
 
+def load_run(path: Path | str) -> RunDir:
+    """A run that is there, to be read: finished, still running, or killed.
+
+    >>> from detector import load_run
+    >>> run = load_run("runs/baseline")
+    >>> run.read_config().config.train.steps
+    4
+    >>> [row["step"] for row in run.read_history()]
+    [0, 3]
+    >>> run.read_summary()["gradient/verdict_init"]
+    'healthy'
+    >>> run.best  # for `Predictor`
+    PosixPath('runs/baseline/checkpoints/best.pt')
+
+    Raises:
+        UserError: there is no run in that directory.
+    """
+    run = RunDir(path)
+    if not run.exists():
+        raise UserError(f"{run}: is not a run's directory; name one such as runs/baseline-s0")
+    return run
+
+
 class RunDir:
     """One run's directory, which need not exist yet."""
 
@@ -120,6 +158,10 @@ class RunDir:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    def exists(self) -> bool:
+        """Whether there is anything of a run."""
+        return any(file.exists() for file in (self.config_file, self.history_file, self.summary_file))
 
     @classmethod
     def create(cls, path: Path | str, config: Config) -> RunDir:
@@ -354,7 +396,7 @@ class HistoryWriter:
         ordered = {key: row[key] for key in (Key.STEP, Key.EPOCH) if key in row} | dict(row)
         data = (to_json(ordered) + "\n").encode()
         before = os.fstat(self._file.fileno())
-        if not before.st_nlink:  # the system would go on writing to it, and nobody ever find it
+        if not before.st_nlink:  # the system would keep writing to it, and nobody would ever find it
             reason = "it was deleted while the run was writing to it"
             raise FileNotFoundError(errno.ENOENT, reason, str(self.path))
         with with_filename(self.path):

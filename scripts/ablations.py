@@ -89,7 +89,7 @@ def flatten(delta: Path) -> list[str]:
 
 
 def run_cell(cell: Cell, out: Path, threads: int) -> str:
-    """Train one cell, unless it is there already; return a line about it."""
+    """Train one cell, unless it exists already; return a line about it."""
     directory = out / cell.name
     if (directory / "summary.json").exists():
         return f"{cell.name}: was there"
@@ -200,10 +200,10 @@ def write_header(file: Path, runs: list[dict[str, Any]]) -> None:
 
 
 def update_effects(runs: Path, ablations: Path) -> None:
-    """Give the diagnosis the effects that were measured: by this script, and by `factorial.py` in `runs`."""
+    """Give the diagnosis the effects that were measured: by this script, and by the suites' in `runs`."""
     from detector.analysis.evidence import collect, write_effects
 
-    folders = ablations, runs / "factorial", runs / "factorial_shapes"
+    folders = ablations, runs / "factorial", runs / "factorial_shapes", runs / "cures"
     runs_found = sorted(run for folder in folders if folder.is_dir() for run in folder.iterdir())
     write_effects(collect(runs_found))
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from detector.analysis.diagnosis import activation_norms, late_rows
-from detector.gradients.indices import EXPLODING, FLOOR, VANISHING
+from detector.gradients.indices import FLOOR, limits
 from detector.rundir import RunDir
 
 # The five that tell the story, in colours that a colour-blind reader can tell apart (Okabe & Ito).
@@ -95,11 +95,12 @@ def training_picture(histories: dict[str, list[History]]) -> Figure:
             band(axes, np.array(steps), np.array([[row[key] for row in h] for h in whole]), name)
         axes.set_xlabel("step")
         axes.grid(alpha=0.25)
-    for limit in (VANISHING, EXPLODING):
+    low, high = limits(max(len(activation_norms(h[0])) for seeds in histories.values() for h in seeds))
+    for limit in (low, high):
         left.axhline(limit, color="black", linewidth=0.8, linestyle=":")
     last = max(row["step"] for seeds in histories.values() for row in seeds[0])
-    left.text(last, EXPLODING + 0.2, "exploding", fontsize=8, color="dimgrey", ha="right")
-    left.text(0, VANISHING - 0.6, "vanishing", fontsize=8, color="dimgrey")
+    left.text(last, high + 0.2, "exploding", fontsize=8, color="dimgrey", ha="right")
+    left.text(0, low - 0.6, "vanishing", fontsize=8, color="dimgrey")
     left.set_ylabel("V, decades")
     left.set_title("vanishing index")
     right.set_yscale("log")

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from detector import registry
-from detector.config import names
 from detector.data.coco8 import DatasetUnavailable
 from detector.data.sources import load_dataset
-from tests.support import ROOT, Run, environment
+from tests.starter import Starter
+from tests.support import Run, forgetting_names
 
 # A slow machine is no failure: no test asserts how long anything takes.
 settings.register_profile("patient", deadline=None)
@@ -33,14 +30,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def own_names() -> Iterator[None]:
     """What a test registers is forgotten after it."""
-    parts = {kind: dict(own) for kind, own in registry._own.items()}
-    added = {kind: list(own) for kind, own in names.added.items()}
-    loaded = dict(registry.plugins)
-    yield
-    for kind in parts:
-        registry._own[kind], names.added[kind] = parts[kind], added[kind]
-    for name in registry.plugins.keys() - loaded.keys():
-        del registry.plugins[name], sys.modules[name]
+    with forgetting_names():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -53,24 +44,25 @@ def coco8() -> Path:
     return dataset.splits["train"][0].image.parents[3]  # <folder>/coco8/images/train/x.jpg
 
 
+@pytest.fixture(scope="session")
+def warm_start(tmp_path_factory: pytest.TempPathFactory, coco8: Path) -> Iterator[Starter]:
+    """What `train_py` is forked from."""
+    starter = Starter(tmp_path_factory.mktemp("streams"), coco8, limit=900)
+    yield starter
+    starter.close()
+
+
 @pytest.fixture
-def train_py(tmp_path: Path, coco8: Path) -> Callable[..., Run]:
+def train_py(tmp_path: Path, warm_start: Starter) -> Callable[..., Run]:
     """Run `train.py` on COCO8 in a process of its own, on one thread, recorded locally only."""
 
     def run(*arguments: str, name: str = "run", wandb: str = "disabled", check: bool = True) -> Run:
         directory = tmp_path / name
         resuming = "--resume" in arguments
         settings = () if resuming else (f"run.dir={directory}", "train.threads=1", f"tracking.wandb={wandb}")
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "train.py"), *arguments, *settings],
-            cwd=tmp_path,
-            env=environment(coco8),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = warm_start.end(warm_start.start((*arguments, *settings), cwd=tmp_path), directory)
         if check:
-            assert done.returncode == 0, done.stderr
-        return Run(directory, done.returncode, done.stdout, done.stderr)
+            assert done.code == 0, done.err
+        return done
 
     return run

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.errors import describe_error, display_path, escape_control, for_terminal, has_control, shorten
+from detector.errors import (
+    describe_error,
+    display_path,
+    escape_control,
+    for_spreadsheet,
+    for_terminal,
+    has_control,
+    shorten,
+)
 
 
 @given(st.text(max_size=200))
@@ -33,6 +41,13 @@ def test_no_text_moves_the_cursor(text: str) -> None:
 )
 def test_what_is_spelt_out(text: str, shown: str) -> None:
     assert escape_control(text) == shown
+
+
+def test_a_formula_is_text_to_a_spreadsheet() -> None:
+    for name in ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"):
+        assert for_spreadsheet(name) == f"'{name}"
+    for name in ("cat", "a=b", "", "1", "'"):
+        assert for_spreadsheet(name) == name
 
 
 def test_a_path_is_as_a_user_would_write_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,14 @@ from torch import nn
 
 from detector.config import names
 from detector.config.loading import load_config
+from detector.config.schema import ModelConfig
 from detector.data.own import READERS
 from detector.errors import UserError
 from detector.loggers.build import LOGGERS
 from detector.models.blocks import ACTIVATIONS, BLOCKS, NORMS, SHORTCUTS
 from detector.models.build import MODELS
 from detector.models.init import SCHEMES
+from detector.models.tailored import tailored
 from detector.registry import load_plugin, lookup, plugin_arguments, register
 from detector.training.metrics import METRICS
 from detector.training.optimizer import OPTIMIZERS
@@ -29,11 +31,11 @@ BASELINE = ROOT / "configs" / "coco8.yaml"
 pytestmark = pytest.mark.usefixtures("own_names")
 
 TABLES = {
-    "activation": ACTIVATIONS,
+    "activation": [*ACTIVATIONS, *tailored(ModelConfig())],  # the latter need the configuration's depth
     "norm": NORMS,
     "shortcut": SHORTCUTS,
     "init": [*SCHEMES, "naive"],  # which needs the configuration's deviation
-    "block": BLOCKS,
+    "block": [*BLOCKS, "fixup"],  # which needs the number of blocks
     "model": MODELS,
     "dataset": [*READERS, "yolo"],
     "optimizer": OPTIMIZERS,
@@ -85,7 +87,7 @@ def test_a_registered_name_is_as_good_as_a_built_in_one() -> None:
     assert lookup("activation", "snake", ACTIVATIONS, nn) is Snake
     assert lookup("activation", "relu", ACTIVATIONS, nn) is nn.ReLU
     assert lookup("activation", "GELU", ACTIVATIONS, nn) is nn.GELU
-    with pytest.raises(UserError, match=r"one of .*, identity, snake, not snak; did you mean snake\?"):
+    with pytest.raises(UserError, match=r"one of .*, tailored_tanh, snake, not snak; did you mean snake\?"):
         load_config(BASELINE, ["model.act=snak"])
 
 
@@ -178,7 +180,10 @@ def test_two_plugins_of_one_name(tmp_path: Path) -> None:
         ("train.optimizer=SGDD", "did you mean sgd?"),
         ("train.optimizer=radam", "did you mean RAdam?"),
         ("train.optimizer=RAdm", "did you mean RAdam?"),
-        ("model.block=mine", "must be one of basic, not mine (a plugin's block needs --plugin FILE.py)"),
+        (
+            "model.block=mine",
+            "must be one of basic, fixup, not mine (a plugin's block needs --plugin FILE.py)",
+        ),
         ("model.name=mine", "must be one of compact, not mine (a plugin's model needs --plugin FILE.py)"),
         ("train.metrics=[mine]", "not ['mine'] (a plugin's metric needs --plugin FILE.py)"),
         ("tracking.loggers=[mine]", "each a logger that a plugin brings, not ['mine']"),
@@ -207,6 +212,12 @@ def test_a_monitored_metric_is_a_measured_one() -> None:
         load_config(BASELINE, ["train.monitor=recall"])
     train = load_config(BASELINE, ["train.monitor=recall", "train.metrics=[recall]"]).config.train
     assert (train.monitor, train.metrics) == ("recall", ("recall",))
+
+
+def test_a_metric_does_not_take_the_key_of_a_loss() -> None:
+    for name in ("loss", "lr", "grad_norm", "loss_box", "skipped", "clip_factor_trunk"):
+        with pytest.raises(ValueError, match=f"a run's history has train/{name} already"):
+            register.metric(name)(lambda result: 0.0)
 
 
 def test_the_registry_needs_no_torch() -> None:

@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from detector.gradients.indices import verdict
+from detector.gradients.indices import decades_per_layer, verdict
 from detector.rundir import Key, Row, by_layer
+
+PROBED = Key.PROBE_AUC, Key.AUTOCORRELATION
 
 
 def diagnose(rows: Sequence[Row], steps: int, *, diverged: bool = False) -> dict[str, float | str | None]:
@@ -22,7 +24,8 @@ def diagnose(rows: Sequence[Row], steps: int, *, diverged: bool = False) -> dict
     Returns:
         `gradient/vanishing_index_init`, `gradient/weight_index_init`, `gradient/verdict_init` of the first
         step, and `gradient/vanishing_index`, `gradient/verdict` and `signal/input_dependence`: medians over
-        late training. Empty if nothing was recorded; the `_init` keys are null if step 0 was not.
+        late training. V by layer has both, and so has the signal's RMS at the end of each level where it was
+        recorded. Empty if nothing was recorded; the `_init` keys are null if step 0 was not.
     """
     recorded = [row for row in rows if Key.VANISHING_INDEX in row]
     if not recorded:
@@ -32,13 +35,21 @@ def diagnose(rows: Sequence[Row], steps: int, *, diverged: bool = False) -> dict
     late = late_rows(recorded, steps)
     index = median_of(late, Key.VANISHING_INDEX)
     dependence = median_of(late, Key.INPUT_DEPENDENCE)
+    sizes = {key: median_of(late, key) for key in last if key.startswith(Key.RMS)}
+    ending = verdict(activation_norms(last), index, dependence, min(sizes.values(), default=math.nan))
     return {
         Key.VANISHING_INDEX + Key.INIT: at_init.get(Key.VANISHING_INDEX),
         Key.WEIGHT_INDEX + Key.INIT: at_init.get(Key.WEIGHT_INDEX),
         Key.VERDICT + Key.INIT: verdict_of(at_init) if at_init else None,
         Key.VANISHING_INDEX: index,
-        Key.VERDICT: "diverged" if diverged else verdict(activation_norms(last), index, dependence),
+        Key.DECADES_PER_LAYER + Key.INIT: rate_of(first[Key.VANISHING_INDEX], first) if at_init else None,
+        Key.DECADES_PER_LAYER: rate_of(index, last),
+        Key.VERDICT: "diverged" if diverged else ending,
         Key.INPUT_DEPENDENCE: dependence,
+        **{key + Key.INIT: at_init.get(key) for key in sizes},
+        **sizes,
+        **{key + Key.INIT: value for key, value in at_init.items() if key.startswith(PROBED)},
+        **{key: value for key, value in last.items() if key.startswith(PROBED) and last is not at_init},
     }
 
 
@@ -55,7 +66,14 @@ def activation_norms(row: Row) -> list[float]:
 
 def verdict_of(row: Row) -> str:
     """The verdict on one recorded step."""
-    return verdict(activation_norms(row), row[Key.VANISHING_INDEX], row[Key.INPUT_DEPENDENCE])
+    rms = min((value for key, value in row.items() if key.startswith(Key.RMS)), default=math.nan)
+    dependence = row.get(Key.INPUT_DEPENDENCE, math.nan)
+    return verdict(activation_norms(row), row[Key.VANISHING_INDEX], dependence, rms)
+
+
+def rate_of(index: float, row: Row) -> float:
+    """V in decades a layer of those that the row has."""
+    return decades_per_layer(index, len(activation_norms(row)))
 
 
 def median_of(rows: Sequence[Row], key: str) -> float:

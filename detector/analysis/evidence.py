@@ -1,6 +1,7 @@
 """What the ablations measured, in one small file: the only place that a remedy's effect may be quoted from.
 
-`scripts/ablations.py` writes it from the runs it makes. While it is absent nothing is quoted.
+`scripts/ablations.py` and `scripts/cures.py` write it from the runs they make. While it is absent nothing
+is quoted.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from detector.config.schema import Config, experiment
+from detector.config.experiment import experiment
+from detector.config.schema import Config
 from detector.rundir import Key, RunDir
 from detector.runtime.json_numbers import to_json
 
@@ -50,17 +52,19 @@ def metric_of(dataset: str) -> str:
 def collect(runs: Iterable[Path]) -> list[Effect]:
     """Average finished runs that differ in nothing but their seed; others are left out.
 
+    A seed counts once: the same cell may be a part of two suites.
+
     Args:
         runs: run directories, each with `config.yaml` and `summary.json`.
     """
-    groups: dict[str, list[tuple[Config, dict[str, Any]]]] = {}
+    groups: dict[str, dict[int, tuple[Config, dict[str, Any]]]] = {}
     for run in map(RunDir, runs):
         summary, _ = run.scan_summary()
         if summary.get("status") == "finished" and run.config_file.exists():
             config = run.read_config().config
             same = json.dumps([settings(config), summary["dataset"]])
-            groups.setdefault(same, []).append((config, summary))
-    return [_average(members) for members in groups.values()]
+            groups.setdefault(same, {}).setdefault(config.train.seed, (config, summary))
+    return [_average(list(members.values())) for members in groups.values()]
 
 
 def _average(members: Sequence[tuple[Config, dict[str, Any]]]) -> Effect:

@@ -7,11 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from detector.analysis.cures import Changes, cures, stripped, written
 from detector.analysis.evidence import Effect, find
-from detector.analysis.theory import Activation, block_factors, measured_factor, stage_factor
+from detector.analysis.next_steps import next_steps
+from detector.analysis.theory import Activation, block_factors, layer_names, measured_factor, stage_factor
 from detector.config.schema import Config, ModelConfig
-from detector.gradients.entries import Entry, summarise_ledger
-from detector.gradients.indices import EXPLODING, VANISHING
+from detector.gradients.entries import RESIDUAL, Entry, summarise_ledger
+from detector.gradients.indices import COLLAPSED, limits
 from detector.rundir import Key
 
 Facts = dict[str, Any]
@@ -22,6 +24,7 @@ NOT_NEEDED = 0.9
 # Theory is said to miss beyond this: twice what finite width and four images explain.
 MISS = 0.05
 SMALL = 0.05  # decades: rounds to nothing in a sentence
+FORWARD = "dead forward", "collapsed"  # verdicts on the signal, which no gradient could mend by itself
 
 
 def explain(
@@ -57,16 +60,20 @@ def explain(
         if step in ledger and (step or suffix):
             found = worst(ledger[step], summary.get(Key.VANISHING_INDEX + suffix), suffix)
             facts |= found
-            sentences.append(_place(found, suffix))
+            if summary.get(Key.VERDICT + suffix) != "healthy":  # some place always loses the most
+                sentences.append(_place(found, suffix))
     facts |= expected(rows, config.model, act)
     sentences.append(_theory(facts))
     if summary[Key.VERDICT] != "healthy":
-        facts |= causality(summary, config, effects)
+        if summary[Key.VERDICT] in FORWARD:
+            facts["gradient/cause"] = "forward"
+        else:
+            facts |= causality(summary, config, effects)
         sentences.append(_cause(facts, summary))
-        facts |= remedy(summary, config, effects, act)
-        sentences.append(_remedy(facts))
+        facts |= remedy(summary, config, effects, act) | cure(summary, config, effects)
+        sentences += [_remedy(facts), _cure(facts)]
     else:
-        sentences.append("Nothing here asks for a remedy.")
+        sentences.append(next_steps(summary, rows, config))
     return {**facts, Key.DIAGNOSIS: " ".join(sentence for sentence in sentences if sentence)}
 
 
@@ -84,12 +91,14 @@ def worst(entries: Sequence[Entry], index: float | None, suffix: str = "") -> Fa
     if stretch is None:
         return {}
     layer, decades = next(iter(stretch.layers.items()))
+    identity = {} if stretch.identity is None else {f"gradient/identity_share{suffix}": stretch.identity}
     return {
         f"gradient/worst_blocks{suffix}": stretch.blocks,
         f"gradient/decades_lost{suffix}": -stretch.decades,
         f"gradient/worst_operation{suffix}": layer,
         f"gradient/worst_operation_decades_lost{suffix}": -decades,
         f"gradient/other_operations_decades_lost{suffix}": decades - stretch.decades,
+        **identity,
     }
 
 
@@ -138,12 +147,15 @@ def candidates(verdict: str, config: Config) -> Sequence[Change]:
     model, train = config.model, config.train
     if model.pretrained is not None or model.name != "compact":
         return [*([("train.clip", 10.0)] if train.clip is None else []), ("train.lr", train.lr / 2)]
+    init = model.init in ("naive", "default") and ("model.init", "he")
     shortcut = model.shortcut != "residual" and ("model.shortcut", "residual")
     norm = model.norm == "none" and ("model.norm", "batch")
     act = model.act in ("sigmoid", "tanh") and ("model.act", "silu")
     clip = train.clip is None and ("train.clip", 10.0)
     if verdict == "diverged":
         order = [clip, norm, shortcut]
+    elif verdict == "dead forward":
+        order = [norm, init, shortcut]
     elif verdict == "collapsed":
         order = [norm, act, shortcut]
     else:
@@ -154,21 +166,28 @@ def candidates(verdict: str, config: Config) -> Sequence[Change]:
 def remedy(
     summary: Mapping[str, Any], config: Config, effects: Sequence[Effect], act: Activation | None = None
 ) -> Facts:
-    """The first change to try: the measured one that heals the gradient with the best mAP, else the first."""
+    """The change to try first: the measured one that heals the gradient with the best mAP, else the first.
+
+    It puts one component back, or, where that was measured to be better, is a cure without it.
+    """
     dataset = str(summary.get("dataset"))
-    options = candidates(str(summary[Key.VERDICT]), config)
+    options: list[Changes] = [{key: value} for key, value in candidates(str(summary[Key.VERDICT]), config)]
     before = find(effects, config, dataset)
-    measured: list[tuple[Effect, Change]] = []
-    for key, value in options:
-        if key.startswith("model."):
-            effect = find(effects, config, dataset, **{key.removeprefix("model."): value})
-            if effect is not None and heals(effect, before):
-                measured.append((effect, (key, value)))
-    best = max(measured, key=lambda pair: pair[0].mean, default=None)
-    key, value = options[0] if best is None else best[1]
-    facts: Facts = {"remedy/change": f"{key}={value}"}
-    if key.startswith("model."):
-        model = config.model.model_copy(update={key.removeprefix("model."): value})
+    measured: list[tuple[Effect, Changes]] = []
+    for changed in options:
+        if next(iter(changed)).startswith("model."):
+            swapped = {key.removeprefix("model."): value for key, value in changed.items()}
+            effect = find(effects, config, dataset, **swapped)
+            if effect is not None:
+                measured.append((effect, changed))
+    measured += cures(effects, config, dataset)
+    healing = [pair for pair in measured if heals(pair[0], before)]
+    best = max(healing, key=lambda pair: pair[0].mean, default=None)
+    chosen = options[0] if best is None else best[1]
+    facts: Facts = {"remedy/change": written(chosen)}
+    parts = {key.removeprefix("model."): v for key, v in chosen.items() if key.startswith("model.")}
+    if parts:
+        model = config.model.model_copy(update=parts)
         factor = stage_factor(block_factors(model, act=act if model.act == config.model.act else None))
         if math.isfinite(factor):
             facts["remedy/theory_factor"] = factor
@@ -179,10 +198,31 @@ def remedy(
     return facts
 
 
+def cure(summary: Mapping[str, Any], config: Config, effects: Sequence[Effect]) -> Facts:
+    """The best measured change that leaves out what is stripped, if it is better than the run as it is.
+
+    Empty where nothing is stripped. `cure/change` is None where no cure was measured under these conditions;
+    `cure/tried` says how many were.
+    """
+    if config.model.pretrained is not None or not stripped(config):
+        return {}
+    dataset = str(summary.get("dataset"))
+    before, measured = find(effects, config, dataset), cures(effects, config, dataset)
+    facts: Facts = {"cure/tried": len(measured), "cure/change": None}
+    if before is not None:
+        facts |= {"cure/before": before.mean, "cure/before_n": before.n}
+    if measured and (before is None or measured[0][0].mean > before.mean):
+        best, changed = measured[0]
+        facts |= {"cure/change": written(changed), "cure/metric": best.metric}
+        facts |= {"cure/after": best.mean, "cure/after_n": best.n}
+    return facts
+
+
 def heals(effect: Effect, before: Effect | None) -> bool:
     """Whether a change was measured to bring the gradient into its healthy range, and to cost no mAP."""
     index = effect.vanishing_index
-    healthy = index is not None and VANISHING <= index <= EXPLODING
+    low, high = limits(len(layer_names(effect.settings["model.depths"])))
+    healthy = index is not None and low <= index <= high
     return healthy and (before is None or effect.mean > before.mean)
 
 
@@ -190,6 +230,7 @@ def heals(effect: Effect, before: Effect | None) -> bool:
 
 _SAYS = {
     "healthy": "is healthy",
+    "dead forward": "is not the first fault: the signal is almost zero where it leaves the trunk",
     "vanishing": "vanishes",
     "exploding": "explodes towards the input",
     "underflow": "is too small for a number to hold it",
@@ -203,15 +244,32 @@ def _verdicts(summary: Mapping[str, Any]) -> str:
         if verdict == "diverged":
             layer = summary.get(Key.FIRST_BAD_LAYER)
             return "stops being finite" + (f", first in {layer}" if layer else "")
-        text = f"{_SAYS[verdict]} (V = {summary[Key.VANISHING_INDEX + suffix]:+.2f} decades"
+        says = _SAYS.get(verdict, f"is called {verdict}")  # of a later version of this project
+        text = f"{says} (V = {summary[Key.VANISHING_INDEX + suffix]:+.2f} decades"
+        if isinstance(rate := summary.get(Key.DECADES_PER_LAYER + suffix), int | float):
+            text += f", {rate:+.3f} a layer"
+        size = smallest_rms(summary, suffix)
+        if verdict == "dead forward" and size is not None:
+            text += f", RMS {size:.2g}"
         dependence = summary.get(Key.INPUT_DEPENDENCE)
-        shown = verdict == "collapsed" and not suffix and dependence is not None
-        return text + (f", input dependence {dependence:.2f})" if shown else ")")
+        # A gradient that vanishes and a signal that says nothing of the image can be one and the same trunk.
+        shown = not suffix and dependence is not None and (verdict == "collapsed" or dependence < COLLAPSED)
+        return text + (f", input dependence {dependence:.2g})" if shown else ")")
 
     now = f"late in training it {state('')}."
     if summary.get(Key.VERDICT + Key.INIT) is None:
         return f"The trunk's gradient: {now}"
     return f"At initialisation the trunk's gradient {state('_init')}; {now}"
+
+
+def smallest_rms(summary: Mapping[str, Any], suffix: str) -> float | None:
+    """The signal's smallest RMS at the ends of the levels, late or at initialisation; None if not known."""
+    found = [
+        value
+        for key, value in summary.items()
+        if key.startswith(Key.RMS) and key.endswith(Key.INIT) == bool(suffix) and value is not None
+    ]
+    return min(found, default=None)
 
 
 def _place(facts: Facts, suffix: str) -> str:
@@ -226,10 +284,19 @@ def _place(facts: Facts, suffix: str) -> str:
     verb = "loses" if lost > 0 else "gains"
     where = f"blocks {blocks}" if " to " in blocks else f"block {blocks}"
     text = f"{when} it {verb} the most in {where}, {abs(lost):.1f} decades"
+    if (identity := facts.get(f"gradient/identity_share{suffix}")) is None:
+        shares = ""
+    else:
+        shares = (
+            f" In its residual blocks {100 * identity:.0f} % of the gradient comes by the identity, "
+            f"{100 - 100 * identity:.0f} % through the branch."
+        )
     if abs(others) < SMALL:
-        return f"{text}, all in the {operation}."
+        return f"{text}, all in the {operation}.{shares}"
     rest = "give back" if verb == "loses" and others < 0 else "take back" if others > 0 > lost else "add"
-    return f"{text}: the {operation} {verb} {abs(mine):.1f}, the other operations {rest} {abs(others):.1f}."
+    does = verb.removesuffix("s") if operation == RESIDUAL else verb
+    text += f": the {operation} {does} {abs(mine):.1f}, the other operations {rest} {abs(others):.1f}."
+    return text + shares
 
 
 def _theory(facts: Facts) -> str:
@@ -248,6 +315,11 @@ def _cause(facts: Facts, summary: Mapping[str, Any]) -> str:
         return (
             "Whether this is what limits mAP is not shown by one run: compare with the controls "
             "ablations/frozen_backbone.yaml and ablations/narrow_neck.yaml on the same data."
+        )
+    if facts["gradient/cause"] == "forward":
+        return (
+            "This is a fault of the forward pass: what the trunk hands on says almost nothing about the "
+            "image, whatever the gradient does."
         )
     control = (
         f"With the trunk frozen at its initialisation the baseline reaches a {facts['control/metric']} of "
@@ -269,3 +341,20 @@ def _remedy(facts: Facts) -> str:
     if "remedy/before" in facts:
         text += f"{facts['remedy/before']:.2f} (n={facts['remedy/before_n']}) to "
     return f"{text}{facts['remedy/after']:.2f} (n={facts['remedy/after_n']})."
+
+
+def _cure(facts: Facts) -> str:
+    if "cure/tried" not in facts:
+        return ""
+    if not facts["cure/tried"]:
+        return "What helps without putting back what is stripped was not measured under these conditions."
+    if facts["cure/change"] == facts["remedy/change"]:
+        return (
+            f"It puts nothing back that is stripped, and is the best of {facts['cure/tried']} such measured."
+        )
+    if facts["cure/change"] is None:
+        return f"Nothing that was measured without putting it back ({facts['cure/tried']}) did better."
+    text = f"Without putting it back, the best of {facts['cure/tried']} measured is {facts['cure/change']}: "
+    if "cure/before" in facts:
+        text += f"{facts['cure/metric']} {facts['cure/before']:.2f} (n={facts['cure/before_n']}) to "
+    return f"{text}{facts['cure/after']:.2f} (n={facts['cure/after_n']})."

@@ -14,6 +14,7 @@ from statistics import fmean, stdev
 import numpy as np
 
 CONFIDENCE = 0.95
+DESCRIBE, TEST = 5, 9  # seeds to describe what runs do, and to claim a test: see `Comparison.notes`
 MAX_EXACT = 20  # pairs; 2²⁰ sign patterns are a second's work
 
 
@@ -26,6 +27,7 @@ class Estimate:
     sd: float = math.nan
     low: float = math.nan
     high: float = math.nan
+    edge: str = ""  # floor or ceiling, where all values are at that bound and cannot spread
 
 
 @dataclass(frozen=True)
@@ -76,21 +78,34 @@ def t_quantile(p: float, df: int) -> float:
     return (low + high) / 2
 
 
-def estimate(values: Sequence[float], bounds: tuple[float, float] | None = None) -> Estimate:
+def edge_of(values: Sequence[float], bounds: tuple[float, float] | None, within: float = 0.0) -> str:
+    """`floor` or `ceiling` where all values lie at that bound, or so close to it; else nothing."""
+    if not values or bounds is None:
+        return ""
+    if max(values) <= bounds[0] + within:
+        return "floor"
+    return "ceiling" if min(values) >= bounds[1] - within else ""
+
+
+def estimate(
+    values: Sequence[float], bounds: tuple[float, float] | None = None, within: float = 0.0
+) -> Estimate:
     """Mean, standard deviation (n − 1) and the t interval of the finite values.
 
     `bounds` cuts the interval off where the quantity ends, as mAP does at 0 and 1. That makes it no better:
-    near a bound the t interval is only a guide.
+    near a bound the t interval is only a guide, and where all values are `within` so much of it, the spread
+    says nothing of what other seeds would do: see `Estimate.edge`.
     """
     numbers = [value for value in values if math.isfinite(value)]
+    edge = edge_of(numbers, bounds, within)
     if len(numbers) < 2:
-        return Estimate(len(numbers), *numbers)
+        return Estimate(len(numbers), numbers[0] if numbers else math.nan, edge=edge)
     mean, sd = fmean(numbers), stdev(numbers)
     half = t_quantile((1 + CONFIDENCE) / 2, len(numbers) - 1) * sd / math.sqrt(len(numbers))
     low, high = mean - half, mean + half
     if bounds is not None:
         low, high = max(low, bounds[0]), min(high, bounds[1])
-    return Estimate(len(numbers), mean, sd, low, high)
+    return Estimate(len(numbers), mean, sd, low, high, edge)
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
@@ -117,11 +132,15 @@ def smallest_p(n: int) -> float:
     return min(1.0, 2.0 ** (1 - n))
 
 
-def difference(pairs: Sequence[tuple[float, float]]) -> Difference:
-    """First minus second, over the pairs in which both are finite."""
-    gaps = [a - b for a, b in pairs if math.isfinite(a) and math.isfinite(b)]
+def difference(
+    pairs: Sequence[tuple[float, float]], bounds: tuple[float, float] | None = None, within: float = 0.0
+) -> Difference:
+    """First minus second, over the pairs in which both are finite. `bounds`, `within`: of the values."""
+    whole = [(a, b) for a, b in pairs if math.isfinite(a) and math.isfinite(b)]
+    gaps = [a - b for a, b in whole]
     e = estimate(gaps)
-    return Difference(e.n, e.mean, e.sd, e.low, e.high, p=sign_flip_p(gaps))
+    edge = edge_of([value for pair in whole for value in pair], bounds, within)
+    return Difference(e.n, e.mean, e.sd, e.low, e.high, edge, p=sign_flip_p(gaps))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -133,6 +152,31 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, p_values[at] * (len(order) - rank)))
         adjusted[at] = largest
     return adjusted
+
+
+def simple_effects(
+    cells: Mapping[tuple[bool, ...], Mapping[int, float]],
+    bounds: tuple[float, float] | None = None,
+    within: float = 0.0,
+) -> dict[int, Difference]:
+    """What stripping one factor alone does to the cell in which none is stripped, paired by seed.
+
+    Args:
+        cells: as for `effects`; of the seeds those count whose value is finite in both cells.
+        bounds: of the response.
+        within: see `estimate`.
+
+    Returns:
+        The factor's number -> effect.
+    """
+    k = len(next(iter(cells)))
+    base = cells[(False,) * k]
+    found = {}
+    for factor in range(k):
+        stripped = cells[tuple(f == factor for f in range(k))]
+        pairs = [(stripped[seed], base[seed]) for seed in sorted(stripped.keys() & base.keys())]
+        found[factor] = difference(pairs, bounds, within)
+    return found
 
 
 def effects(cells: Mapping[tuple[bool, ...], Mapping[int, float]]) -> dict[tuple[int, ...], Estimate]:

@@ -11,6 +11,9 @@ k = fan_in · Var(w), and the previous layer's second moment m2 and variance ove
 | `none`  | √q·z, q = k·m2 + b² | k · E[φ'(√q z)²]          | Schoenholz et al. 2017, arXiv:1611.01232      |
 | `batch` | z                   | E[φ'(z)²] / v             | Yang et al. 2019, arXiv:1902.08129            |
 | `group` | z                   | E[φ'(z)²] / m2            | the same, over channels: groups are large     |
+| `weight` | √q·z, q = k·Var    | k · E[φ'(√q z)²]          | Brock et al. 2021, arXiv:2101.08692           |
+
+Var is m2 less the squared mean over units, which filters of mean 0 do not see.
 
 For ReLU without a norm this is the result of He et al. 2015 (arXiv:1502.01852): √(k/2). The factor is what
 leaves a layer backwards over what enters it, above 1 where gradients grow towards the input. It is a ratio of
@@ -48,9 +51,14 @@ IMAGE_POWER = 0.25  # E[x²] of pixels in [0, 1]; matters only without a norm, a
 
 
 # c and t of a block y = c·x + t·f(x), at initialisation.
-SHORTCUTS = {"none": (0.0, 1.0), "residual": (1.0, 1.0), "gated": (1 - CARRY, CARRY)}
-NORMS = "none", "batch", "group"
-INITS = "he", "lecun", "xavier", "default", "naive"
+SHORTCUTS = {
+    "none": (0.0, 1.0),
+    "residual": (1.0, 1.0),
+    "gated": (1 - CARRY, CARRY),
+    "skipinit": (1.0, 0.0),
+}
+NORMS = "none", "batch", "group", "weight"
+INITS = "he", "lecun", "xavier", "default", "naive", "orthogonal", "delta_orthogonal"
 
 
 def _panels() -> tuple[Array, Array]:
@@ -112,8 +120,8 @@ class Layer:
 
     Args:
         act: a key of `FUNCTIONS`, or φ and φ' themselves.
-        norm: `batch`, `group` or `none`.
-        gain: k = fan_in · Var(w). A norm makes it irrelevant.
+        norm: `batch`, `group`, `weight` or `none`.
+        gain: k = fan_in · Var(w). A norm of the signal makes it irrelevant.
         bias: Var(b). With a norm there is none.
     """
 
@@ -125,8 +133,9 @@ class Layer:
     def __call__(self, signal: Signal) -> tuple[Signal, float]:
         """The output's moments, and χ: the squared backward factor."""
         scale, gain = 1.0, 1.0
-        if self.norm == "none":
-            scale, gain = math.sqrt(self.gain * signal.power + self.bias), self.gain
+        if self.norm in ("none", "weight"):
+            seen = signal.power - (signal.mean**2 if self.norm == "weight" else 0.0)
+            scale, gain = math.sqrt(self.gain * seen + self.bias), self.gain
         elif self.norm == "batch":
             gain = 1 / signal.spread if signal.spread > 0 else math.inf
         else:
@@ -204,8 +213,16 @@ def weight_gain(scheme: str, c_in: int, c_out: int, std: float, kernel: int = 3)
         "lecun": 1 / fan_in,
         "xavier": 2 / (fan_in + fan_out),
         "naive": std**2,
+        "orthogonal": 1 / fan_in,
+        "delta_orthogonal": 1 / fan_in,
     }[scheme]
     return fan_in * variance, 0.0
+
+
+def standard_gain(act: Activation) -> float:
+    """fan_in · Var(filter) of `detector.models.standardised`: 1 / Var φ(z), or 1 where φ does not vary."""
+    variance = expectation(lambda x: act[0](x) ** 2) - expectation(act[0]) ** 2
+    return 1 / variance if math.isfinite(variance) and variance > 1e-12 else 1.0
 
 
 def layer_names(depths: Sequence[int]) -> list[str]:
@@ -238,6 +255,8 @@ def block_factors(
         return {}
 
     def layer(c_in: int, c_out: int) -> Layer:
+        if model.norm == "weight":
+            return Layer(function, model.norm, standard_gain(function))
         scheme = model.init if model.init in INITS else "he"  # behind a norm it makes no difference
         return Layer(function, model.norm, *weight_gain(scheme, c_in, c_out, model.init_std))
 

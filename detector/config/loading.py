@@ -26,8 +26,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from detector.config import safe_yaml
+from detector.config.experiment import flat
 from detector.config.safe_yaml import Value
-from detector.config.schema import Config, Section, flat
+from detector.config.schema import Config
+from detector.config.section import Section
 from detector.errors import UserError, display_path, shorten
 from detector.runtime.files import PROJECT, write_text
 
@@ -67,7 +69,14 @@ def load_config(
 ) -> LoadedConfig:
     """Read a file (see `find_file`) with its bases, apply `section.key=value` overrides, and check the whole.
 
-    `fallback` is a file whose data and training values stand in when the dataset of `path` cannot be had.
+    >>> from detector import load_config
+    >>> loaded = load_config("no_residual", ["train.seed=1"])
+    >>> loaded.difference
+    ['model.shortcut: residual -> none', 'train.seed: 0 -> 1']
+    >>> loaded.config.model.shortcut
+    'none'
+
+    `fallback` is a file whose data and training values stand in when the dataset of `path` is not available.
     They replace those of the layer that chose that dataset, so a deeper file's delta (say, an ablation's)
     and the command line still win over them; only `data.path` is always the fallback's.
 

@@ -12,19 +12,23 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from detector.errors import shorten
+
 # Every kind of part, and the names that this project has for it.
 BUILT_IN: dict[str, tuple[str, ...]] = {
-    "activation": ("silu", "relu", "leaky_relu", "tanh", "sigmoid", "identity"),
-    "norm": ("batch", "group", "none"),
-    "shortcut": ("residual", "none", "gated"),
-    "init": ("he", "xavier", "lecun", "default", "naive"),
-    "block": ("basic",),
+    "activation": (
+        "silu", "relu", "leaky_relu", "tanh", "sigmoid", "identity", "tailored_relu", "tailored_tanh",
+    ),
+    "norm": ("batch", "group", "none", "weight"),
+    "shortcut": ("residual", "none", "gated", "skipinit"),
+    "init": ("he", "xavier", "lecun", "default", "naive", "orthogonal", "delta_orthogonal"),
+    "block": ("basic", "fixup"),
     "model": ("compact",),
     "dataset": ("yolo",),
     "optimizer": ("sgd", "adamw"),
     "metric": ("mAP50-95", "mAP50"),
     "logger": (),
-}
+}  # fmt: skip
 # PyTorch's own, by the names of their classes: of torch.nn the activations that need no argument and work on
 # each number by itself, of torch.optim what trains a convolution. (LBFGS wants a closure, SparseAdam sparse
 # gradients, and Muon matrices.)
@@ -65,7 +69,7 @@ def plugin_needed(error: ValidationError, section: str = "") -> str | None:
     details = [
         d for d in error.errors(include_url=False, include_context=False) if d["type"] == "unknown_name"
     ]
-    parts = [f"{section}{'.'.join(map(str, d['loc'][:2]))}={d['input']}" for d in details]
+    parts = [f"{section}{'.'.join(map(str, d['loc'][:2]))}={shorten(str(d['input']))}" for d in details]
     return f"needs a plugin that brings {' and '.join(parts)}: add --plugin FILE.py" if parts else None
 
 

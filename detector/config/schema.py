@@ -7,57 +7,28 @@ reads the files and words the errors. Importing this module loads no PyTorch, so
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from enum import Enum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, field_validator, model_validator
 
 from detector.config.names import BUILT_IN, NameOf
+from detector.config.section import (
+    COMPARED_OTHERWISE,
+    MEASUREMENT,
+    RUNTIME,
+    Fraction,
+    Name,
+    Positive,
+    Section,
+    Text,
+    broken_rule,
+)  # fmt: skip
 
-Positive = Annotated[int, Field(gt=0, le=10**9)]  # no float loses a digit of it
 Channels = Annotated[int, Field(gt=0, le=8192)]
 Depth = Annotated[int, Field(gt=0, le=1000)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-# A pattern's description is what an error says the value must be.
-Text = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", description="one line of text")]
-Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f/\\]{1,100}$", description="text without slashes")]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda, cuda:N")]
 
-
-class NotTheExperiment(Enum):
-    """Marks a key whose value does not make a run another experiment; every unmarked key does.
-
-    It stands on the field, so that everything that compares runs (suites, the comparison, the stored
-    evidence) has one answer: see `experiment`.
-    """
-
-    RUNTIME = "where and how it is computed, watched and kept: no result changes but for rounding"
-    MEASUREMENT = "what is recorded of it, and how often"
-    COMPARED_OTHERWISE = "the seed by pairing runs, the data by the fingerprint of its content"
-
-
-RUNTIME, MEASUREMENT, COMPARED_OTHERWISE = NotTheExperiment
-
 MOST_WEIGHTS = 1_000_000_000  # of the detector: with gradients and momentum, 12 GB
-
-
-def broken_rule(key: str, problem: str) -> PydanticCustomError:
-    """A rule between several keys is broken; `key` is the one to blame, so that its line can be named."""
-    return PydanticCustomError("broken_rule", "{key}: {problem}", {"key": key, "problem": problem})
-
-
-class Section(BaseModel):
-    """Strict and immutable: a typo fails at once, and no code can change what the user wrote."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _lists_are_tuples(cls, value: Any) -> Any:
-        # YAML and JSON know only lists; everything else about a value stays strict (no "4" for 4).
-        return tuple(value) if isinstance(value, list) else value
 
 
 class DataConfig(Section):
@@ -93,7 +64,7 @@ class DataConfig(Section):
     val_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.0
     # A list file may name images outside the dataset's folder.
     allow_outside: Annotated[bool, RUNTIME] = False
-    fallback: Annotated[Literal["shapes", "none"], RUNTIME] = "shapes"  # if COCO8 cannot be had
+    fallback: Annotated[Literal["shapes", "none"], RUNTIME] = "shapes"  # if COCO8 is not available
     cache: Annotated[bool, RUNTIME] = True  # keep letterboxed images in RAM when they fit
     # Loader processes; 0 loads in the training process.
     workers: Annotated[int, Field(ge=0, le=1024), RUNTIME] = 0
@@ -140,6 +111,8 @@ class ModelConfig(Section):
     neck_width: Channels = 48
     reg_max: Annotated[int, Field(ge=2, le=1024)] = 16  # bins of the box distribution (DFL)
     act: Annotated[str, NameOf("activation")] = "silu"
+    # Only for act=tailored_relu: its slope below 0; None: as the trunk's depth asks for.
+    act_slope: Fraction | None = None
     norm: Annotated[str, NameOf("norm")] = "batch"
     shortcut: Annotated[str, NameOf("shortcut")] = "residual"
     # Where act, norm and shortcut apply; the other part keeps the defaults: SiLU and batch norm.
@@ -164,6 +137,18 @@ class ModelConfig(Section):
         # A key that silently does nothing is worse than an error: the student would believe it mattered.
         if self.init != "naive" and self.init_std != type(self).model_fields["init_std"].default:
             raise broken_rule("init_std", f"only model.init=naive uses it, and model.init is {self.init}")
+        return self
+
+    @model_validator(mode="after")
+    def _act_slope_is_used(self) -> Self:
+        if self.act_slope is not None and self.act != "tailored_relu":
+            raise broken_rule("act_slope", f"only act=tailored_relu uses it, and model.act is {self.act}")
+        return self
+
+    @model_validator(mode="after")
+    def _fixup_has_no_norm(self) -> Self:
+        if self.block == "fixup" and self.norm != "none":
+            raise broken_rule("norm", "model.block=fixup is built without one: write model.norm=none")
         return self
 
     @model_validator(mode="after")
@@ -214,6 +199,7 @@ class TrainConfig(Section):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     final_lr: Fraction = 0.05  # the schedule's end, as a fraction of lr
     clip: Annotated[float, Field(gt=0)] | None = 10.0  # global gradient norm; null: no clipping
+    clip_by: Literal["all", "part"] = "all"  # part: the trunk's norm and that of all other weights apart
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of the averaged weights; null: off
     # fp16 needs CUDA; auto is bf16 where the hardware multiplies in it, else fp32: seen when the run starts
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
@@ -262,6 +248,12 @@ class TrainConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _clip_by_is_used(self) -> Self:
+        if self.clip_by == "part" and self.clip is None:
+            raise broken_rule("clip_by", "only train.clip uses it, and train.clip is null")
+        return self
+
+    @model_validator(mode="after")
     def _monitor_is_measured(self) -> Self:
         if self.monitor not in (*BUILT_IN["metric"], *self.metrics):
             raise broken_rule("monitor", f"{self.monitor} is not measured; add it to train.metrics")
@@ -286,6 +278,8 @@ class GradientsConfig(Section):
     # Rescale the trunk's activation gradients to another curve: flat, a run's directory, or a JSON file.
     impose: Text | None = None
     equalise: bool = False  # give the weight gradients of all trunk layers one size relative to the weights
+    # Before the first step and after the last: does a linear probe find the objects in the trunk's features?
+    probe: Annotated[bool, MEASUREMENT] = True
 
 
 class TrackingConfig(Section):
@@ -326,34 +320,3 @@ class Config(Section):
                 problem = "model.freeze=backbone: the gradient of a frozen trunk changes nothing"
                 raise broken_rule(f"gradients.{key}", problem)
         return self
-
-
-def markers() -> dict[str, NotTheExperiment | None]:
-    """Of every key, such as `train.lr`, why it is not the experiment; None where it is."""
-    found: dict[str, NotTheExperiment | None] = {}
-    for section, outer in Config.model_fields.items():
-        for key, field in type(outer.default).model_fields.items():
-            marks = [mark for mark in field.metadata if isinstance(mark, NotTheExperiment)]
-            found[f"{section}.{key}"] = marks[0] if marks else None
-    return found
-
-
-def flat(config: Config) -> dict[str, Any]:
-    """Every key, such as `train.lr`, with its value in the types of YAML."""
-    dumped = config.model_dump(mode="json")
-    return {f"{section}.{key}": value for section, keys in dumped.items() for key, value in keys.items()}
-
-
-def experiment(config: Config | Mapping[str, Any], *but: NotTheExperiment) -> dict[str, Any]:
-    """The keys that make a run the experiment that it is, such as `train.lr`, with their values.
-
-    Args:
-        config: of the run. Where another version of this schema may have written it, in the form of `flat`:
-            a key that it did not have yet has its default, and one that is not known here counts.
-        but: kinds of marked keys that count all the same.
-    """
-    values = flat(config) if isinstance(config, Config) else flat(Config()) | dict(config)
-    return {k: v for k, v in values.items() if (mark := MARKERS.get(k)) is None or mark in but}
-
-
-MARKERS = markers()

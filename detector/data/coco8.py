@@ -31,7 +31,7 @@ CONTENT = {  # folder: (suffix, count)
 
 
 class DatasetUnavailable(UserError):  # noqa: N818  what it says, not that it is an error
-    """A dataset can be neither found nor fetched. The caller may go on with another one."""
+    """A dataset can be neither found nor fetched. The caller may use another one."""
 
 
 def fetch_coco8(

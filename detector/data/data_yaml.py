@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detector.config import safe_yaml
-from detector.data.places import find_root, find_source
+from detector.data.places import find_root, find_source, is_export
 from detector.data.problems import Problem, Severity
 from detector.errors import UserError, display_path, escape_control, has_control, shorten
 
@@ -39,6 +39,18 @@ class DataYaml:
         """What to call the dataset: the file's stem, or its folder's name for a plain `data.yaml`."""
         stem, folder = self.file.stem, self.file.parent.name  # the root of a file system has no name
         return escape_control(folder if folder and stem in GENERIC_STEMS else stem)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where a list file may name images: below the dataset's folder, and below the YAML's.
+
+        A `path` that holds the user's home, such as `/`, is no dataset's folder: with it, a stranger's list
+        could name any file of the machine.
+        """
+        home = os.path.realpath(os.path.expanduser("~"))
+        root = os.path.realpath(self.root)
+        wide = root == os.path.dirname(root) or Path(home).is_relative_to(root)
+        return (self.file.parent,) if wide else (self.root, self.file.parent)
 
     def at(self, root: Path) -> DataYaml:
         """The same description of data that lies elsewhere."""
@@ -77,8 +89,11 @@ class DataYaml:
             UserError: one is missing, or a file is not a .txt list.
         """
         found = []
+        export = self.path == "." and is_export(
+            self.root, [one for each in self.splits.values() for one in each]
+        )
         for entry in self.splits[split]:
-            path, remark = find_source(self.root, self.file.parent, entry, self.path == ".", self.repair)
+            path, remark = find_source(self.root, self.file.parent, entry, export, self.repair)
             if remark:
                 message = f"{split!r} is {shorten(entry)}, {remark}"
                 problems.append(Problem(self.file, None, message, "path", "repair"))
@@ -89,6 +104,8 @@ class DataYaml:
                     hint = f"write / instead of \\, and {hint}"
                 elif os.path.isabs(entry):
                     hint += f"; its end is not below {display_path(self.file.parent)} either"
+                elif remark:
+                    hint += f"; {entry} may be a neighbour's: write path: {self.root} where it is meant"
                 raise UserError(f"{here}: {split!r} names {display_path(path)}, which does not exist; {hint}")
             if not path.is_dir() and not (path.is_file() and path.suffix.lower() == ".txt"):
                 raise UserError(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from detector.data.data_yaml import DataYaml, read_data_yaml
 from detector.data.geometry import Floats, Image
 from detector.data.hold_out import hold_out
-from detector.data.images import MAX_BYTES, BadImage, dark_range, decode_with_header
+from detector.data.images import MAX_BYTES, BadImage, decode_with_header, little_range
 from detector.data.labels import MAX_BYTES as MAX_LABEL_BYTES
 from detector.data.labels import Labels, read_labels
 from detector.data.listing import Listed, label_path, list_splits, same_splits
@@ -88,7 +88,7 @@ class File:
     header: Header | None = None  # of the image as stored
     size: tuple[int, int] = (0, 0)  # width and height of the upright image, pixels
     labels: Labels | None = None
-    dark: int | None = None  # the largest value of a picture of 16 bits that is black in 8
+    dark: tuple[int, int] | None = None  # the range of a picture of 16 bits that is black or flat in 8
     signature: Signature | None = None  # where one was asked for
 
 
@@ -240,7 +240,7 @@ def _usable(
             if copy == path and home[path] == split:
                 kept[split].add(path)
             else:
-                found.append(_copy(path, split, copy, home[copy], data.repair))
+                found.append(_copy(path, split, copy, home[copy], files, data.repair))
         items = [item for path in images if path in kept[split] and (item := files[path].item) is not None]
         if not items:
             first = next(problem for problem in found if problem.severity == "error")
@@ -271,7 +271,7 @@ def _read(path: Path, sign: Callable[[Image], Signature] | None) -> File:
         bytes=len(data),
         header=header,
         size=(image.shape[1], image.shape[0]),
-        dark=dark_range(data, image, header),
+        dark=little_range(data, image, header),
         signature=None if sign is None else sign(image),
     )
 
@@ -317,19 +317,20 @@ def _best_copies(files: Mapping[Path, File]) -> dict[bytes, Path]:
     return {content: path for content, (_, path) in best.items()}
 
 
-def _copy(path: Path, split: str, other: Path, other_split: str, repair: bool) -> Problem:
+def _copy(
+    path: Path, split: str, other: Path, other_split: str, files: Mapping[Path, File], repair: bool
+) -> Problem:
     """The problem of an image of which another copy is used."""
+    copy = display_path(other)
     if split != other_split:
-        message = (
-            f"is in {split!r} and, as {display_path(other)}, in {other_split!r}: scores on it would mean "
-            "nothing; keep it in one split"
-        )
+        where = f"is in {split!r} and, as {copy}, in {other_split!r}"
+        message = f"{where}: scores on it would mean nothing; keep it in one split"
         return Problem(path, None, message, "leak")
+    here, there = ({*map(tuple, item.boxes.tolist())} for one in (path, other) if (item := files[one].item))
+    lost = f", and its labels show {len(here - there)} other objects" if here - there else ""
     if repair:
-        return Problem(
-            path, None, f"is identical to {display_path(other)}, which is used", "duplicate", "repair"
-        )
-    return Problem(path, None, f"is identical to {display_path(other)}; remove one of them", "duplicate")
+        return Problem(path, None, f"is identical to {copy}, which is used{lost}", "duplicate", "repair")
+    return Problem(path, None, f"is identical to {copy}{lost}; remove one of them", "duplicate")
 
 
 def _divide(

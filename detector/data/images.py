@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -39,6 +40,7 @@ MAX_PIXELS = 100_000_000  # 300 MB once decoded; what is larger is a bomb, or wa
 MAX_BYTES = 400_000_000  # of the file: more than MAX_PIXELS take uncompressed
 MAX_SCANS = 100  # of a JPEG: a progressive one has about ten, and each costs as much as decoding it all
 DARK = 64  # of 255: what 14 bits come to where 16 are expected
+FLAT = 16  # of 255: a picture of fewer shades shows hardly anything
 _TRUNCATED = "the image is truncated (its end is missing)"
 _PNG_END = b"IEND\xae\x42\x60\x82"
 
@@ -108,14 +110,29 @@ def _why_not(encoded: NDArray[np.uint8], header: Header) -> tuple[str, str]:
     return "pixels", f"the image cannot be decoded: its pixels are {kind}; save it with 8 bits, grey or RGB"
 
 
-def dark_range(data: bytes, image: Image, header: Header) -> int | None:
-    """The largest value of a picture of 16 bits that turns black in 8, as from a 12-bit camera; else None."""
-    if header.format not in ("PNG", "TIFF") or image.max(initial=0) >= DARK:
+def little_range(data: bytes, image: Image, header: Header) -> tuple[int, int] | None:
+    """The least and largest value of a picture of 16 bits that 8 bits turn black or flat; else None.
+
+    So do those of a camera of 12 bits, or of a thermal one that measures in kelvin. A thousandth of
+    the values at either end does not count: sensors have pixels that are stuck.
+    """
+    if header.format not in ("PNG", "TIFF") or (header.format == "PNG" and data[24] != 16):
+        return None
+    low, high = _extremes(image)
+    if high >= DARK and high - low >= FLAT:
         return None
     raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if raw is None or raw.dtype != np.uint16 or not raw.any():
+    if raw is None or raw.dtype != np.uint16 or raw.min() == raw.max():
         return None
-    return int(raw.max())
+    return _extremes(raw)
+
+
+def _extremes(values: NDArray[Any]) -> tuple[int, int]:
+    """The least and the largest but for a thousandth at either end."""
+    levels = np.iinfo(values.dtype).max + 1
+    below = cv2.calcHist([values.reshape(-1, 1)], [0], None, [levels], [0, levels]).cumsum(dtype=np.float64)
+    ends = np.searchsorted(below, [values.size // 1000, values.size - 1 - values.size // 1000], side="right")
+    return int(ends[0]), int(ends[1])
 
 
 def read_image(path: Path) -> Image:

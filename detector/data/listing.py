@@ -89,8 +89,8 @@ def list_split(
     An image that is listed again is there again, under the name by which it was met first: people repeat
     images that are to be seen more often.
 
-    A folder of somebody's may be shared with a list file in it, so a list may name only what lies in the
-    dataset's folder or the data YAML's, unless `allow_outside`.
+    A folder of somebody's may be shared with a list file in it, so a list may name only what lies in
+    `data.folders`, unless `allow_outside`.
 
     Raises:
         UserError: there are none, or a source is missing or unreadable.
@@ -157,7 +157,7 @@ def _in_folder(folder: Path) -> Iterator[Listed | Problem]:
 
 def _in_list(file: Path, data: DataYaml, allow_outside: bool) -> Iterator[Listed | Problem]:
     """The images of a list file, in its order; relative ones start at the list's own folder."""
-    inside = (data.root, data.file.parent)
+    inside = data.folders
     try:
         lines = read_bytes(file, MAX_LIST_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -179,7 +179,7 @@ def _in_list(file: Path, data: DataYaml, allow_outside: bool) -> Iterator[Listed
                           "repair" if data.repair else "error")  # fmt: skip
         elif not allow_outside and not _is_inside(path, inside):
             message = (
-                f"{written[:200]!r} lies outside the dataset's folder {display_path(data.root)}; "
+                f"{written[:200]!r} lies outside the dataset's folder {display_path(inside[0])}; "
                 "data.allow_outside=true accepts that"
             )
             yield Problem(file, number, message, "outside")

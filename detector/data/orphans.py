@@ -14,9 +14,11 @@ from pathlib import Path
 
 from detector.data.data_yaml import DataYaml
 from detector.data.images import SUFFIXES
+from detector.data.labels import MAX_BYTES
 from detector.data.listing import Listed, label_path
 from detector.data.problems import Problem
 from detector.errors import display_path
+from detector.runtime.files import read_bytes
 
 _OTHER_TEXTS = {"classes", "labels", "notes"}  # what annotation tools leave beside labels
 
@@ -41,18 +43,17 @@ def stray_labels(
         folders[image.parent].append(image)
     for folder, members in folders.items():
         bare = [image for image in members if image not in labelled]
-        if not bare:
-            continue
         place = label_path(folder / "any.jpg").parent
         taken = {label_path(image) for image in members if image in labelled}
-        here = _matches(bare, _texts(place) - taken)
-        kind = "label-name"
-        if place != folder and len(bare) == len(members) and not here:
-            here, kind = _matches(bare, _texts(folder)), "labels-beside"
-        elif place != folder and (beside := _matches(bare, _texts(folder))):
+        here, kind = _matches(bare, _texts(place) - taken) if bare else {}, "label-name"
+        beside = {} if place == folder else _matches(members, _texts(folder))
+        if beside and len(bare) == len(members) and not here:
+            here, kind, beside = beside, "labels-beside", {}
+        unread = [image for image, file in beside.items() if _is_news(file, label_path(image))]
+        if unread:
             target = display_path(place)
-            message = f"{len(beside)} label files beside their images are not read: move them to {target}"
-            problems.append(Problem(folder, None, message, "labels-beside", "warning", len(beside)))
+            message = f"{len(unread)} label files beside their images are not read: move them to {target}"
+            problems.append(Problem(folder, None, message, "labels-beside", "warning", len(unread)))
         for image, file in here.items():
             message = (
                 f"is read as the labels of {display_path(image)}"
@@ -70,6 +71,14 @@ def _texts(folder: Path) -> set[Path]:
         return {Path(folder, name) for name in os.listdir(folder) if _is_label(name)}
     except OSError:
         return set()
+
+
+def _is_news(file: Path, read: Path) -> bool:
+    """Whether a label file says something else than the one that is read, if there is one."""
+    try:
+        return not read.is_file() or read_bytes(file, MAX_BYTES) != read_bytes(read, MAX_BYTES)
+    except OSError:
+        return False
 
 
 def _matches(images: Sequence[Path], files: Collection[Path]) -> dict[Path, Path]:

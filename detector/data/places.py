@@ -38,15 +38,23 @@ def find_root(beside: Path, written: str, entries: Sequence[str], repair: bool) 
     return plain, ""
 
 
-def find_source(root: Path, beside: Path, entry: str, roboflow: bool, repair: bool) -> tuple[Path, str]:
+def is_export(root: Path, entries: Sequence[str]) -> bool:
+    """Whether Roboflow wrote the entries: as `../train/images`, for folders of which one is in `root`."""
+    return any(
+        entry.startswith("../") and os.path.exists(_join(root, entry.removeprefix("../")))
+        for entry in entries
+    )
+
+
+def find_source(root: Path, beside: Path, entry: str, export: bool, repair: bool) -> tuple[Path, str]:
     """The folder or list of a split, and how it was found where that is not simply where `entry` says.
 
     Args:
         root: the dataset's folder.
         beside: the folder of the data YAML.
         entry: as written.
-        roboflow: the YAML has no `path`. Roboflow writes `../train/images` for a folder that is beside the
-            YAML; above it, there may be a neighbouring export.
+        export: the YAML has no `path`, and `is_export`. What it calls `../valid/images` is then in `root` or
+            nowhere: above, there may be a neighbouring export.
         repair: look elsewhere, too.
     """
     plain = _join(root, entry)
@@ -54,11 +62,9 @@ def find_source(root: Path, beside: Path, entry: str, roboflow: bool, repair: bo
         inner = _join(root, entry.removeprefix("../"))
         if os.path.exists(inner) and not os.path.exists(plain):
             return inner, ""
-        if os.path.exists(inner) and roboflow and repair:
-            return (
-                inner,
-                f"read from {display_path(inner)} beside the data YAML, not from {display_path(plain)}",
-            )
+        if export and repair and os.path.exists(plain):
+            where = f"{display_path(inner)} beside the data YAML, not from {display_path(plain)}"
+            return inner, f"read from {where}"
     if repair and not os.path.exists(plain):
         for candidate in other_readings(entry, root, beside):
             if os.path.exists(candidate):

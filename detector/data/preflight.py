@@ -14,7 +14,7 @@ import numpy as np
 
 from detector.data.dataset import File, Scan, Signature
 from detector.data.geometry import Floats, xywh_to_xyxy
-from detector.data.images import JPEG_SUFFIXES
+from detector.data.images import DARK, JPEG_SUFFIXES
 from detector.data.labels import Labels
 from detector.data.near_duplicates import near_duplicates
 from detector.data.orphans import orphan_labels
@@ -91,9 +91,10 @@ def _of_image(path: Path, file: File) -> Iterator[Problem]:
         )
         yield _note("exif-rotated", path, None, message)
     if file.dark is not None:
+        low, high = file.dark
         message = (
-            f"is nearly black: its 16 bits hold no more than {file.dark} of 65535; multiply all images by "
-            "the same number before training"
+            f"is nearly {'black' if high < 256 * DARK else 'flat'}: its 16 bits hold {low} to {high} of 0 to "
+            "65535; stretch all images in the same way before training"
         )
         yield _warning("dark", path, None, message)
 
@@ -133,7 +134,8 @@ def _corners(scan: Scan) -> Iterator[Problem]:
 def _same_images(scan: Scan) -> Iterator[Problem]:
     for split, other in scan.same.items():
         message = f"{split!r} holds the images of {other!r}: its scores show what was memorised, no more"
-        yield _warning("same-images", scan.data.file, None, message)
+        kind = "same-test" if split == "test" else "same-images"
+        yield _warning(kind, scan.data.file, None, message)
 
 
 def _same_objects(labels: Labels) -> Iterator[tuple[int, int, float]]:
@@ -152,11 +154,11 @@ def _same_objects(labels: Labels) -> Iterator[tuple[int, int, float]]:
 
 def _outside(scan: Scan) -> Iterator[Problem]:
     """Images that a list file takes from outside the dataset's folders."""
-    inside = (scan.data.root, scan.data.file.parent)
+    inside = scan.data.folders
     for entries in scan.listed.values():
         for entry in entries:
             if entry.line is not None and not any(entry.image.is_relative_to(folder) for folder in inside):
-                root = display_path(scan.data.root)
+                root = display_path(inside[0])
                 message = f"{display_path(entry.image)} lies outside the dataset's folder {root}"
                 yield _note("outside", entry.source, entry.line, message)
 

@@ -15,6 +15,7 @@ from detector.data.coco8 import DatasetUnavailable, fetch_coco8
 from detector.data.data_yaml import DataYaml, read_data_yaml
 from detector.data.dataset import Dataset, Options, Reading, read_dataset, refuse, scan
 from detector.data.near_duplicates import thumbnail
+from detector.data.own import read_registered
 from detector.data.places import VARIABLE
 from detector.data.preflight import inspect
 from detector.data.problems import tally
@@ -25,6 +26,7 @@ from detector.runtime.files import DOWNLOADS, PROJECT
 __all__ = [
     "DatasetUnavailable",
     "check_command",
+    "class_names",
     "datasets_dir",
     "load_configured",
     "load_dataset",
@@ -88,13 +90,22 @@ def load_configured(data: DataConfig, seed: int) -> Dataset:
 
     Raises:
         DatasetUnavailable: COCO8 is absent and cannot be downloaded.
-        UserError: as `locate` and `read_dataset`.
+        UserError: as `locate` and `read_dataset`; or what a registered reader says.
     """
+    if data.format != "yolo":
+        return read_registered(data)
     path, root = obtain(data.path)
     found = scan(path, root=root, sign=thumbnail, **options_of(data, seed))
     refuse(found, data.on_error)
     problems, _ = inspect(found, data.image_size)
     return replace(found.dataset, notes=tally(problems))
+
+
+def class_names(data: DataConfig) -> tuple[str, ...]:
+    """The classes of a run's dataset, by id. Raises UserError, as `load_configured`."""
+    if data.format != "yolo":
+        return read_registered(data).names
+    return tuple(read_data_yaml(locate(data.path)).names)
 
 
 def options_of(data: DataConfig, seed: int) -> Reading:

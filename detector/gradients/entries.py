@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from detector.gradients.indices import FLOOR
 from detector.rundir import RunDir
@@ -33,6 +34,9 @@ class Entry:
         return math.log10(max(self.factor, FLOOR)) if math.isfinite(self.factor) else math.nan
 
 
+RESIDUAL = "residual blocks"  # as one cause: branch and identity run side by side, and are not to be added up
+
+
 @dataclass(frozen=True)
 class Stretch:
     """Neighbouring blocks, and what they do to the gradient between them."""
@@ -41,6 +45,7 @@ class Stretch:
     last: str
     decades: float  # negative is lost, positive gained
     layers: dict[str, float]  # decades by kind of layer, the largest cause first
+    identity: float | None = None  # of its residual blocks, the median of `identity_share`
 
     @property
     def blocks(self) -> str:
@@ -71,7 +76,7 @@ def summarise_ledger(entries: Sequence[Entry], *, gain: bool = False) -> Stretch
 
     It is the largest fall of the recorder's curve, so what joins from the neck counts as the gain that it
     is: a gradient lost behind such a place matters little in front of it. A norm undoes its convolution's
-    scale, so the two are one cause: only their sum means something.
+    scale, so the two are one cause: only their sum means something. So is a residual block.
 
     Args:
         entries: one step's, in network order.
@@ -92,14 +97,35 @@ def summarise_ledger(entries: Sequence[Entry], *, gain: bool = False) -> Stretch
         return None
     normed = {(entry.block, _unit(entry)) for entry in entries if entry.operation.endswith("norm")}
     layers: dict[str, float] = {}
+    shares = {block: share for block, share in identity_shares(entries).items() if block in names[start:stop]}
     for entry in entries:
         if entry.block not in names[start:stop]:
+            continue
+        if entry.block in shares:
+            layers[RESIDUAL] = layers.get(RESIDUAL, 0.0) + entry.decades
             continue
         scale = entry.operation.endswith(("conv", "norm")) and (entry.block, _unit(entry)) in normed
         layer = "convolution with its norm" if scale else entry.layer
         layers[layer] = layers.get(layer, 0.0) + entry.decades
     ordered = dict(sorted(layers.items(), key=lambda item: -sign * item[1]))
-    return Stretch(names[start], names[stop - 1], sign * best, ordered)
+    identity = median(shares.values()) if shares else None
+    return Stretch(names[start], names[stop - 1], sign * best, ordered, identity)
+
+
+def identity_shares(entries: Sequence[Entry]) -> dict[str, float]:
+    """By which way the gradient of each residual block comes back to its input: the identity's share, 0 to 1.
+
+    With y = x + f(x) the gradient at x is the sum of two, g_y by the identity and f'ᵀ g_y through the branch.
+    Their squared norms are as 1 to b², where b is the product of the branch's factors: the share is
+    1 / (1 + b²). How the two add up (at a right angle, in one direction or against each other) is in the
+    block's factor, not in the shares.
+    """
+    residual = {entry.block for entry in entries if entry.layer == "shortcut"}
+    branch = dict.fromkeys(residual, 1.0)
+    for entry in entries:
+        if entry.block in residual and entry.layer != "shortcut":
+            branch[entry.block] *= entry.factor
+    return {block: 1 / (1 + factor * factor) for block, factor in branch.items()}
 
 
 def _unit(entry: Entry) -> str:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from detector.errors import UserError
+from detector.gradients.layers import tensors, trainable_weights
 from detector.gradients.norms import joint_norm, norm
 from detector.gradients.profile import Profile
-from detector.gradients.recorder import Gather, alone, tensors, trainable_weights
+from detector.gradients.recorder import Gather, alone
 
 
 class ImposedProfile:

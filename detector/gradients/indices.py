@@ -7,14 +7,21 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Literal
 
-Verdict = Literal["healthy", "vanishing", "exploding", "collapsed", "underflow", "diverged"]
+# Stored in summaries, so a word that was once given keeps its meaning.
+Verdict = Literal["healthy", "dead forward", "vanishing", "exploding", "collapsed", "underflow", "diverged"]
 
 # Below this a norm counts as zero: far under what any optimiser step can use, and a finite logarithm.
 FLOOR = 1e-40
 
-# Thresholds in decades, chosen on 41 trunk convolutions: see `verdict`.
+# The verdict's thresholds, calibrated at initialisation by `scripts/thresholds.py`, whose measurements are in
+# docs/thresholds.json. They are in decades a layer, so that one defect has one verdict whatever the depth.
+VANISHING_RATE, EXPLODING_RATE = -0.1, 0.08
+# A healthy trunk gains half a decade or so at its ends. Over fewer layers than these that is as much a layer
+# as a defect's, and only the total, in decades, can be judged.
+SHALLOW = 12
 VANISHING, EXPLODING = -1.0, 1.2
-COLLAPSED = 0.2
+COLLAPSED = 0.002  # input dependence
+DEAD = 5e-4  # RMS of the signal
 
 
 def vanishing_index(norms: Sequence[float]) -> float:
@@ -45,33 +52,56 @@ def thirds(norms: Sequence[float]) -> tuple[float, float]:
     return median(norms[:count]), median(norms[-count:])
 
 
-def verdict(norms: Sequence[float], index: float, input_dependence: float) -> Verdict:
+def between_thirds(layers: int) -> int:
+    """How many layers apart the middles of the first and the last third are: what V is measured over."""
+    return max(1, layers - max(1, layers // 3))
+
+
+def decades_per_layer(index: float, layers: int) -> float:
+    """V by layer: of a gradient that changes by the same factor in every layer, that factor's logarithm."""
+    return index / between_thirds(layers)
+
+
+def limits(layers: int) -> tuple[float, float]:
+    """Below which V the gradient of a trunk of so many recorded layers vanishes, above which it explodes."""
+    if layers < SHALLOW:
+        return VANISHING, EXPLODING
+    return VANISHING_RATE * between_thirds(layers), EXPLODING_RATE * between_thirds(layers)
+
+
+def verdict(
+    norms: Sequence[float], index: float, input_dependence: float = math.nan, rms: float = math.nan
+) -> Verdict:
     """Name the state of the trunk's gradient.
 
-    | verdict     | when                                                             |
-    |-------------|------------------------------------------------------------------|
-    | `diverged`  | a norm is NaN or infinite                                        |
-    | `underflow` | the median norm of either third is below the floor: nothing left |
-    | `vanishing` | V < -1                                                           |
-    | `exploding` | V > +1.2                                                         |
-    | `collapsed` | I < 0.2: the trunk's output hardly depends on its input          |
-    | `healthy`   | otherwise                                                        |
+    | verdict        | when                                                                             |
+    |----------------|----------------------------------------------------------------------------------|
+    | `diverged`     | a norm is NaN or infinite                                                        |
+    | `dead forward` | RMS < 0.0005 at the end of a level: the signal is lost, not the gradient           |
+    | `underflow`    | the median norm of either third is below the floor: nothing left                 |
+    | `vanishing`    | V < -0.10 decades a layer; below 12 layers, V < -1                               |
+    | `exploding`    | V > +0.08 decades a layer; below 12 layers, V > +1.2                             |
+    | `collapsed`    | I < 0.002: the trunk's output hardly depends on its input                         |
+    | `healthy`      | otherwise                                                                        |
 
-    The first row that holds is the verdict. The thresholds were chosen at a depth of 41 convolutions:
-    V grows with depth even in a trunk that trains well.
+    The first row that holds is the verdict.
 
     Args:
         norms: activation-gradient norms, from the input to the output.
         index: V, usually `vanishing_index(norms)`; late in training its median over several steps.
-        input_dependence: I, the share of the last activation's size that varies with the input.
+        input_dependence: I, how far the trunk's output differs between images, over its RMS; NaN if unknown.
+        rms: of the signal where it leaves the trunk, the smallest of the levels; NaN if unknown.
     """
     if not math.isfinite(index) or not all(math.isfinite(norm) for norm in norms):
         return "diverged"
+    if rms < DEAD:
+        return "dead forward"
     if min(thirds(norms)) < FLOOR:
         return "underflow"
-    if index < VANISHING:
+    low, high = limits(len(norms))
+    if index < low:
         return "vanishing"
-    if index > EXPLODING:
+    if index > high:
         return "exploding"
     if input_dependence < COLLAPSED:
         return "collapsed"

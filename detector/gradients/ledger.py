@@ -23,6 +23,7 @@ from detector.models.blocks import ConvNormAct, NoShortcut
 # What an operation is called in a sentence; other modules go by their class name.
 LAYERS = {
     "Conv2d": "convolution",
+    "StandardisedConv2d": "convolution",
     "BatchNorm2d": "batch norm",
     "SyncBatchNorm": "batch norm",
     "CpuSyncBatchNorm": "batch norm",
@@ -31,9 +32,12 @@ LAYERS = {
     "ReLU": "ReLU",
     "LeakyReLU": "leaky ReLU",
     "Tanh": "tanh",
+    "TailoredReLU": "tailored ReLU",
+    "TailoredTanh": "tailored tanh",
     "Sigmoid": "sigmoid",
     "Residual": "shortcut",
     "HighwayGate": "highway gate",
+    "SkipInit": "SkipInit",
 }
 
 

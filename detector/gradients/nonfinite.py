@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
+from detector.gradients.layers import tensors
 from detector.gradients.norms import joint_norm
-from detector.gradients.recorder import tensors
 
 LOSS = "loss"  # in place of a layer: what follows after the network
 LAST = 2**62  # after every other turn or time

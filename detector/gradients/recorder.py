@@ -6,7 +6,7 @@ recorded; everything stays on the device until one transfer at the end of the st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import torch
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from detector.gradients.indices import vanishing_index
+from detector.gradients.layers import layers_of, numbered, tensors, trainable_weights
 from detector.gradients.norms import Copies, joint_norm, norm
+from detector.gradients.signal import SignalMeter
 from detector.rundir import Key
 
 Record = dict[str, float]
@@ -29,6 +31,9 @@ def alone(tensor: Tensor) -> Tensor:
 class GradientRecorder:
     """Records the gradient of a network's layers, in network order. It works on any `nn.Module`.
 
+    >>> import torch
+    >>> from torch import nn
+    >>> from detector import GradientRecorder
     >>> model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
     >>> recorder = GradientRecorder(model)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -55,8 +60,9 @@ class GradientRecorder:
     - `update_ratio/NN_name`: ‖w after - w before‖ / ‖w before‖ of the optimiser's step
 
     and `gradient/vanishing_index` (V), `gradient/weight_index` (W: the index of ‖dL/dw‖ / ‖w‖) and
-    `signal/input_dependence` (I: the deviation of the last layer's output over batch and space,
-    averaged over channels, divided by its RMS). A layer without trainable weights has no weight keys.
+    `signal/input_dependence` (I: how far the last layer's output differs between the images, see
+    `SignalMeter`), with `signal/input_dependence_p3` and `signal/rms_p3` of each level. A layer without
+    trainable weights has no weight keys.
 
     A vanished gradient of 1e-30 keeps its norm, though its square is zero in float32: see `norms`.
 
@@ -67,6 +73,7 @@ class GradientRecorder:
         points: the layers by their names, in network order; or a model, whose layers are then chosen.
         gather: stacks a tensor of every shard, (…) -> (shards, …).
         layers: of a model: `auto` for its blocks (see `layers_of`), or the names of its submodules.
+        levels: the points where the levels of a feature pyramid end, such as `{"p3": "14_p3.9"}`.
     """
 
     def __init__(
@@ -75,16 +82,16 @@ class GradientRecorder:
         gather: Gather = alone,
         *,
         layers: Literal["auto"] | Sequence[str] = "auto",
+        levels: Mapping[str, str] | None = None,
     ) -> None:
         if isinstance(points, nn.Module):
             points = layers_of(points) if layers == "auto" else numbered(points, layers)
         if not points:
             raise ValueError("at least one layer must be recorded")
         self.points, self.gather = dict(points), gather
-        self._last = list(self.points)[-1]
+        self.signal = SignalMeter({"": list(self.points)[-1], **(levels or {})}, gather)
         self._handles: list[RemovableHandle] = []
         self._squares: dict[str, list[Tensor]] = {}
-        self._signal: list[Tensor] = []
         self._measured: dict[str, Tensor] = {}
         self._copies: Copies | None = None
 
@@ -159,9 +166,7 @@ class GradientRecorder:
         if self._copies is not None and any(key.startswith("weight/") for key in self._measured):
             self._copies.subtract()
             measured |= {f"update/{name}": norm for name, norm in self._copies.norms().items()}
-        if self._signal:
-            joint = [joint_dependence(self.gather(part)) for part in self._signal]
-            measured[Key.INPUT_DEPENDENCE] = torch.stack(joint).mean()
+        measured |= self.signal.measure()
         self.cancel()
         if not measured:
             return {}
@@ -171,7 +176,8 @@ class GradientRecorder:
     def cancel(self) -> None:
         """Take the hooks off and forget the step."""
         self._take_hooks_off()
-        self._squares, self._signal, self._measured = {}, [], {}
+        self._squares, self._measured = {}, {}
+        self.signal.clear()
 
     def _take_hooks_off(self) -> None:
         for handle in self._handles:
@@ -187,8 +193,7 @@ class GradientRecorder:
                     # A frozen layer builds no graph; the gradient that reaches it is asked for all the same.
                     tensor.requires_grad_()
                 tensor.register_hook(self._collect(name))
-                if name == self._last:
-                    self._signal.append(moments(tensor.detach()))
+                self.signal.watch(name, tensor)
 
         return forward_hook
 
@@ -211,106 +216,10 @@ class GradientRecorder:
         weight = [ratio(values[Key.WEIGHT_GRAD + n], values[f"weight/{n}"]) for n in self._trained(values)]
         if weight:
             record[Key.WEIGHT_INDEX] = vanishing_index(weight)
-        if Key.INPUT_DEPENDENCE in values:
-            record[Key.INPUT_DEPENDENCE] = values[Key.INPUT_DEPENDENCE]
-        return record
+        return record | self.signal.report(values)
 
     def _trained(self, values: Record) -> list[str]:
         return [name for name in self.points if Key.WEIGHT_GRAD + name in values]
-
-
-CONTAINERS = nn.Sequential, nn.ModuleList, nn.ModuleDict
-ENOUGH = 6  # layers: fewer make no curve
-
-
-def layers_of(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers of any model that are worth a curve, such as `02_layer1.0` of a ResNet.
-
-    A model of this project says what they are. Of another they are the parts with weights that its
-    `nn.Sequential`, `nn.ModuleList` and `nn.ModuleDict` hold, and what stands beside these. Where that gives
-    fewer than six, its modules are opened too, first those that hold such lists further inside. The order is
-    that in which the model defines them, so that is taken to be the network's.
-    """
-    own = getattr(model, "backbone_layers", None)
-    if callable(own):
-        return dict(own())
-    found: list[tuple[str, nn.Module]] = [("", model)]
-    while opened := _to_open([module for _, module in found]):
-        found = [
-            (name, module)
-            for outer, parent in found
-            for name, module in (_inside(outer, parent) if parent in opened else [(outer, parent)])
-            if trainable_weights(module)
-        ]
-    return numbered(model, [name for name, _ in found])
-
-
-def _to_open(modules: Sequence[nn.Module]) -> list[nn.Module]:
-    lists: list[nn.Module] = [module for module in modules if isinstance(module, CONTAINERS)]
-    if lists or len(modules) >= ENOUGH:
-        return lists
-    composed = [module for module in modules if next(module.children(), None) is not None]
-    return [m for m in composed if any(isinstance(part, CONTAINERS) for part in m.modules())] or composed
-
-
-def _inside(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
-    return [(f"{name}.{child}".lstrip("."), part) for child, part in module.named_children()]
-
-
-def numbered(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
-    """A model's submodules under their names with a number in front, as every curve is called."""
-    layers = [(name or type(model).__name__, model.get_submodule(name)) for name in names]
-    return {f"{position:02d}_{name}": module for position, (name, module) in enumerate(layers)}
-
-
-def input_dependence(x: Tensor) -> Tensor:
-    """I of an activation (B, c, …): sqrt(mean over c of the variance over all but c) / RMS, a scalar.
-
-    1 when every channel has mean zero, 0 when the output is the same whatever the input.
-    """
-    return joint_dependence(moments(x)[None])
-
-
-def moments(x: Tensor) -> Tensor:
-    """What I is made of, so that it can be put together from several batches.
-
-    Returns:
-        (3, c) in float64: over all but the channels, how many values, their mean, and their variance.
-    """
-    x = x.double() if x.dim() > 1 else x.double().unsqueeze(1)
-    if not x.numel():  # an empty share of a batch
-        return x.new_zeros(3, x.shape[1])
-    others = [dim for dim in range(x.dim()) if dim != 1]
-    variance, mean = torch.var_mean(x, dim=others, correction=0)
-    return torch.stack([torch.full_like(mean, x.numel() / x.shape[1]), mean, variance])
-
-
-def joint_dependence(parts: Tensor) -> Tensor:
-    """I of a batch whose parts have these `moments`, (parts, 3, c)."""
-    counts, means, variances = parts.unbind(1)  # (parts, c) each
-    weights = counts / counts.sum(0)
-    mean = (weights * means).sum(0)
-    variance = (weights * (variances + (means - mean).square())).sum(0)
-    square = (variance + mean.square()).mean()
-    return variance.mean().sqrt() / square.sqrt().clamp_min(torch.finfo(torch.float64).tiny)
-
-
-def trainable_weights(module: nn.Module) -> list[nn.Parameter]:
-    """The module's weights that are multiplied with activations: trainable, of two or more dimensions."""
-    return [p for p in module.parameters() if p.requires_grad and p.dim() > 1]
-
-
-def tensors(output: Any) -> Iterator[Tensor]:
-    """Every floating-point tensor in a module's output, whatever it is wrapped in."""
-    if isinstance(output, Tensor):
-        if output.is_floating_point():
-            yield output
-    elif isinstance(output, Mapping):
-        for value in output.values():
-            yield from tensors(value)
-    elif isinstance(output, list | tuple):
-        for value in output:
-            yield from tensors(value)
 
 
 def ratio(part: float, whole: float) -> float:

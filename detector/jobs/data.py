@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from detector.config.schema import Config
 from detector.data.dataset import Dataset
+from detector.data.own import read_registered
 from detector.data.sources import load_dataset, options_of
 
 
@@ -21,6 +22,9 @@ def fetch(configs: Iterable[Config]) -> list[Dataset]:
     distinct = {}
     for config in configs:
         options = options_of(config.data, config.train.seed)
-        key = config.data.path, config.data.on_error, *options.values()
-        distinct[key] = config.data.path, config.data.on_error, options
-    return [load_dataset(path, on_error, **options) for path, on_error, options in distinct.values()]
+        key = config.data.format, config.data.path, config.data.on_error, *options.values()
+        distinct[key] = config.data, options
+    return [
+        load_dataset(data.path, data.on_error, **options) if data.format == "yolo" else read_registered(data)
+        for data, options in distinct.values()
+    ]

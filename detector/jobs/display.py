@@ -104,7 +104,7 @@ class JobDisplay:
             caption += f", {clock(left)} left"
         table = Table(
             title=Text(f"{self._name}: {self.what}", style="bold"),
-            caption=Text(f"{caption}\nCtrl-C stops; the same command goes on"),
+            caption=Text(f"{caption}\nCtrl-C stops; the same command resumes"),
             show_edge=False,
             pad_edge=False,
         )

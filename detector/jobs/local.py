@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import BinaryIO
 
 from detector.jobs.runner import LOG, End, Job, prepare
+from detector.registry import plugin_arguments
 from detector.runtime.files import PROJECT
 
 if sys.platform != "win32":
@@ -58,7 +59,7 @@ class LocalProcesses:
             threads = str(job.cell.config.train.threads or self.threads)
             shared = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
             process = subprocess.Popen(
-                [*self._program, *arguments],
+                [*self._program, *plugin_arguments(), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,4 +1,4 @@
-"""Running cells: what is done already, what goes on, what failed, and a polite stop.
+"""Running cells: what is done already, what is resumed, what failed, and a polite stop.
 
 Where a cell runs is a `Backend`'s business: `detector.jobs.local` has processes of this machine,
 `detector.tools.suites.ray_runner` a cluster.
@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from detector.config.schema import COMPARED_OTHERWISE, MEASUREMENT, Config, experiment
+from detector.config.experiment import experiment
+from detector.config.schema import Config
+from detector.config.section import COMPARED_OTHERWISE, MEASUREMENT
 from detector.errors import UserError
 from detector.jobs.cell import Cell
 from detector.rundir import RunDir
@@ -98,7 +100,7 @@ class Display(Protocol):
 
 
 def plan(cells: Iterable[Cell], out: Path) -> list[Job]:
-    """Find out for each cell whether it is complete, can go on, or begins.
+    """Find out for each cell whether it is complete, can be resumed, or begins.
 
     Raises:
         UserError: a directory holds something else than this cell, so nothing is started.
@@ -119,7 +121,7 @@ def _plan_one(cell: Cell, directory: Path) -> Job:
         found = files.read_config().config
     except UserError as error:
         raise UserError(
-            f"{error}\n{directory}: not a run that can go on; remove it, or choose another --out"
+            f"{error}\n{directory}: not a run that can be resumed; remove it, or choose another --out"
         ) from None
     changed = differences(found, cell.config)
     if changed:

@@ -46,7 +46,7 @@ class Logger:
     """
 
     essential: bool = False
-    """True for the record a run must not go on without: its errors reach the engine."""
+    """True for the record that a run must not continue without: its errors reach the engine."""
 
     def first_batch(self, images: Sequence[PredictionImage]) -> None:
         """Take the first training batch as the model will see it: augmented, with no predictions."""
@@ -120,7 +120,7 @@ class LoggerList(Logger):
                     fatal = fatal or error
                     continue
                 self._failed.add(position)
-                news.append(f"{type(logger).__name__} stopped: {describe_error(error)} (training goes on)")
+                news.append(f"{type(logger).__name__} stopped: {describe_error(error)} (training continues)")
         for text in news:
             self.message(text)  # ends: each round of news silences a logger
         if fatal is not None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from detector.errors import for_terminal
-from detector.gradients.indices import EXPLODING, VANISHING
+from detector.gradients.indices import COLLAPSED, EXPLODING_RATE, SHALLOW, VANISHING_RATE, limits
 from detector.loggers.base import Logger, PredictionImage, Row
-from detector.rundir import Key
+from detector.rundir import Key, own_metrics
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 
 _LINES_A_RUN = 10
 _VERDICT_STYLE = {"healthy": "green", "vanishing": "red", "exploding": "magenta"}
-_BAD = "bold red"  # collapsed, underflow, diverged
+_BAD = "bold red"  # dead forward, collapsed, underflow, diverged
 
 
-def verdict_word(index: float) -> str:
-    """What a vanishing index alone says, in decades: vanishing < -1, healthy, exploding > +1.2."""
+def verdict_word(index: float, layers: int) -> str:
+    """What the vanishing index of so many layers alone says: vanishing, healthy, exploding or diverged."""
     if not math.isfinite(index):
         return "diverged"
-    return "vanishing" if index < VANISHING else "exploding" if index > EXPLODING else "healthy"
+    low, high = limits(layers)
+    return "vanishing" if index < low else "exploding" if index > high else "healthy"
 
 
 def _console(file: TextIO) -> Console:
@@ -53,7 +54,7 @@ class ConsoleLogger(Logger):
         progress: TextIO | None = None,
         results: TextIO | None = None,
     ) -> None:
-        """Show a run of `total_steps` steps that begins, or goes on, at `start_step`."""
+        """Show a run of `total_steps` steps that begins, or resumes, at `start_step`."""
         self._total = max(total_steps, 1)
         self._start_step = start_step
         self._began = time.monotonic()
@@ -105,17 +106,24 @@ class ConsoleLogger(Logger):
         self._stop()
 
     def _facts(self, step: int, *, styled: bool) -> str:
-        """The numbers worth a glance, in at most 64 columns."""
+        """The numbers worth a glance, on a bar in at most 64 columns."""
         seen = self._seen
         index = seen.get(Key.VANISHING_INDEX)
         verdict = "" if index is None else f"V {index:+.2f}"
+        layers = sum(key.startswith(Key.ACTIVATION_GRAD) for key in seen)
         if index is not None and styled:
-            verdict = f"[{_VERDICT_STYLE.get(verdict_word(index), _BAD)}]{verdict}[/]"
+            verdict = f"[{_VERDICT_STYLE.get(verdict_word(index, layers), _BAD)}]{verdict}[/]"
         elif index is not None:
-            verdict = f"{verdict} {verdict_word(index)}"
+            verdict = f"{verdict} {verdict_word(index, layers)}"
         parts = [
             f"loss {_short(seen.get(Key.LOSS))}",
-            f"mAP train {_map(seen.get(Key.TRAIN_MAP))} val {_map(seen.get(Key.VAL_MAP))}",
+            _pair("mAP", seen.get(Key.TRAIN_MAP), seen.get(Key.VAL_MAP)),
+            # A bar has no room for more.
+            *(
+                _pair(name, seen.get(f"train/{name}"), seen[f"val/{name}"])
+                for name in own_metrics(seen)
+                if not styled
+            ),
             verdict,
             self._left(step),
         ]
@@ -190,18 +198,34 @@ def _meanings(summary: Mapping[str, object]) -> list[tuple[str, str, str]]:
     warnings = summary.get("data/warnings")
     if isinstance(warnings, Mapping) and "same-images" in warnings:
         unseen = "memorisation: val holds the images of train"
+    own, splits = own_metrics(summary), (("train", "on the images trained on"), ("val", "on unseen images"))
     return [
         (Key.TRAIN_MAP, "train mAP50-95", seen),
         (Key.VAL_MAP, "val mAP50-95", unseen),
+        *((f"{split}/{name}", f"{split} {name}", what) for name in own for split, what in splits),
         (Key.LOSS, "final loss", "box + class + DFL, last step"),
         (Key.VANISHING_INDEX + Key.INIT, "V at init", "decades from the trunk's last third to its first"),
-        (Key.VANISHING_INDEX, "V late", "below -1 the gradient vanishes, above +1.2 it explodes"),
+        (Key.VANISHING_INDEX, "V late", "the same, late in training"),
+        (
+            Key.DECADES_PER_LAYER,
+            "V late, a layer",
+            f"{VANISHING_RATE:+.2f} to {EXPLODING_RATE:+.2f} is healthy, from {SHALLOW} layers on",
+        ),
         (Key.VERDICT + Key.INIT, "verdict at init", "before the first step"),
         (Key.VERDICT, "verdict", "late in training"),
         (Key.FIRST_BAD_LAYER, "first bad layer", "where the first NaN or infinity appeared"),
-        (Key.INPUT_DEPENDENCE, "input dependence", "below 0.2 the trunk hardly sees its input"),
+        (
+            Key.INPUT_DEPENDENCE,
+            "input dependence",
+            f"below {COLLAPSED} all images look alike to the trunk",
+        ),
         ("parameters", "parameters", "of the whole network"),
     ]
+
+
+def _pair(name: str, train: float | None, val: float | None) -> str:
+    """A metric on both splits."""
+    return f"{name} train {_map(train)} val {_map(val)}"
 
 
 def _map(value: float | None) -> str:

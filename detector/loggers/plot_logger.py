@@ -31,5 +31,5 @@ class PlotLogger(Logger):
         history = self.run.read_history()
         first = next((row for row in history if row.get(Key.STEP) == 0), {})
         measured = by_layer(first, Key.ACTIVATION_GRAD)
-        expected = overlay(self.model, measured, curve_of(self.model.act))
+        expected = overlay(self.model, measured, curve_of(self.model.act, self.model))
         write_plots(history, summary, self.run.plots, expected)

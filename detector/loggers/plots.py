@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.gradients.indices import EXPLODING, FLOOR, VANISHING
+from detector.gradients.indices import FLOOR, limits
 from detector.loggers.console import verdict_word
 from detector.rundir import Key, by_layer, layers_in
 
@@ -27,11 +27,7 @@ History = Sequence[Mapping[str, Any]]
 _PROFILES = 6  # lines in the depth picture
 _LOSSES = {Key.LOSS: "total", Key.LOSS_BOX: "box", Key.LOSS_CLS: "class", Key.LOSS_DFL: "DFL"}
 _MAPS = {Key.TRAIN_MAP: "train (seen)", Key.VAL_MAP: "val (unseen)"}
-_BANDS = (  # from, to, colour: the verdict's thresholds in decades
-    (-math.inf, VANISHING, "#d62728"),
-    (VANISHING, EXPLODING, "#2ca02c"),
-    (EXPLODING, math.inf, "#9467bd"),
-)
+_BANDS = "#d62728", "#2ca02c", "#9467bd"  # vanishing, healthy, exploding
 
 
 def write_plots(
@@ -139,17 +135,18 @@ def _depth(
     axis.set_xlabel("trunk block, from the image to the head")
     axis.set_ylabel("‖dL/d activation‖")
     axis.legend(fontsize=8, frameon=False)
-    axis.set_title(_verdicts(summary), fontsize=9, loc="left")
+    axis.set_title(_verdicts(summary, len(layers)), fontsize=9, loc="left")
     return made
 
 
-def _verdicts(summary: Mapping[str, Any]) -> str:
+def _verdicts(summary: Mapping[str, Any], layers: int) -> str:
     parts = []
     for when, suffix in (("init", "_init"), ("late", "")):
         index = summary.get(Key.VANISHING_INDEX + suffix)
         verdict = summary.get(Key.VERDICT + suffix)
         if index is not None:
-            parts.append(f"V {when} {_float(index):+.2f} decades: {verdict or verdict_word(_float(index))}")
+            word = verdict or verdict_word(_float(index), layers)
+            parts.append(f"V {when} {_float(index):+.2f} decades: {word}")
     return "  ·  ".join(parts)
 
 
@@ -177,25 +174,25 @@ def _curves(history: History, run: str, kind: str) -> Figure | None:
     bar.set_ticks(ticks, labels=[layers[place] for place in ticks], fontsize=8)
     upper.set_ylabel(f"‖dL/d {what}‖")
     if with_index:
-        _index(axes[1], history)
+        _index(axes[1], history, len(layers))
         axes[1].sharex(upper)
         upper.tick_params(labelbottom=False)
     axes[-1].set_xlabel("step")
     return made
 
 
-def _index(axis: Axes, history: History) -> None:
+def _index(axis: Axes, history: History, layers: int) -> None:
     """The vanishing index over the steps, on the verdict's bands."""
     steps, values = _series(history, Key.VANISHING_INDEX)
     finite = values[np.isfinite(values)]
-    low, high = min([-1.6, *finite]) - 0.3, max([1.8, *finite]) + 0.3
-    for start, end, color in _BANDS:
-        bottom, top = max(start, low), min(end, high)
+    below, above = limits(layers)
+    low, high = min([below - 0.6, *finite]) - 0.3, max([above + 0.6, *finite]) + 0.3
+    for bottom, top, color in zip((low, below, above), (below, above, high), _BANDS, strict=True):
         axis.axhspan(bottom, top, color=color, alpha=0.13, linewidth=0)
         middle = (bottom + top) / 2
         right = axis.get_yaxis_transform()  # x as a fraction of the width, y in decades
-        axis.text(0.995, middle, verdict_word(middle), transform=right, ha="right", va="center", fontsize=8,
-                  color=color)  # fmt: skip
+        word = verdict_word(middle, layers)
+        axis.text(0.995, middle, word, transform=right, ha="right", va="center", fontsize=8, color=color)
     axis.plot(steps, values, color="black", linewidth=1.5, **_dots(steps))
     axis.set_ylim(low, high)
     axis.set_ylabel("V (decades)")

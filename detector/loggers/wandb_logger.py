@@ -35,7 +35,7 @@ class WandbLogger(Logger):
     imports and the first step.
 
     A run that was killed leaves W&B behind the local history, by all that was waiting to be written or
-    sent. One that goes on makes up for it: online with the rows that the server lacks, offline with all of
+    sent. One that is resumed makes up for it: online with the rows that the server lacks, offline with all of
     them, so that the newest offline file is the whole run.
     """
 

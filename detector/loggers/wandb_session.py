@@ -88,7 +88,7 @@ def open_run(start: Start, run_id: str, report: Callable[[str], None]) -> wandb.
 
 
 def set_aside_earlier(run: wandb.Run) -> bool:
-    """Move the earlier parts of an offline run that goes on to superseded/, where `wandb sync` does not look.
+    """Move the earlier parts of a resumed offline run to superseded/, where `wandb sync` does not look.
 
     W&B adds what is synced to what it has, so that rows in two files would be there twice; and the file of
     a killed run can be cut off, which stops the upload of them all.

@@ -39,6 +39,10 @@ class DetectionModel(nn.Module):
         """What a lower learning rate or `model.freeze=backbone` is for."""
         return list(self.backbone_layers().values())
 
+    def level_ends(self) -> dict[str, str]:
+        """The layers whose outputs leave the backbone, by level (p3 has stride 2³); empty if not known."""
+        return {}
+
     def class_layers(self) -> set[str]:
         """The names of the layers whose outputs are the classes: new wherever the classes are."""
         return set()

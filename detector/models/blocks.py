@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from detector.config.schema import ModelConfig
+from detector.models.standardised import StandardisedConv2d, variance_gain
+from detector.models.tailored import tailored
 from detector.registry import lookup
 
 Operations = list[tuple[str, nn.Module]]  # along a branch, in network order, by their place in the module
@@ -34,6 +36,7 @@ class Components(NamedTuple):
     act: Callable[[], nn.Module]  # () -> activation
     norm: Callable[[int], nn.Module]  # (channels) -> normalisation
     shortcut: Callable[[int], nn.Module]  # (channels) -> module of (x, f(x))
+    conv: Callable[..., nn.Conv2d] = nn.Conv2d  # called like it
 
 
 class ConvNormAct(nn.Module):
@@ -44,7 +47,7 @@ class ConvNormAct(nn.Module):
         norm = parts.norm(c_out)
         # A norm has its own shift, so a bias before it would do nothing.
         bias = isinstance(norm, nn.Identity)
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, bias=bias)
+        self.conv = parts.conv(c_in, c_out, kernel, stride, padding=kernel // 2, bias=bias)
         self.norm = norm
         self.act = parts.act()
 
@@ -129,6 +132,21 @@ class HighwayGate(nn.Module):
         return t * f + (1 - t) * x
 
 
+class SkipInit(nn.Module):
+    """A shortcut that starts as the identity: y = x + α·f, α one learnt number that starts at 0.
+
+    Like a batch norm, it keeps the branch small beside x (De & Smith 2020, arXiv:2002.10444).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor, f: Tensor) -> Tensor:
+        """All tensors (B, c, H, W)."""
+        return x + self.scale * f
+
+
 def chained(**units: ConvNormAct) -> Operations:
     """The operations of units that follow each other, their places as `conv1.norm`."""
     return [(f"{name}.{place}", part) for name, unit in units.items() for place, part in unit.operations()]
@@ -154,6 +172,11 @@ def no_shortcut(channels: int) -> NoShortcut:
     return NoShortcut()
 
 
+def skipinit(channels: int) -> SkipInit:
+    """One factor for the branch, whatever the width."""
+    return SkipInit()
+
+
 # Inplace activations would overwrite the tensors whose gradients are measured: none is used.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
@@ -167,19 +190,31 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,  # eps 1e-5, momentum 0.1: torch's defaults
     "group": group_norm,
     "none": no_norm,
+    "weight": no_norm,  # the convolutions' filters are normalised instead: see `components`
 }
 SHORTCUTS: dict[str, Callable[[int], nn.Module]] = {
     "residual": residual,
     "none": no_shortcut,
     "gated": HighwayGate,
+    "skipinit": skipinit,
 }
 BLOCKS: dict[str, Callable[[int, Components], nn.Module]] = {"basic": Block}
 
 
 def components(config: ModelConfig) -> Components:
     """The factories that a configuration names: those above, PyTorch's activations, and registered ones."""
+    act = activation(config.act, config)
+    convolution: Callable[..., nn.Conv2d] = nn.Conv2d
+    if config.norm == "weight":
+        convolution = partial(StandardisedConv2d, gain=variance_gain(act))
     return Components(
-        lookup("activation", config.act, ACTIVATIONS, nn),
+        act,
         lookup("norm", config.norm, NORMS),
         lookup("shortcut", config.shortcut, SHORTCUTS),
+        convolution,
     )
+
+
+def activation(act: str, config: ModelConfig) -> Callable[[], nn.Module]:
+    """The factory of an activation; some depend on the rest of the configuration."""
+    return lookup("activation", act, ACTIVATIONS | tailored(config), nn)

@@ -31,6 +31,11 @@ class Built(NamedTuple):
 def build_model(config: ModelConfig, names: Sequence[str]) -> Built:
     """Build the configured model for these classes; what is random comes from torch's global generator.
 
+    >>> from detector import build_model, load_config
+    >>> model, _ = build_model(load_config("no_residual").config.model, ["cat", "dog"])
+    >>> model.num_classes, model.strides
+    (2, (8, 16, 32))
+
     `config.pretrained` is None for our own detector, a `.yaml` of ultralytics for one of their networks
     from scratch, a `.pt` of theirs with its weights, or a checkpoint of this project.
 

@@ -9,23 +9,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detector.models.blocks import ACTIVATIONS
-from detector.registry import lookup
+from detector.config.schema import ModelConfig
+from detector.models.blocks import activation
 
 Array = NDArray[np.float64]
 
 
-def curve_of(act: str) -> tuple[Callable[[Array], Array], Callable[[Array], Array]] | None:
+def curve_of(
+    act: str, model: ModelConfig | None = None
+) -> tuple[Callable[[Array], Array], Callable[[Array], Array]] | None:
     """φ and φ' of an activation, as it is at initialisation, on float64 arrays of any shape.
 
     Args:
         act: its name in a configuration.
+        model: that configuration: some activations depend on the rest of it.
 
     Returns:
         None where it is no such function: one number's result depends on the others, or on chance, or it does
         not work in float64.
     """
-    module = lookup("activation", act, ACTIVATIONS, nn)().double()
+    module = activation(act, model or ModelConfig())().double()
 
     def value(x: Array) -> Array:
         with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from detector.config.schema import ModelConfig
 from detector.models.base import DetectionModel, Predictions, freeze
 from detector.models.blocks import BLOCKS, Block, Components, ConvNormAct, components
+from detector.models.fixup import FixupBlock
 from detector.models.init import init_predictors, init_weights
 from detector.registry import lookup
 
@@ -94,6 +96,18 @@ class Head(nn.Module):
 class Detector(DetectionModel):
     """Images in, raw predictions out.
 
+    >>> import torch
+    >>> from torch import nn
+    >>> from detector import Detector
+    >>> from detector.models.blocks import Components, residual
+    >>> parts = Components(act=nn.SiLU, norm=nn.BatchNorm2d, shortcut=residual)
+    >>> sizes = {"depths": (1, 2, 1, 1), "widths": (8,) * 5, "neck_width": 8, "reg_max": 4}
+    >>> model = Detector(3, **sizes, parts=parts, rest=parts)
+    >>> model(torch.zeros(2, 3, 64, 64))["scores"].shape  # 8·8 + 4·4 + 2·2 cells
+    torch.Size([2, 3, 84])
+    >>> list(model.backbone_layers())[:4]
+    ['00_stem', '01_p2.down', '02_p2.0', '03_p3.down']
+
     Args:
         num_classes: how many classes the head scores.
         depths: blocks in each stage, at strides 4, 8, 16, 32.
@@ -137,6 +151,11 @@ class Detector(DetectionModel):
         children = self.backbone.named_children()
         return {f"{depth:02d}_{name.replace('_', '.', 1)}": m for depth, (name, m) in enumerate(children)}
 
+    def level_ends(self) -> dict[str, str]:
+        """See `DetectionModel.level_ends`: what the neck gets."""
+        names = dict(zip(self.backbone._modules, self.backbone_layers(), strict=True))
+        return {end[:2]: names[end] for end in self.backbone.ends[1:]}
+
     def class_layers(self) -> set[str]:
         """See `DetectionModel.class_layers`."""
         return {f"head.cls.{scale}.2" for scale in range(len(self.head.cls))}
@@ -146,7 +165,8 @@ def build_detector(config: ModelConfig, num_classes: int) -> Detector:
     """Build and initialise the detector from torch's global generator: seed it first."""
     sizes = config.depths, config.widths, config.neck_width, config.reg_max
     parts, rest = components(config.part("trunk")), components(config.part("neck_and_head"))
-    model = Detector(num_classes, *sizes, parts, rest, lookup("block", config.block, BLOCKS))
+    blocks = BLOCKS | {"fixup": partial(FixupBlock, blocks=sum(config.depths))}
+    model = Detector(num_classes, *sizes, parts, rest, lookup("block", config.block, blocks))
     model.config = config
     init_weights(model, config.init, config.init_std)
     init_predictors(model.head.box, model.head.cls, model.strides, num_classes)

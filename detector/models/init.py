@@ -23,6 +23,8 @@ def init_weights(model: nn.Module, scheme: str, std: float = 0.01) -> None:
     | `default` | U(±1/√fan_in), biases as well | nothing: variance 1 / (3 fan_in) | `nn.Conv2d`             |
     | `naive`   | N(0, std²)                    | nothing                          | He et al. 2015, table 2 |
 
+    Two more draw whole matrices, which keep lengths: see `orthogonal` and `delta_orthogonal`.
+
     fan_in = c_in·k², fan_out = c_out·k². Biases start at 0, except under `default`. A norm starts at
     scale 1 and shift 0 under every scheme; a highway gate at weight 0 and bias -1.
 
@@ -66,6 +68,33 @@ def xavier(weight: Tensor) -> None:
     nn.init.normal_(weight, 0.0, math.sqrt(2 / sum(fans(weight))))
 
 
+def orthogonal(weight: Tensor) -> None:
+    """A random orthogonal matrix (c_out, fan_in): W·Wᵀ = 1 (Saxe et al. 2014, arXiv:1312.6120).
+
+    Where there are more outputs than inputs, Wᵀ·W = c_out / fan_in: so E[x²] of a unit stays the same either
+    way (the "scaled-corrected" orthogonal weights of Martens et al. 2021, arXiv:2110.01765).
+    """
+    fan_in = fans(weight)[0]
+    nn.init.orthogonal_(weight, gain=max(1.0, math.sqrt(weight.shape[0] / fan_in)))
+
+
+def delta_orthogonal(weight: Tensor) -> None:
+    """Orthogonal across channels, and only at the kernel's centre: the convolution keeps an image's norm.
+
+    Xiao et al. 2018, arXiv:1806.05393, algorithm 1. Where the number of channels changes the weights are
+    `orthogonal` instead: in the trunk these are the stride-2 convolutions, and of a kernel that is its centre
+    alone they would see one pixel in four.
+    """
+    if weight.shape[0] != weight.shape[1]:
+        orthogonal(weight)
+        return
+    nn.init.zeros_(weight)
+    centre = weight
+    for size in weight.shape[:1:-1]:  # the kernel's, the last first
+        centre = centre[..., size // 2]
+    nn.init.orthogonal_(centre)
+
+
 def leave(weight: Tensor) -> None:
     """PyTorch has drawn it already."""
 
@@ -75,6 +104,8 @@ SCHEMES: dict[str, Callable[[Tensor], object]] = {
     "lecun": lecun,
     "xavier": xavier,
     "default": leave,
+    "orthogonal": orthogonal,
+    "delta_orthogonal": delta_orthogonal,
 }
 
 

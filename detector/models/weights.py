@@ -40,7 +40,7 @@ def find(name: str) -> Path:
     """A file by its path, relative to the working directory or to the project; else an official download.
 
     Raises:
-        UserError: there is no such file, and it is not one that ultralytics publishes, or it cannot be had.
+        UserError: there is no such file, and ultralytics publishes none of this name, or it is not available.
     """
     written = os.path.expanduser(name)
     for candidate in (Path(written).absolute(), PROJECT / written, WEIGHTS / written):

@@ -101,6 +101,17 @@ class YoloModel(DetectionModel):
         """See `DetectionModel.backbone_modules`: what the description lists under that name."""
         return list(self.net.model)[: len(self.description["backbone"])]  # type: ignore[arg-type]
 
+    def level_ends(self) -> dict[str, str]:
+        """See `DetectionModel.level_ends`: the backbone's layers that the neck reads, and its last."""
+        names = list(self.backbone_layers())
+        read = {len(names) - 1}
+        for index, layer in enumerate(self.net.model):  # type: ignore[arg-type]
+            sources = [layer.f] if isinstance(layer.f, int) else layer.f
+            if index >= len(names):
+                read |= {f for f in (s if s >= 0 else index + s for s in sources) if f < len(names)}
+        levels = zip(reversed(self.strides), sorted(read, reverse=True), strict=False)
+        return {f"p{stride.bit_length() - 1}": names[at] for stride, at in reversed(list(levels))}
+
     def class_layers(self) -> set[str]:
         """See `DetectionModel.class_layers`."""
         last = len(self.net.model) - 1  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The progress bar of the commands: on stderr, for a person who watches, and gone when it is done."""
+"""The progress bar of the commands: on stderr, for whoever watches, and gone when it is done."""
 
 from __future__ import annotations
 

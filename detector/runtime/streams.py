@@ -28,7 +28,8 @@ def accept_any_text() -> None:
     """Write what the encoding of stdout or stderr lacks (a redirected Windows console's) as `\\u2500`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            with suppress(OSError):  # its reader has gone, which is no reason not to begin
+                stream.reconfigure(errors="backslashreplace")
 
 
 def flush() -> None:

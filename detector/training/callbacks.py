@@ -20,6 +20,7 @@ from detector.loggers.base import Logger
 from detector.loggers.throttle import Throttle
 from detector.rundir import Key
 from detector.runtime.distributed import SingleProcess
+from detector.training.clipping import ClippingMeter
 from detector.training.evaluation import evaluate
 from detector.training.examples import prediction_images
 from detector.training.schedule import Schedule
@@ -32,13 +33,26 @@ SECONDS_BETWEEN_PICTURES = 10  # of predictions: drawing them for W&B takes as l
 
 
 class Callback:
-    """Called by the engine; every method here does nothing. Derive from it and override what you need."""
+    """Called by the engine; every method here does nothing. Derive from it and override what you need.
+
+    >>> from detector import Callback, fit, load_config
+    >>> class KeepNorms(Callback):
+    ...     def __init__(self):
+    ...         self.norms = []
+    ...     def on_record(self, row):
+    ...         self.norms.append(row["train/grad_norm"])
+    >>> mine = KeepNorms()
+    >>> short = ["data.image_size=64", "train.steps=2", "run.dir=watched"]
+    >>> run = fit(load_config("coco8", short), callbacks=[mine])
+    >>> len(mine.norms), min(mine.norms) > 0
+    (2, True)
+    """
 
     def on_train_begin(self, state: TrainState) -> None:
         """Training is about to begin, or to resume, with this state."""
 
     def on_step_begin(self, step: int) -> None:
-        """Before the passes of a step. Setting `state.should_stop` ends training here."""
+        """Before the passes of a step. Training ends here if `state.should_stop` was set, here or earlier."""
 
     def on_backward_end(self, step: int) -> None:
         """The gradients are complete: of the whole batch, unscaled, and not yet clipped."""
@@ -96,9 +110,13 @@ class StopOnRequest(Callback):
     def __init__(self, state: TrainState, request: Callable[[], bool]) -> None:
         self.state, self.request = state, request
 
+    def on_train_begin(self, state: TrainState) -> None:
+        """What stopped an earlier training of this state is over."""
+        state.should_stop = False
+
     def on_step_begin(self, step: int) -> None:
         """Ask."""
-        self.state.should_stop = self.request()
+        self.state.should_stop = self.request() or self.state.should_stop
 
 
 class RecordGradients(Callback):
@@ -109,6 +127,7 @@ class RecordGradients(Callback):
     ) -> None:
         self.state, self.schedule, self.recorder = state, schedule, recorder
         self.keep_rejected = config.on_nonfinite != "skip"  # else the curves show the steps that were taken
+        self.clipping = ClippingMeter(state.model, config)
         self._since, self._steps = time.perf_counter(), 0
 
     def on_step_begin(self, step: int) -> None:
@@ -120,6 +139,8 @@ class RecordGradients(Callback):
 
     def on_backward_end(self, step: int) -> None:
         """Measure."""
+        if self.recorder.active:
+            self.clipping.measure()
         self.recorder.gradients(self.state.scaler.get_scale())
 
     def on_step_end(self, step: int) -> None:
@@ -127,9 +148,11 @@ class RecordGradients(Callback):
         self._steps += 1
         if self.state.step == step and not self.keep_rejected:
             self.recorder.cancel()
+            self.clipping.clear()
 
     def on_record(self, row: Row) -> None:
         """Turn the row's tensors into numbers, together with the record: one transfer from the device."""
+        row |= self.clipping.report(row[Key.GRAD_NORM])
         row |= self.recorder.end({key: row[key] for key in row if key not in (Key.STEP, Key.EPOCH, Key.LR)})
         row[Key.STEP_MS] = 1000 * (time.perf_counter() - self._since) / self._steps
         self._steps = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any, Literal, Protocol
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detector.config.schema import TrainConfig
-from detector.data.loader import Batch
+from detector.data.batch import Batch
 from detector.models.loss import Loss
 from detector.rundir import Key
 from detector.runtime.distributed import SingleProcess
@@ -86,7 +86,7 @@ def train(
 
         # Record. This is the true gradient: of the whole batch, unscaled, and not yet clipped.
         callback.on_backward_end(step)
-        grad_norm = clip_gradients(model, config.clip)
+        grad_norm = clip_gradients(model, config.clip, state.clip_parts)
 
         # Step, unless a number is not finite.
         accepted = guard.accepts(micro_batches, loss, grad_norm)
@@ -120,14 +120,23 @@ def forward(state: TrainState, loss_fn: LossFunction, batch: Batch) -> Loss:
     return loss_fn(preds, batch.targets())
 
 
-def clip_gradients(model: nn.Module, limit: float | None) -> Tensor:
-    """Scale all gradients down so that their joint norm is at most `limit`; return the norm before."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    # On a GPU, to look at the norm would mean to wait for it: there, all are multiplied, if need be by 1.
-    if limit is not None and (norm.is_cuda or not norm <= limit):
-        torch.nn.utils.clip_grads_with_norm_(model.parameters(), limit, norm)
-    return norm
+def clip_gradients(model: nn.Module, limit: float | None, parts: Sequence[list[nn.Parameter]] = ()) -> Tensor:
+    """Scale all gradients down so that their joint norm is at most `limit`; return the norm before.
+
+    Given `parts` of the model, each is scaled by its own norm instead of the joint one.
+    """
+    total = gradient_norm(list(model.parameters()))
+    for part in parts or [list(model.parameters())]:
+        norm = gradient_norm(part) if parts else total
+        # On a GPU, to look at the norm would mean to wait for it: there, all are multiplied, if need be by 1.
+        if limit is not None and (norm.is_cuda or not norm <= limit):
+            torch.nn.utils.clip_grads_with_norm_(part, limit, norm)
+    return total
+
+
+def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
+    """The joint norm of their gradients."""
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 def named(loss: Tensor) -> Mapping[str, Tensor]:

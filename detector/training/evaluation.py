@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detector.data.batch import Batch
 from detector.data.dataset import Item
 from detector.data.geometry import xywh_to_xyxy
-from detector.data.loader import Batch
 from detector.models.base import DetectionModel, Predictions
 from detector.models.decode import decode, postprocess
 from detector.runtime.distributed import SingleProcess

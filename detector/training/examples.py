@@ -7,10 +7,10 @@ from contextlib import suppress
 
 import numpy as np
 
+from detector.data.batch import Batch
 from detector.data.dataset import Dataset, Item
 from detector.data.geometry import xywh_to_xyxy
 from detector.data.images import read_image
-from detector.data.loader import Batch
 from detector.errors import UserError
 from detector.loggers.base import PredictionImage
 from detector.training.evaluation import truth_of

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from detector.config.schema import Config
 from detector.errors import UserError
 from detector.gradients.impose import ImposedProfile, equalise
+from detector.gradients.layers import trainable_weights
 from detector.gradients.profile import read_profile
-from detector.gradients.recorder import Gather, alone, trainable_weights
+from detector.gradients.recorder import Gather, alone
 from detector.rundir import Key
 from detector.training.callbacks import Callback, Row
 from detector.training.schedule import Schedule

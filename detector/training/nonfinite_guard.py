@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from detector.config.schema import TrainConfig
+from detector.data.batch import Batch
 from detector.data.dataset import Dataset
-from detector.data.loader import Batch
 from detector.gradients.nonfinite import NonFiniteOrigin, find_nonfinite_origin
+from detector.registry import with_plugins
 from detector.rundir import Key, RunDir
 from detector.runtime.checkpoint_check import FailureState, Metadata
 from detector.runtime.checkpoint_file import FORMAT
@@ -196,4 +197,4 @@ def save_nonfinite_step(
     else:
         shown = sorted({Path(name).name for batch in images for name in batch})
         names = ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")
-        say(f"its images: {names}; to repeat the step: detector replay {run}")
+        say(f"its images: {names}; to repeat the step: {with_plugins(f'detector replay {run}')}")

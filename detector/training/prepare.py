@@ -10,10 +10,10 @@ import torch
 from detector.config.loading import LoadedConfig, load_config
 from detector.config.schema import Config, TrainConfig
 from detector.data.augment_ultralytics import mixing_epochs
+from detector.data.batch import Batch
 from detector.data.coco8 import DatasetUnavailable
 from detector.data.dataset import Dataset
-from detector.data.loader import Batch, Loader
-from detector.data.own import read_registered
+from detector.data.loader import Loader
 from detector.data.problems import said
 from detector.data.sources import check_command, load_configured
 from detector.errors import say
@@ -56,8 +56,6 @@ def load_data(loaded: LoadedConfig, dist: SingleProcess) -> tuple[Dataset, dict[
 
 def _read_dataset(loaded: LoadedConfig, announce: bool) -> tuple[Dataset, LoadedConfig]:
     data, seed = loaded.config.data, loaded.config.train.seed
-    if data.format != "yolo":
-        return read_registered(data), loaded
     try:
         return load_configured(data, seed), loaded
     except DatasetUnavailable as error:

@@ -146,7 +146,7 @@ class Run:
                 rows,
                 self.world_size,
             )
-            ledger, act = read_ledger(self.files), curve_of(config.model.act)
+            ledger, act = read_ledger(self.files), curve_of(config.model.act, config.model)
             summary |= explain(summary, rows, ledger, config, read_effects(), act)
             self.logger.finish(summary, self.files.best if self.files.best.exists() else None)
         self.exit_code = exit_code

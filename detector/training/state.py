@@ -12,6 +12,7 @@ from detector.config.schema import TrainConfig
 from detector.models.base import DetectionModel
 from detector.runtime.device import PRECISIONS, autocast, choose_precision, preprocess
 from detector.runtime.sync_norm import batch_norms
+from detector.training.clipping import trunk_and_rest
 from detector.training.optimizer import MovingAverage, build_optimizer
 
 
@@ -28,6 +29,7 @@ class TrainState:
     channels_last: bool
     frozen_norms: tuple[nn.Module, ...] = ()  # keep the running statistics that they came with
     unsynced_norm_stats: list[Tensor] = field(default_factory=list)  # see `SingleProcess.prepare_model`
+    clip_parts: tuple[list[nn.Parameter], ...] = ()  # clipped apart; none: all together
     step: int = 0  # optimizer steps completed, skipped ones included
     skipped: int = 0  # steps skipped because their numbers were not finite
     skipped_in_a_row: int = 0  # of these, the latest uninterrupted series
@@ -59,6 +61,7 @@ class TrainState:
             precision=precision,
             channels_last=config.channels_last,
             frozen_norms=tuple(norms) if config.freeze_norms else (),
+            clip_parts=trunk_and_rest(model) if config.clip_by == "part" else (),
         )
 
     @property

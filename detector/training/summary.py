@@ -10,7 +10,8 @@ from detector.analysis.diagnosis import diagnose
 from detector.data.dataset import Dataset
 from detector.data.problems import counted
 from detector.gradients.nonfinite import NonFiniteOrigin
-from detector.rundir import Key
+from detector.registry import plugins
+from detector.rundir import Key, own_metrics
 from detector.runtime.device import device_name
 from detector.training.engine import Status
 from detector.training.provenance import provenance
@@ -44,10 +45,8 @@ def summarize(
         rows: its history.
         processes: how many trained together.
     """
-    others = dict.fromkeys(
-        key for row in rows for key in row if key.startswith("val/") and key not in METRICS
-    )
-    keys = (*METRICS, *(f"{split}/{key[4:]}" for key in others for split in ("train", "val")))
+    others = dict.fromkeys(name for row in rows for name in own_metrics(row))
+    keys = (*METRICS, *(f"{split}/{name}" for name in others for split in ("train", "val")))
     return {
         "ablation": name,
         "seed": seed,
@@ -68,6 +67,7 @@ def summarize(
         "precision": state.precision_name,
         "threads": torch.get_num_threads(),  # sums come out differently on another number of them
         "cpu": torch.backends.cpu.get_cpu_capability(),  # so they do with other instructions
+        **({"plugins": {p.path.name: p.digest for p in plugins.values()}} if plugins else {}),
         **provenance(device_name(state.device)),
     }
 

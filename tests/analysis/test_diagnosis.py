@@ -29,6 +29,8 @@ def test_exploding_at_first_and_vanishing_late() -> None:
     assert found["gradient/verdict_init"] == "exploding"
     assert found["gradient/vanishing_index"] == pytest.approx(-2.5)  # the median of -3 and -2
     assert found["gradient/verdict"] == "vanishing"
+    assert found["gradient/decades_per_layer_init"] == pytest.approx(1)
+    assert found["gradient/decades_per_layer"] == pytest.approx(-1.25)
 
 
 def test_late_is_the_last_third_of_what_was_reached() -> None:
@@ -71,9 +73,9 @@ def test_late_begins_at_two_thirds_exactly() -> None:
 
 def test_a_collapse_is_judged_by_the_late_median() -> None:
     even = [1.0, 1.0, 1.0]
-    rows = [row(step, *even, dependence=0.05 if step >= 70 else 0.9) for step in range(0, 100, 10)]
+    rows = [row(step, *even, dependence=0.0005 if step >= 70 else 0.9) for step in range(0, 100, 10)]
     found = diagnose(rows, steps=100)
-    assert found["signal/input_dependence"] == 0.05
+    assert found["signal/input_dependence"] == 0.0005
     assert (found["gradient/verdict_init"], found["gradient/verdict"]) == ("healthy", "collapsed")
 
 
@@ -82,3 +84,25 @@ def test_a_median_of_what_is_missing_or_broken_is_nan() -> None:
     assert median_of(rows, "x") == 3.0
     assert math.isnan(median_of(rows, "y"))
     assert math.isnan(median_of([*rows, {"step": 4, "x": math.nan}], "x"))
+
+
+def test_a_dead_signal_is_judged_by_its_weakest_level_and_reported_with_it() -> None:
+    rows = [row(step, 1e-4, 1e-2, 1.0) for step in (0, 70, 99)]
+    for at, r in enumerate(rows):
+        r |= {"signal/rms_p3": 1e-2, "signal/rms_p4": 10.0 ** -(4 + at)}
+    found = diagnose(rows, steps=100)
+    assert found["gradient/verdict_init"] == found["gradient/verdict"] == "dead forward"
+    assert found["signal/rms_p4_init"] == 1e-4
+    assert found["signal/rms_p4"] == pytest.approx((1e-5 + 1e-6) / 2)
+    assert found["signal/rms_p3"] == found["signal/rms_p3_init"] == 1e-2
+    unmeasured = diagnose([row(step, 1e-4, 1e-2, 1.0) for step in (0, 70, 99)], steps=100)  # an older run
+    assert unmeasured["gradient/verdict"] == "vanishing"
+    assert not any("rms" in key for key in unmeasured)
+
+
+def test_a_batch_of_one_image_has_no_dependence_and_can_still_be_judged() -> None:
+    single = row(0, 1.0, 1.0, 1.0)
+    del single["signal/input_dependence"]
+    found = diagnose([single], steps=1)
+    assert found["gradient/verdict_init"] == found["gradient/verdict"] == "healthy"
+    assert math.isnan(found["signal/input_dependence"])  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import pytest
 
 from detector.analysis.evidence import Effect, collect, find, read_effects, settings, write_effects
 from detector.analysis.explain import explain
-from detector.config import schema
+from detector.config.experiment import experiment
 from detector.config.loading import load_config
 from detector.config.schema import Config, DataConfig, TrainConfig
 from detector.rundir import Key, RunDir
@@ -83,7 +83,7 @@ def test_a_default_that_changes_changes_nothing_that_was_measured(
     write_effects([effect(Config())], path)
     monkeypatch.setattr(
         "detector.analysis.evidence.experiment",
-        lambda config: schema.experiment(config) | ({"train.lr": 0.5} if config == Config() else {}),
+        lambda config: experiment(config) | ({"train.lr": 0.5} if config == Config() else {}),
     )
     (found,) = read_effects(path)
     assert found.settings["train.lr"] == 0.02
@@ -115,3 +115,14 @@ def test_runs_that_did_not_finish_are_left_out(tmp_path: Path) -> None:
     (found,) = collect([*runs, tmp_path / "nothing"])
     assert (found.n, found.vanishing_index) == (2, None)
     assert found.mean == pytest.approx(0.15)
+
+
+def test_a_seed_of_two_suites_counts_once(tmp_path: Path) -> None:
+    runs = []
+    for suite, seed in (("ablations", 0), ("ablations", 1), ("cures", 0), ("cures", 2)):
+        run = RunDir.create(tmp_path / f"{suite}-{seed}", Config(train=TrainConfig(seed=seed, threads=1)))
+        summary: dict[str, Any] = {"ablation": "x", "dataset": "coco8", "status": "finished", "commit": suite}
+        run.write_summary(summary | {Key.TRAIN_MAP: 0.1 * seed, Key.VANISHING_INDEX: 0.5})
+        runs.append(run.path)
+    (found,) = collect(runs)
+    assert (found.n, found.mean) == (3, pytest.approx(0.1))

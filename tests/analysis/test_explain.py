@@ -116,10 +116,63 @@ def test_an_exploding_one_that_turns() -> None:
     backed(text, {**summary("vanishing", -2.0, "exploding", 1.45), **facts})
 
 
-def test_a_healthy_one_needs_no_remedy_and_no_cause() -> None:
-    facts = explain(summary("healthy", 0.5), [row(1.07)], {}, config())
-    assert "asks for a remedy" in facts["gradient/diagnosis"]
+def test_a_healthy_one_needs_no_remedy_and_no_cause_and_does_not_sound_like_an_alarm() -> None:
+    well = summary("healthy", 0.5) | {"train/mAP50-95": 0.98}
+    facts = explain(well, [row(1.07)], LEDGER, config())
+    text = facts["gradient/diagnosis"]
+    assert text.endswith("The gradient is not what holds this run back; its train/mAP50-95 is 0.98.")
     assert not any(key.startswith(("remedy/", "control/", "gradient/cause")) for key in facts)
+    assert "the most" not in text and "decades_lost" in " ".join(facts)  # in the summary all the same
+    backed(text, {**well, **facts})
+
+
+def test_a_healthy_gradient_and_no_map_names_what_to_look_at_next() -> None:
+    rows = [row(1.07) | {"train/loss": 40.0}, {"step": 9, "train/loss": 36.0, "train/clip_factor": 0.03}]
+    learnt_nothing = summary("healthy", 0.5)
+    facts = explain(learnt_nothing, rows, {}, config(freeze="backbone"))
+    text = facts["gradient/diagnosis"]
+    assert "The gradient is not the problem, though train/mAP50-95 is 0.00. Look next at" in text
+    for hint in ("model.freeze=backbone", "train.clip, which scaled the gradient by 0.03",
+                 "the loss only fell from 40 to 36", "detector check datasets/coco8.yaml"):  # fmt: skip
+        assert hint in text
+    fell = [row(1.07) | {"train/loss": 40.0}, {"step": 9, "train/loss": 4.0, "train/clip_factor": 0.9}]
+    text = explain(learnt_nothing, fell, {}, config())["gradient/diagnosis"]
+    assert "train.steps, since the loss fell from 40 to 4 and may fall further" in text
+    assert "train.clip" not in text and "freeze" not in text
+
+
+def test_features_that_a_probe_finds_nothing_in_are_named() -> None:
+    probed = {
+        "signal/probe_auc_p3_init": 0.9, "signal/probe_auc_p3": 0.66, "signal/probe_auc_p3_position": 0.65,
+        "signal/probe_auc_p4": 0.51, "signal/probe_auc_p4_position": 0.63,
+    }  # fmt: skip
+    mine = summary("healthy", 0.5) | {"dataset": "mine", "val/mAP50-95": 0.01} | probed
+    hint = "a linear probe finds objects no better than by place (AUC 0.66, 0.65)"
+    assert hint in explain(mine, [], {}, config())["gradient/diagnosis"]
+    for better in ({"signal/probe_auc_p4": 0.7}, {"dataset": "coco8"}):
+        assert "probe" not in explain(mine | better, [], {}, config())["gradient/diagnosis"]
+
+
+def test_images_that_were_learnt_point_to_the_data_not_to_the_training() -> None:
+    mine = summary("healthy", 0.5) | {"dataset": "mine", "train/mAP50-95": 0.9, "val/mAP50-95": 0.01}
+    rows = [row(1.07) | {"train/loss": 40.0}, {"step": 9, "train/loss": 36.0}]
+    text = explain(mine, rows, {}, config())["gradient/diagnosis"]
+    assert "val/mAP50-95 is 0.01. Look next at the data, since the images trained on were learnt" in text
+    assert "train.lr" not in text
+    unmeasured = summary("healthy", 0.5) | {"train/mAP50-95": None}
+    assert "was not measured" in explain(unmeasured, [], {}, config())["gradient/diagnosis"]
+
+
+def test_residual_blocks_are_told_by_the_shares_of_their_two_ways() -> None:
+    entries = [
+        Entry("05_p3.0", "conv1.conv", "convolution", 0.5),
+        Entry("05_p3.0", "shortcut", "shortcut", 4.0),
+    ]
+    facts = explain(summary("exploding", 2.0), [row(1.3)], {0: entries}, config(norm="none"))
+    assert facts["gradient/identity_share_init"] == pytest.approx(0.8)
+    text = facts["gradient/diagnosis"]
+    assert "gains the most in block p3.0, 0.3 decades, all in the residual blocks." in text
+    assert "80 % of the gradient comes by the identity, 20 % through the branch" in text
 
 
 def test_a_curve_that_was_imposed_is_not_explained_by_the_network() -> None:
@@ -177,7 +230,9 @@ def test_a_remedy_s_theory_is_of_the_remedy_s_activation() -> None:
     assert own["remedy/theory_factor"] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("verdict", ["vanishing", "exploding", "underflow", "collapsed", "diverged"])
+@pytest.mark.parametrize(
+    "verdict", ["vanishing", "exploding", "underflow", "dead forward", "collapsed", "diverged"]
+)
 @pytest.mark.parametrize(
     "model", [{}, PLAIN_SIGMOID, {"shortcut": "none"}, {"norm": "none", "init": "naive"}]
 )
@@ -302,6 +357,30 @@ def test_a_collapse_says_how_little_depends_on_the_image() -> None:
     assert text.count("input dependence") == 1  # of late training, not of the start
 
 
+def test_a_dead_signal_is_not_put_down_to_the_gradient(tmp_path: Path) -> None:
+    runs = [finished(tmp_path, "baseline", 0.96), finished(tmp_path, "frozen", 0.2, freeze="backbone")]
+    sizes = {
+        "signal/rms_p3_init": 2e-5,
+        "signal/rms_p5_init": 1e-7,
+        "signal/rms_p3": 0.5,
+        "signal/rms_p5": 2e-6,
+    }
+    dead = summary("dead forward", -2.5) | sizes
+    facts = explain(dead, [], {}, config(shortcut="none", norm="none"), collect(runs))
+    text = facts["gradient/diagnosis"]
+    assert "the signal is almost zero where it leaves the trunk (V = -2.50 decades, RMS 1e-07)" in text
+    assert "RMS 2e-06)" in text
+    assert facts["gradient/cause"] == "forward" and "fault of the forward pass" in text
+    assert "lost gradient" not in text and not any(key.startswith("control/") for key in facts)
+    assert facts["remedy/change"] == "model.norm=batch"
+
+
+def test_a_vanished_gradient_behind_a_signal_that_says_nothing_is_told_with_it() -> None:
+    both = summary("vanishing", -9.0) | {"signal/input_dependence": 5e-8}
+    text = explain(both, [], {}, config(**PLAIN_SIGMOID), [])["gradient/diagnosis"]
+    assert "late in training it vanishes (V = -9.00 decades, input dependence 5e-08)" in text
+
+
 def test_a_trunk_that_is_needed_makes_the_gradient_a_possible_cause(tmp_path: Path) -> None:
     runs = [
         finished(tmp_path, "baseline", 0.96),
@@ -374,3 +453,84 @@ def test_the_ledger_can_be_left_out_and_changes_nothing(train_py: Callable[..., 
     assert "gradient/worst_blocks" not in without.summary
     strip = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in with_it.history]
     assert strip == [{k: v for k, v in r.items() if not k.startswith("time/")} for r in without.history]
+
+
+PLAIN_SILU = {"shortcut": "none", "norm": "none"}
+LEAKY = {"act": "tailored_relu", "act_slope": 0.8, "init": "delta_orthogonal"}
+
+
+def test_the_best_measured_cure_is_quoted_beside_the_remedy(tmp_path: Path) -> None:
+    runs = [
+        finished(tmp_path, "plain_silu", 0.15, V=-4.0, **PLAIN_SILU),
+        finished(tmp_path, "no_batchnorm", 0.96, norm="none"),
+        finished(tmp_path, "plain_relu", 0.31, V=-3.0, **PLAIN_SILU | {"act": "relu"}),
+        finished(tmp_path, "tanh", 0.5, V=-3.0, **PLAIN_SILU | {"act": "tanh"}),
+        finished(tmp_path, "deep", 0.99, **PLAIN_SILU | {"depths": (1, 1, 1, 1)}),  # no cure, another network
+    ]
+    before = summary("vanishing", -4.0)
+    facts = explain(before, [], {}, config(**PLAIN_SILU), collect(runs))
+    text = facts["gradient/diagnosis"]
+    assert facts["remedy/change"] == "model.shortcut=residual"
+    assert (facts["cure/change"], facts["cure/tried"]) == ("model.act=tanh", 2)
+    assert (
+        "Without putting it back, the best of 2 measured is model.act=tanh: "
+        "train/mAP50-95 0.15 (n=1) to 0.50 (n=1)." in text
+    )
+    backed(text, {**before, **facts})
+
+
+def test_a_cure_that_is_better_than_putting_it_back_is_the_remedy(tmp_path: Path) -> None:
+    runs = [
+        finished(tmp_path, "plain_silu", 0.15, V=-4.0, **PLAIN_SILU),
+        finished(tmp_path, "no_batchnorm", 0.96, norm="none"),
+        *(finished(tmp_path, "delta", 1.0 - seed / 50, seed=seed, **PLAIN_SILU | LEAKY) for seed in (0, 1)),
+    ]
+    before = summary("vanishing", -4.0)
+    facts = explain(before, [], {}, config(**PLAIN_SILU), collect(runs))
+    text = facts["gradient/diagnosis"]
+    change = "model.act=tailored_relu model.act_slope=0.8 model.init=delta_orthogonal"
+    assert facts["remedy/change"] == facts["cure/change"] == change
+    assert f"First remedy to try: {change}; measured train/mAP50-95: 0.15 (n=1) to 0.99 (n=2)." in text
+    assert "It puts nothing back that is stripped, and is the best of 1 such measured." in text
+    run = Config.model_validate({"model": PLAIN_SILU | LEAKY})  # the changes are of a valid configuration
+    assert run.model.act_slope == 0.8
+
+
+def test_where_no_cure_was_measured_or_none_helped_it_says_so(tmp_path: Path) -> None:
+    before = summary("vanishing", -4.0)
+    text = explain(before, [], {}, config(**PLAIN_SILU))["gradient/diagnosis"]
+    assert "without putting back what is stripped was not measured under these conditions." in text
+    runs = [
+        finished(tmp_path, "plain_silu", 0.4, V=-4.0, **PLAIN_SILU),
+        finished(tmp_path, "plain_relu", 0.2, V=-3.0, **PLAIN_SILU | {"act": "relu"}),
+    ]
+    facts = explain(before, [], {}, config(**PLAIN_SILU), collect(runs))
+    assert facts["cure/change"] is None
+    assert "Nothing that was measured without putting it back (1) did better." in facts["gradient/diagnosis"]
+    # Nothing is stripped, or the network is somebody's: there is nothing to do without.
+    for other in ({}, {"pretrained": "yolov8n.pt"}):
+        assert not any(key.startswith("cure/") for key in explain(before, [], {}, config(**other)))
+
+
+@pytest.mark.parametrize(
+    ("cure", "counts"),
+    [
+        ({"shortcut": "skipinit"}, False),  # a shortcut, if with a factor
+        ({"norm": "group"}, False),
+        ({"shortcut": "gated"}, True),
+        ({"norm": "weight"}, True),
+    ],
+)
+def test_another_of_the_same_kind_puts_it_back(cure: dict[str, str], counts: bool, tmp_path: Path) -> None:
+    runs = [finished(tmp_path, "mine", 0.9, **PLAIN_SILU | cure)]
+    facts = explain(summary("vanishing", -4.0), [], {}, config(**PLAIN_SILU), collect(runs))
+    assert facts["cure/tried"] == int(counts)
+
+
+def test_what_strips_more_is_no_cure(tmp_path: Path) -> None:
+    runs = [
+        finished(tmp_path, "no_batchnorm_sigmoid", 0.05, norm="none", act="sigmoid"),
+        finished(tmp_path, "plain_relu", 0.3, **PLAIN_SILU | {"act": "relu"}),
+    ]
+    facts = explain(summary("vanishing", -4.0), [], {}, config(norm="none", act="sigmoid"), collect(runs))
+    assert facts["cure/tried"] == 0

@@ -15,6 +15,7 @@ from detector.analysis.statistics import (
     estimate,
     holm,
     sign_flip_p,
+    simple_effects,
     smallest_p,
     t_cdf,
     t_quantile,
@@ -138,3 +139,23 @@ def test_a_seed_counts_if_all_its_cells_do() -> None:
     del cells[True, True]
     with pytest.raises(ValueError, match="3 of 4 cells"):
         effects(cells)
+
+
+def test_all_at_a_bound_is_an_edge_and_one_that_is_not_is_none() -> None:
+    assert estimate([0.0, 0.004], (0, 1), 0.005).edge == "floor"
+    assert estimate([0.996, 1.0], (0, 1), 0.005).edge == "ceiling"
+    assert estimate([0.0, 0.006], (0, 1), 0.005).edge == estimate([0.0, 0.0]).edge == ""
+    assert estimate([0.0], (0, 1)).edge == "floor"
+    assert estimate([math.nan], (0, 1)).edge == ""
+    assert difference([(0.0, 0.0), (0.001, 0.0)], (0, 1), 0.005).edge == "floor"
+    assert difference([(0.5, 0.0), (0.001, 0.0)], (0, 1), 0.005).edge == ""
+
+
+def test_a_simple_effect_is_a_paired_difference_from_the_whole_network() -> None:
+    cells = {
+        (False, False): {0: 1.0, 1: 2.0}, (True, False): {0: 4.0, 1: 5.5, 2: 9.0},
+        (False, True): {0: 0.0, 1: math.nan}, (True, True): {0: 100.0, 1: 100.0},
+    }  # fmt: skip
+    found = simple_effects(cells)
+    assert (found[0].n, found[0].mean) == (2, 3.25)
+    assert (found[1].n, found[1].mean) == (1, -1.0)

@@ -8,15 +8,9 @@ from typing import Any
 import pytest
 
 from detector.analysis.evidence import FAILURES, settings
-from detector.config.schema import (
-    COMPARED_OTHERWISE,
-    MARKERS,
-    MEASUREMENT,
-    RUNTIME,
-    Config,
-    experiment,
-    flat,
-)
+from detector.config.experiment import MARKERS, experiment, flat
+from detector.config.schema import Config
+from detector.config.section import COMPARED_OTHERWISE, MEASUREMENT, RUNTIME
 from detector.jobs.runner import differences
 from detector.tools.compare.history import Curves
 from detector.tools.compare.runs import KEYS, Run

@@ -25,10 +25,11 @@ from detector.data.augment_ultralytics import (
     mixing_epochs,
     seed_global_generators,
 )
+from detector.data.batch import Batch
 from detector.data.dataset import Item
 from detector.data.geometry import GREY, xywh_to_xyxy
 from detector.data.labels import read_labels
-from detector.data.loader import Batch, Loader
+from detector.data.loader import Loader
 from detector.data.samples import AUGMENT
 from detector.errors import UserError
 from detector.runtime.ultralytics_import import import_ultralytics

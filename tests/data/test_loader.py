@@ -13,10 +13,11 @@ import torch
 
 from detector.config.schema import DataConfig
 from detector.data import samples as samples_module
+from detector.data.batch import Batch
 from detector.data.dataset import Item
 from detector.data.geometry import letterbox
 from detector.data.images import read_image
-from detector.data.loader import Batch, Loader
+from detector.data.loader import Loader
 from detector.data.sampler import batches_per_epoch
 from detector.errors import UserError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -113,6 +114,30 @@ def test_images_outside_a_dataset_are_read_only_if_that_is_allowed(dataset: Path
         load_dataset(str(description))
     allowed = load_dataset(str(description), allow_outside=True)
     assert [str(item.image) for item in allowed.splits["val"]] == listed
+
+
+@pytest.mark.parametrize("path", ["/", "/../..", "~/", "~/..", "~/link", "/proc/self/root"])
+def test_no_list_reaches_the_whole_machine_by_way_of_path(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """A stranger's data YAML says which folder is the dataset's; that is not all of somebody's own."""
+    home = tmp_path / "homes/me"
+    for folder in ("images", "labels"):
+        shutil.copytree(dataset / folder / "val", home / "private" / folder)
+    dataset = dataset.rename(home / "mine")
+    monkeypatch.setenv("HOME", str(home))
+    (home / "link").symlink_to("..")
+    (dataset / "val.txt").write_text(f"{home}/private/images/c.jpg\n{dataset}/images/val/c.jpg\n")
+    base = os.path.realpath(os.path.expanduser(path))
+    splits = {"train": "images/train", "val": "val.txt"}
+    splits = {split: os.path.relpath(dataset / place, base) for split, place in splits.items()}
+    described = dataset / "data.yaml"
+    lines = [f"path: {path}", *(f"{split}: {place}" for split, place in splits.items()), "names: [a, b, c]"]
+    described.write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"val\.txt:1: .* lies outside the dataset's folder .*mine; "):
+        load_dataset(str(described))
+    assert len(load_dataset(str(described), "skip").splits["val"]) == 1
+    assert load_dataset(str(described), allow_outside=True).splits["val"][0].image.parts[-3] == "private"
 
 
 def test_shapes_are_rendered_once_into_the_project(

@@ -246,7 +246,7 @@ HABITS = {
         described(YAML.replace("images/val", "images/train")), {}, {"same-images": ("warning", 1)}
     ),
     "test is the folder of val": Habit(
-        described(YAML + "test: images/val\n"), {}, {"same-images": ("warning", 1)}
+        described(YAML + "test: images/val\n"), {}, {"same-test": ("warning", 1)}
     ),
     "valid for val": Habit(
         described(YAML.replace("val:", "valid:")),
@@ -366,8 +366,20 @@ def kinds(read: Dataset) -> dict[str, tuple[str, int]]:
     return {note.kind: (note.severity, note.count) for note in notes}
 
 
+def checked(capsys: pytest.CaptureFixture[str], data: Path, *arguments: str) -> Counter[tuple[str, str]]:
+    """What `detector check` counts."""
+    capsys.readouterr()
+    assert main(["check", str(data), *arguments, "--json"]) in (0, 1)
+    found: Counter[tuple[str, str]] = Counter()
+    for problem in json.loads(capsys.readouterr().out)["problems"]:
+        found[problem["severity"], problem["kind"]] += problem["count"]
+    return found
+
+
 @pytest.mark.parametrize("name", HABITS)
-def test_a_habit_is_read_as_it_is_meant_and_counted(dataset: Path, name: str) -> None:
+def test_a_habit_is_read_as_it_is_meant_and_counted(
+    dataset: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     habit = HABITS[name]
     habit.build(dataset)
     data = dataset / "data.yaml"
@@ -377,6 +389,7 @@ def test_a_habit_is_read_as_it_is_meant_and_counted(dataset: Path, name: str) ->
         meant = read_of(item.image, np.array(habit.meant.get(item.image.name, [BOX])))
         assert read_of(item.image, rows) == meant
     assert kinds(read) == habit.said
+    assert checked(capsys, data) == {(note.severity, note.kind): note.count for note in read.notes}
     if habit.ultralytics:
         copy = shutil.copytree(dataset, dataset.with_name("copy"))
         assert ours(read) == theirs(copy / "data.yaml")
@@ -437,6 +450,24 @@ def test_an_export_of_roboflow_is_read_from_beside_its_yaml(dataset: Path) -> No
         load(dataset / "data.yaml")
 
 
+def test_a_split_that_an_export_lacks_is_not_taken_from_its_neighbour(dataset: Path) -> None:
+    text = YAML.replace("images/", "../images/")
+    (dataset / "data.yaml").write_text(text + "test: ../images/test\n")
+    expected = ours(load(dataset / "data.yaml"))
+    for kind in ("images", "labels"):
+        shutil.copytree(dataset / kind / "val", dataset.parent / kind / "test")
+    read = load(dataset / "data.yaml")
+    assert ours(read) == expected and [*read.splits] == ["train", "val"]
+    assert kinds(read) == {"missing-split": ("note", 1)}
+    for kind in ("images", "labels"):
+        (dataset / kind / "val").rename(dataset.parent / kind / "val")
+    with pytest.raises(UserError, match=rf"{dataset}/images/val, which does not exist; .* a neighbour's"):
+        load(dataset / "data.yaml")
+    assert len(load(dataset / "data.yaml", val_fraction=0.5).splits["val"]) == 1
+    described("path: ROOT\n" + text.replace("../images/train", "images/train"))(dataset)
+    assert len(load(dataset / "data.yaml").splits["val"]) == 1  # said plainly, it is read
+
+
 def test_a_val_that_is_a_link_to_train_is_refused(dataset: Path) -> None:
     for folder in ("images", "labels"):
         shutil.rmtree(dataset / folder / "val")
@@ -485,6 +516,14 @@ def test_texts_beside_some_images_are_not_read_but_said(dataset: Path) -> None:
     assert "1 of 2 images of 'train' without a label file" in line
 
 
+def test_texts_beside_images_that_say_something_else_are_a_warning(dataset: Path) -> None:
+    shutil.copy(dataset / "labels/train/a.txt", dataset / "images/train/a.txt")
+    label("images/train/b.txt", "1 0.2 0.2 0.1 0.1")(dataset)
+    read = load(dataset / "data.yaml")
+    assert kinds(read) == {"labels-beside": ("warning", 1)}
+    assert ours(read) == theirs(shutil.copytree(dataset, dataset.with_name("copy")) / "data.yaml")
+
+
 # ------------------------------------------------------------------------------ what is lost, and what wins
 
 LOST = {
@@ -512,20 +551,39 @@ def test_the_labelled_one_of_identical_images_is_used(dataset: Path) -> None:
         read = load(dataset / "data.yaml", **options)
         assert [item.image.name for item in read.splits["train"]] == ["a.jpg", "b (2).jpg"]
         assert kinds(read) == {"duplicate": ("error" if options else "repair", 1)}
+    label("labels/train/b (1).txt", LABEL.strip(), "1 0.2 0.2 0.1 0.1", "1 0.2 0.2 0.1 0.2")(dataset)
+    (note,) = (note for note in load(dataset / "data.yaml").notes if note.kind == "duplicate")
+    assert note.first.endswith("b (1).jpg, which is used")
+    label("labels/train/b (2).txt", "1 0.4 0.4 0.1 0.1", LABEL.strip())(dataset)
+    (note,) = (note for note in load(dataset / "data.yaml").notes if note.kind == "duplicate")
+    assert note.first.endswith("b (1).jpg, which is used, and its labels show 1 other objects")
 
 
-def test_sixteen_bits_of_little_range_are_a_warning(dataset: Path) -> None:
-    rng = np.random.default_rng(3)
-    for suffix, most in ((".png", 4095), (".tif", 1023), (".bmp", 255)):
-        dtype = np.uint8 if most == 255 else np.uint16
-        values = rng.integers(0, most + 1, (24, 32), dtype=dtype)
-        values[0, 0] = most
-        cv2.imwrite(str(dataset / f"images/train/dark{suffix}"), values)
-    cv2.imwrite(str(dataset / "images/train/bright.png"), rng.integers(0, 65536, (24, 32), dtype=np.uint16))
+SIXTEEN_BITS = {  # values of the pixels, and what is said of them
+    "12 bits": ((0, 4096), "nearly black: its 16 bits hold 2 to 4095 of 0 to 65535"),
+    "kelvin": ((29000, 31000), "nearly flat: its 16 bits hold 290"),  # in hundredths, as thermal cameras do
+    "all": ((0, 65536), ""),
+    "half": ((20000, 50000), ""),
+    "nothing": ((0, 1), ""),  # as it was taken
+}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bits_of_little_range_are_a_warning(dataset: Path, suffix: str) -> None:
+    for number, (name, ((low, end), words)) in enumerate(SIXTEEN_BITS.items()):
+        values = np.random.default_rng(number).integers(low, end, (80, 100), dtype=np.uint16)
+        values[0, :5] = end - 1
+        if words:
+            values[1, :5] = 65535  # pixels of the sensor that are stuck
+        cv2.imwrite(str(dataset / f"images/train/{name}{suffix}"), values)
     read = load(dataset / "data.yaml")
-    assert kinds(read)["dark"] == ("warning", 2)
-    first = next(note for note in read.notes if note.kind == "dark").first
-    assert "dark.png: is nearly black: its 16 bits hold no more than 4095 of 65535" in first
+    found = {problem.file.stem: problem.message for problem in inspect(scan(dataset / "data.yaml"), 320)[0]
+             if problem.kind == "dark"}  # fmt: skip
+    assert kinds(read)["dark"] == ("warning", 2) and found.keys() == {"12 bits", "kelvin"}
+    assert all(SIXTEEN_BITS[name][1] in message for name, message in found.items())
+    for name in SIXTEEN_BITS:  # ultralytics sees the same
+        theirs = import_ultralytics("utils.patches").imread(str(dataset / f"images/train/{name}{suffix}"))
+        assert (theirs[..., ::-1] == read_image(dataset / f"images/train/{name}{suffix}")).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32])
@@ -642,11 +700,7 @@ def test_a_run_and_the_check_count_the_same(tmp_path: Path, capsys: pytest.Captu
         read = load_configured(config, 0)
         command = shlex.split(check_command(config, 0))
         assert command[:2] == ["detector", "check"]
-        assert main([*command[1:], "--json"]) == 1
-        problems = json.loads(capsys.readouterr().out)["problems"]
-        totals: Counter[tuple[str, str]] = Counter()
-        for problem in problems:
-            totals[problem["severity"], problem["kind"]] += problem["count"]
+        totals = checked(capsys, Path(command[2]), *command[3:])
         assert {(note.severity, note.kind): note.count for note in read.notes} == totals
 
 

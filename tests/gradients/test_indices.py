@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.gradients.indices import FLOOR, vanishing_index, verdict
+from detector.gradients.indices import (
+    EXPLODING_RATE,
+    FLOOR,
+    SHALLOW,
+    VANISHING_RATE,
+    decades_per_layer,
+    vanishing_index,
+    verdict,
+)
 
 positive = st.floats(1e-30, 1e30)
 
@@ -65,8 +73,37 @@ def test_the_rules_in_their_order() -> None:
     assert verdict(flat, -1.01, 0.9) == "vanishing"
     assert verdict(flat, 1.2, 0.9) == "healthy"
     assert verdict(flat, 1.21, 0.9) == "exploding"
-    assert verdict(flat, 0.0, 0.19) == "collapsed"
-    assert verdict(flat, -2.0, 0.1) == "vanishing"  # a signal can collapse because it vanishes
+    assert verdict(flat, 0.0, 0.0019) == "collapsed"
+    assert verdict(flat, 0.0, 0.0021) == verdict(flat, 0.0) == "healthy"  # no I, no verdict on it
+    assert verdict(flat, -2.0, 0.001) == "vanishing"  # a signal can collapse because it vanishes
+
+
+@given(st.integers(1, 200), st.floats(-0.15, 0.15))
+def test_a_steady_factor_has_its_own_rate_at_every_depth(layers: int, rate: float) -> None:
+    norms = [10 ** (-rate * layer) for layer in range(layers)]
+    index = vanishing_index(norms)
+    assert decades_per_layer(index, layers) == pytest.approx(rate if layers > 1 else 0, abs=1e-9)
+    if layers >= SHALLOW and min(abs(rate - VANISHING_RATE), abs(rate - EXPLODING_RATE)) > 1e-6:
+        expected = (
+            "vanishing" if rate < VANISHING_RATE else "exploding" if rate > EXPLODING_RATE else "healthy"
+        )
+        assert verdict(norms, index) == expected
+
+
+def test_one_defect_has_one_verdict_at_21_41_and_81_convolutions() -> None:
+    """V of trunks without a shortcut and with one, as measured at 13, 23 and 43 recorded layers."""
+    for layers, plain, residual in ((13, 0.89, 0.58), (23, 1.58, 0.58), (43, 2.95, 0.32)):
+        norms = [1.0] * layers
+        assert (verdict(norms, plain), verdict(norms, residual)) == ("exploding", "healthy")
+
+
+def test_a_dead_signal_comes_before_what_the_gradient_does() -> None:
+    flat = [1.0] * 6
+    assert verdict(flat, 0.0, 0.9, 4.9e-4) == "dead forward"
+    assert verdict(flat, -5.0, 0.9, 1e-7) == "dead forward"
+    assert verdict([0.0] * 6, 0.0, 0.9, 0.0) == "dead forward"
+    assert verdict(flat, -5.0, 0.9, 5.1e-4) == "vanishing"
+    assert verdict(flat, math.nan, 0.9, 1e-7) == "diverged"
 
 
 def test_no_layers_is_a_mistake_of_the_caller() -> None:

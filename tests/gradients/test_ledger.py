@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from detector.config.schema import ModelConfig
-from detector.gradients.entries import Entry, read_ledger, summarise_ledger, write_ledger
+from detector.gradients.entries import (
+    RESIDUAL,
+    Entry,
+    identity_shares,
+    read_ledger,
+    summarise_ledger,
+    write_ledger,
+)
 from detector.gradients.ledger import Ledger
 from detector.gradients.recorder import GradientRecorder
 from detector.models.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Block, Components, ConvNormAct, HighwayGate
@@ -80,6 +87,8 @@ def test_each_factor_by_hand(shortcut: str) -> None:
     torch.manual_seed(0)
     parts = Components(ACTIVATIONS["silu"], NORMS["batch"], SHORTCUTS[shortcut])
     stem, block = ConvNormAct(3, 8, parts), Block(8, parts)
+    if shortcut == "skipinit":  # one that has learnt something: at 0 no gradient comes through the branch
+        nn.init.constant_(block.shortcut.scale, 0.3)
     images, target = torch.rand(2, 3, 8, 8), torch.randn(2, 8, 8, 8)
     ledger = Ledger({"00_stem": stem, "01_p2.0": block})
     ledger.begin()
@@ -353,6 +362,34 @@ def test_the_largest_fall_by_hand() -> None:
     rise = summarise_ledger(entries, gain=True)
     assert rise is not None
     assert str(rise) == "block b4 gains 4.0 decades: 5.0 in the neck, made up for in part by other operations"
+
+
+def test_a_residual_block_is_one_cause_with_two_ways_through_it() -> None:
+    half, tenth = chain(b1__conv=0.5, b1__act=-0.5, b1__shortcut=0.3), chain(b2__conv=-0.5, b2__shortcut=0.6)
+    assert identity_shares([*half, *tenth]) == pytest.approx({"01_b1": 1 / 2, "02_b2": 1 / 1.1})
+    rise = summarise_ledger([*half, *tenth, *chain(b3__conv=0.2)], gain=True)
+    assert rise is not None
+    assert rise.layers == pytest.approx({RESIDUAL: 0.4, "convolution": 0.2})
+    assert rise.identity == pytest.approx((1 / 2 + 1 / 1.1) / 2)
+    assert identity_shares(chain(b1__conv=0.5)) == {}
+    dead = [Entry("01_b1", "conv", "convolution", 0.0), Entry("01_b1", "shortcut", "shortcut", 1.0)]
+    assert identity_shares(dead) == {"01_b1": 1.0}
+
+
+def test_the_shares_are_those_of_autograd() -> None:
+    torch.manual_seed(0)
+    parts = Components(ACTIVATIONS["silu"], NORMS["batch"], SHORTCUTS["residual"])
+    stem, block = ConvNormAct(3, 8, parts), Block(8, parts)
+    images, target = torch.rand(2, 3, 8, 8), torch.randn(2, 8, 8, 8)
+    ledger = Ledger({"00_stem": stem, "01_p2.0": block})
+    ledger.begin()
+    (block(stem(images)) * target).sum().backward()
+    shares = identity_shares(ledger.entries())
+    x = stem(images).detach().requires_grad_()
+    (branch,) = torch.autograd.grad((block.conv2(block.conv1(x)) * target).sum(), x)
+    by_identity, by_branch = float(target.square().sum()), float(branch.square().sum())
+    expected = {"01_p2.0": by_identity / (by_identity + by_branch)}
+    assert shares == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_norm_and_its_convolution_are_one_cause() -> None:

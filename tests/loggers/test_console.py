@@ -53,6 +53,19 @@ def test_plain_lines_where_there_is_no_terminal(make_history: Make, summary: dic
     assert lines[-1] == "a [bracketed] message"
 
 
+def test_a_metric_of_one_s_own_is_in_the_lines_and_the_table(
+    make_history: Make, summary: dict[str, Any]
+) -> None:
+    own = {"train/recall": 0.75, "val/recall": math.nan}
+    rows = [row | (own if "val/mAP50-95" in row else {}) for row in make_history()]
+    shown, results = _run(rows, summary | own, io.StringIO())
+    assert "recall train 0.750 val none" in shown.splitlines()[-2]
+    assert "recall" not in shown.splitlines()[0]  # not measured yet
+    assert re.search(r"train recall +│ +0\.750 │ on the images trained on", results)
+    bar, _ = _run(rows, summary | own, _Terminal())
+    assert "recall" not in bar  # no room
+
+
 def test_a_bar_on_a_terminal(make_history: Make, summary: dict[str, Any]) -> None:
     shown, results = _run(make_history(), summary, _Terminal())
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
@@ -112,8 +125,11 @@ def test_closing_without_a_result_leaves_the_terminal_usable(file: Callable[[], 
 
 
 @pytest.mark.parametrize(
-    ("index", "word"),
-    [(-1.01, "vanishing"), (-1.0, "healthy"), (1.2, "healthy"), (1.21, "exploding"), (math.nan, "diverged")],
-)
-def test_verdict_word(index: float, word: str) -> None:
-    assert verdict_word(index) == word
+    ("index", "layers", "word"),
+    [
+        (-1.01, 6, "vanishing"), (-1.0, 6, "healthy"), (1.2, 6, "healthy"), (1.21, 6, "exploding"),
+        (math.nan, 6, "diverged"), (1.21, 23, "healthy"), (1.3, 23, "exploding"), (-1.61, 23, "vanishing"),
+    ],
+)  # fmt: skip
+def test_verdict_word(index: float, layers: int, word: str) -> None:
+    assert verdict_word(index, layers) == word

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from detector.config.schema import ModelConfig
+from detector.data.batch import Batch
 from detector.data.dataset import Dataset, Item
 from detector.data.geometry import Letterbox
-from detector.data.loader import Batch
 from detector.loggers.base import LoggerList, PredictionImage
 from detector.loggers.images import TRUTH, draw, draw_labels
 from detector.loggers.plot_logger import PlotLogger

@@ -103,7 +103,7 @@ def test_a_failing_logger_is_dropped_and_the_others_say_so() -> None:
     loggers.close(3)
     assert broken.calls == ["log", "close 3"]
     assert healthy.calls[0] == healthy.calls[2] == "log"
-    assert healthy.calls[1] == "_Broken stopped: RuntimeError: quota exceeded (training goes on)"
+    assert healthy.calls[1] == "_Broken stopped: RuntimeError: quota exceeded (training continues)"
     assert healthy.calls[-1] == "close 3"
 
 

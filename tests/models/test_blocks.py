@@ -51,6 +51,21 @@ def test_the_gate_halfway() -> None:
     assert torch.allclose(gate(x, f), (x + f) / 2)
 
 
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_skipinit_starts_as_the_identity_and_takes_the_branch_in_as_it_learns(norm: str) -> None:
+    block = Block(8, parts(norm=norm, shortcut="skipinit"))
+    x = torch.randn(2, 8, 6, 6, requires_grad=True)
+    out = block(x)
+    assert torch.equal(out, x)
+    (grad,) = torch.autograd.grad(out.sum(), x, retain_graph=True)
+    assert torch.equal(grad, torch.ones_like(x))  # nothing of the gradient is lost or added
+    f = block.conv2(block.conv1(x))
+    (scale,) = torch.autograd.grad(out.sum(), block.shortcut.scale)
+    assert float(scale) == pytest.approx(float(f.detach().sum()), rel=1e-4)  # so it does leave 0
+    nn.init.constant_(block.shortcut.scale, 0.3)
+    assert torch.allclose(block.eval()(x), x + 0.3 * block.conv2(block.conv1(x)))
+
+
 def test_a_bias_exactly_where_no_norm_shifts() -> None:
     assert ConvNormAct(3, 8, parts(norm="batch")).conv.bias is None
     assert ConvNormAct(3, 8, parts(norm="group")).conv.bias is None

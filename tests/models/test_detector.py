@@ -37,6 +37,7 @@ def test_the_trunk_s_names_are_in_network_order_and_survive_every_ablation() -> 
     assert names == sorted(names)
     assert names[:6] == ["00_stem", "01_p2.down", "02_p2.0", "03_p2.1", "04_p3.down", "05_p3.0"]
     assert names[-1] == "22_p5.1"
+    assert base.level_ends() == {"p3": "14_p3.9", "p4": "19_p4.3", "p5": "22_p5.1"}
     for change in ({"norm": "none"}, {"shortcut": "none"}, {"shortcut": "gated"}, {"act": "sigmoid"}):
         ablated = build_detector(ModelConfig(**change), num_classes=80)
         assert list(ablated.backbone_layers()) == names

@@ -35,6 +35,51 @@ def test_the_weights_have_the_promised_deviation(scheme: str, std: float) -> Non
     assert bool(unit.conv.bias.any()) == (scheme == "default")
 
 
+def drawn(scheme: str, c_in: int, c_out: int, kernel: int = 3) -> torch.Tensor:
+    torch.manual_seed(0)
+    unit = ConvNormAct(c_in, c_out, PLAIN, kernel=kernel)
+    init_weights(unit, scheme)
+    return unit.conv.weight.detach()
+
+
+def test_an_orthogonal_convolution_s_rows_are_orthonormal() -> None:
+    # Saxe et al. 2014: W·Wᵀ = 1, each filter a row. With more outputs than inputs it is the columns.
+    rows = drawn("orthogonal", 16, 24).flatten(1)  # (24, 144)
+    assert torch.allclose(rows @ rows.T, torch.eye(24), atol=1e-5)
+    tall = drawn("orthogonal", 16, 64, kernel=1).flatten(1)  # (64, 16)
+    assert torch.allclose(tall.T @ tall, 64 / 16 * torch.eye(16), atol=1e-4)
+
+
+def test_a_delta_orthogonal_convolution_is_an_orthogonal_matrix_at_its_centre() -> None:
+    weight = drawn("delta_orthogonal", 24, 24)
+    centre = weight[..., 1, 1]
+    assert torch.allclose(centre.T @ centre, torch.eye(24), atol=1e-5)
+    others = weight.clone()
+    others[..., 1, 1] = 0
+    assert not bool(others.any())
+    # Xiao et al. 2018: so the convolution keeps every image's norm, at its border as well.
+    images = torch.randn(5, 24, 9, 9)
+    out = nn.functional.conv2d(images, weight, padding=1)
+    assert torch.allclose(out.flatten(1).norm(dim=1), images.flatten(1).norm(dim=1), rtol=1e-5)
+    # and the gradient's, which goes back through the transpose.
+    assert torch.allclose(nn.functional.conv_transpose2d(out, weight, padding=1), images, atol=1e-5)
+
+
+def test_where_the_width_changes_it_is_orthogonal_over_the_whole_kernel() -> None:
+    assert torch.equal(drawn("delta_orthogonal", 16, 24), drawn("orthogonal", 16, 24))
+
+
+def test_a_plain_orthogonal_chain_of_the_identity_is_an_isometry() -> None:
+    torch.manual_seed(0)
+    model = build_detector(
+        ModelConfig(act="identity", norm="none", shortcut="none", init="delta_orthogonal"), num_classes=3
+    )
+    stage = [m for name, m in model.backbone.named_children() if name.startswith("p3_") and name != "p3_down"]
+    x = torch.randn(2, 48, 8, 8)
+    out = nn.Sequential(*stage)(x)
+    assert torch.allclose(out.flatten(1).norm(dim=1), x.flatten(1).norm(dim=1), rtol=1e-4)
+
+
 def test_xavier_is_torch_s_own() -> None:
     torch.manual_seed(0)
     unit = ConvNormAct(16, 24, PLAIN)

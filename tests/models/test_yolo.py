@@ -182,6 +182,25 @@ def test_every_layer_of_the_backbone_is_recorded() -> None:
     assert all(record[f"weight_grad/{name}"] > 0 for name in names)
 
 
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("yolov8n.yaml", {"p3": "04_4.c2f", "p4": "06_6.c2f", "p5": "09_9.sppf"}),
+        ("yolo12n.yaml", {"p3": "04_4.c3k2", "p4": "06_6.a2c2f", "p5": "08_8.a2c2f"}),
+        ("yolo26n.yaml", {"p3": "04_4.c3k2", "p4": "06_6.c3k2", "p5": "10_10.c2psa"}),
+    ],
+)
+def test_the_levels_end_where_the_strides_say(name: str, ends: dict[str, str]) -> None:
+    model = built(name)
+    assert model.level_ends() == ends
+    sizes: dict[str, int] = {}
+    for level, layer in ends.items():
+        module = model.backbone_layers()[layer]
+        module.register_forward_hook(lambda *io, level=level: sizes.update({level: io[2].shape[-1]}))
+    model(IMAGES)
+    assert sizes == {"p3": 64 // 8, "p4": 64 // 16, "p5": 64 // 32}
+
+
 @pytest.mark.parametrize(("freeze", "frozen"), [("backbone", 10), (3, 3), ("none", 0)])
 def test_freezing(freeze: object, frozen: int) -> None:
     model = built("yolov8n.yaml", freeze=freeze)

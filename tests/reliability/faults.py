@@ -265,6 +265,13 @@ def streams_to(stdout: int | str, stderr: int | str) -> None:
 # Everything else.
 
 
+def checkpoint_at_each_evaluation() -> None:
+    """As in a run of ordinary length, whose evaluations are rare enough for that."""
+    from detector.training.checkpoints import Checkpointing
+
+    Checkpointing.offer = Checkpointing.save  # type: ignore[method-assign]
+
+
 def clock_jumps(step: int, seconds: float) -> None:
     """Let the wall clock jump. Nothing may hang on it: durations are measured by the monotonic one."""
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import select
-import signal
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tests.support import ROOT, Run, environment
+from tests.starter import Fault, Starter
+from tests.support import Run
 
-LIMIT = 120.0  # seconds a run may take: ten of them is what it takes on an idle core
-Fault = Sequence[Any]  # a function of tests/reliability/faults.py and its arguments
+FAULTS = "tests.reliability.faults"
+ALWAYS = ("checkpoint_at_each_evaluation",)
 
 # Half a second of training: a network of a few thousand weights, six steps, an evaluation every second one.
 TINY = (
@@ -26,66 +22,6 @@ TINY = (
     "train.batch=2", "train.steps=6", "train.eval_every=2", "train.threads=1", "gradients.every=1",
     "gradients.ledger=false", "tracking.plots=false", "tracking.images=0",
 )  # fmt: skip
-
-
-@dataclass
-class Starter:
-    """The process that all runs are forked from."""
-
-    folder: Path
-    datasets: Path
-    limit: float = LIMIT
-    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
-    _answers: bytes = b""
-    _streams: Path = Path()  # of the run in progress; not beside its directory, which may have a full disk
-
-    def close(self) -> None:
-        """Let it end."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-
-    def start(self, arguments: Sequence[str], faults: Sequence[Fault], **variables: str) -> int:
-        """Begin a run; its pid."""
-        if self._process is None:
-            self._process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("warm_start.py"))],
-                cwd=ROOT, env=environment(self.datasets), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            )  # fmt: skip
-        self._streams = self.folder / f"{sum(1 for _ in self.folder.glob('*.err'))}"
-        request = {
-            "arguments": list(arguments),
-            "cwd": str(self.folder),
-            "environment": environment(self.datasets) | {"HOME": str(self.folder)} | variables,
-            "stdout": f"{self._streams}.out",
-            "stderr": f"{self._streams}.err",
-            "faults": [[name, list(rest)] for name, *rest in faults],
-        }
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request).encode() + b"\n")
-        self._process.stdin.flush()
-        return int(self._answer(None)["pid"])
-
-    def end(self, pid: int, directory: Path) -> Run:
-        """Wait for the run within the limit: a hang is a failure."""
-        code = int(self._answer(pid)["code"])
-        texts = [Path(f"{self._streams}.{stream}").read_text() for stream in ("out", "err")]
-        return Run(directory, code, *texts)
-
-    def _answer(self, pid: int | None) -> dict[str, Any]:
-        assert self._process is not None and self._process.stdout is not None
-        while b"\n" not in self._answers:
-            if not select.select([self._process.stdout], [], [], self.limit)[0]:
-                if pid is not None:
-                    os.killpg(pid, signal.SIGKILL)
-                self.close()
-                raise AssertionError(f"the run hangs: it did not end within {self.limit:.0f} s")
-            more = os.read(self._process.stdout.fileno(), 65536)
-            assert more, "the process that runs are forked from ended"
-            self._answers += more
-        line, _, self._answers = self._answers.partition(b"\n")
-        return dict(json.loads(line))
 
 
 @dataclass
@@ -107,7 +43,7 @@ class Runs:
         """Begin a run of six steps."""
         directory = self.folder / name  # or another place, where the name is a whole path
         arguments = (*TINY, f"tracking.wandb={wandb}", *settings, f"run.dir={directory}")
-        return self.starter.start(arguments, faults, **variables), directory
+        return self._start(arguments, faults, **variables), directory
 
     def __call__(self, *settings: str, faults: Sequence[Fault] = (), **others: str) -> Run:
         """The same, to its end."""
@@ -116,8 +52,12 @@ class Runs:
 
     def resume(self, run: Run, faults: Sequence[Fault] = ()) -> Run:
         """Go on with a run."""
-        pid = self.starter.start(("--resume", str(run.directory)), faults)
+        pid = self._start(("--resume", str(run.directory)), faults)
         return self.starter.end(pid, run.directory)
+
+    def _start(self, arguments: Sequence[str], faults: Sequence[Fault], **variables: str) -> int:
+        variables = {"HOME": str(self.starter.folder)} | variables
+        return self.starter.start(arguments, (ALWAYS, *faults), FAULTS, **variables)
 
     def whole(self, *settings: str) -> Run:
         """The run with these settings to which nothing happens; made once."""

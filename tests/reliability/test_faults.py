@@ -16,7 +16,6 @@ import pytest
 from tests.loggers.wandb_server import Server
 from tests.reliability.faulty_runs import (
     Runs,
-    Starter,
     assert_clear,
     assert_same,
     mounted,
@@ -24,6 +23,7 @@ from tests.reliability.faulty_runs import (
     state,
     unmount_below,
 )  # fmt: skip
+from tests.starter import Starter
 from tests.support import Run
 
 pytestmark = [
@@ -114,7 +114,7 @@ def test_the_disk_is_full_at_the_first_checkpoint(train: Runs, small: Path) -> N
 
 
 def test_the_disk_is_full_at_the_ledger(train: Runs, small: Path) -> None:
-    faults = [("full_at", "detector.gradients.ledger.write_ledger", str(small), 0, 2)]
+    faults = [("full_at", "detector.training.run.write_ledger", str(small), 0, 2)]
     run = train(LEDGER, faults=faults, name="disk/run")
     assert_clear(run, BROKEN_OFF, "ledger.json", "No space left on device")
     (small / "ballast").unlink()

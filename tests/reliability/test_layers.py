@@ -13,8 +13,9 @@ import pytest
 from torch import Tensor, nn
 
 from detector.config.schema import Config
+from detector.data.batch import Batch
 from detector.data.dataset import Dataset
-from detector.data.loader import Batch, Loader
+from detector.data.loader import Loader
 from detector.data.sources import load_dataset
 from detector.gradients.recorder import GradientRecorder
 from detector.models.detector import build_detector

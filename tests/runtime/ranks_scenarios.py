@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from detector.config.schema import Config, GradientsConfig, ModelConfig, TrainConfig
+from detector.data.batch import Batch
 from detector.data.dataset import Dataset, Item
 from detector.data.geometry import Letterbox
-from detector.data.loader import Batch
 from detector.data.sampler import part_of
 from detector.errors import UserError
 from detector.gradients.ledger import Ledger

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from detector.config.schema import ModelConfig, TrainConfig
+from detector.data.batch import Batch
 from detector.data.geometry import Letterbox
-from detector.data.loader import Batch
 from detector.models.detector import build_detector
 from detector.models.loss import DetectionLoss
 from detector.runtime.random_state import seed_everything

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from detector.config.schema import TrainConfig
-from detector.data.loader import Batch
+from detector.data.batch import Batch
 from detector.gradients.nonfinite import NonFiniteOrigin
 from detector.gradients.recorder import GradientRecorder
 from detector.models.base import DetectionModel
@@ -69,6 +69,7 @@ def train_steps(
         ]
     )
     source: Any = dist.prepare_batches(batches)
+    callback.on_train_begin(state)
     status = train(state, loss_fn, source, schedule, config, callback, guard, dist)
     callback.on_train_end()
     return Outcome(status, guard.origin)

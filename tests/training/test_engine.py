@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from detector.config.schema import TrainConfig
+from detector.data.batch import Batch
 from detector.data.dataset import Item
-from detector.data.loader import Batch
 from detector.gradients.recorder import GradientRecorder
 from detector.models.loss import DetectionLoss, Loss
-from detector.training.callbacks import Row
+from detector.training.callbacks import Callback, Row
 from detector.training.engine import clip_gradients
 from detector.training.evaluation import evaluate
 from detector.training.optimizer import learning_rate
@@ -153,6 +153,25 @@ def test_a_stop_is_obeyed_between_steps(make_state: MakeState, make_batch: MakeB
     outcome, _ = run(state, loss_fn, (make_batch() for _ in range(9)), 9, stop=lambda: state.step == 4)
     assert outcome.status == "stopped"
     assert state.step == 4
+
+
+def test_a_callback_may_end_it_at_any_moment_and_the_same_state_goes_on_later(
+    make_state: MakeState, make_batch: MakeBatch
+) -> None:
+    state, loss_fn = make_state()
+    settings, schedule = TrainConfig(**{"steps": 9}), Schedule(9, 1, 1, 1, None)
+
+    class AtThree(Callback):
+        def on_record(self, row: Row) -> None:
+            state.should_stop = row["step"] == 3
+
+    def go_on(*callbacks: Callback) -> str:
+        batches = (make_batch() for _ in range(9))
+        recorder = GradientRecorder(state.model.backbone_layers())
+        return train_steps(state, loss_fn, batches, schedule, settings, recorder, callbacks=callbacks).status
+
+    assert (go_on(AtThree()), state.step) == ("stopped", 4)
+    assert (go_on(), state.step) == ("finished", 9)
 
 
 def test_numbers_that_break_end_the_run_and_name_the_layer(

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detector.data.batch import Batch
 from detector.data.dataset import Item
 from detector.data.geometry import Letterbox
-from detector.data.loader import Batch
 from detector.models.base import DetectionModel, Predictions
 from detector.training.evaluation import predict_split, windows
 

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from detector.config.schema import TrainConfig
+from detector.data.batch import Batch
 from detector.data.dataset import Dataset, Item
-from detector.data.loader import Batch
 from detector.errors import UserError
 from detector.gradients.recorder import GradientRecorder
 from detector.models.loss import DetectionLoss, Loss

@@ -41,6 +41,13 @@ def compare(
 
     Raises:
         UserError: nothing to compare, runs that are not comparable, or a file that cannot be written.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from detector import compare
+        >>> comparison = compare(Path("runs"), html=Path("report.html"))
+        >>> {group.label: group.verdict(late=False) for group in comparison.groups}
+        {'baseline': 'healthy', 'no_residual': 'exploding'}
     """
     from rich.console import Console
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from detector.analysis.statistics import (
+    DESCRIBE,
+    TEST,
     Difference,
     Estimate,
     difference,
@@ -18,12 +20,16 @@ from detector.analysis.statistics import (
 from detector.errors import UserError, escape_control
 from detector.runtime.files import read_bytes
 from detector.tools.compare.factorial import Factorial, find_factorial
-from detector.tools.compare.metrics import METRICS
+from detector.tools.compare.metrics import METRICS, Metric, with_own
 from detector.tools.compare.runs import LeftOut, Run
 
 SUITE_FILE = "suite.json"  # in the folder of a suite's runs: the names of its cells, in order
 MAX_SUITE = 1_000_000  # bytes
 _UNKNOWN = "unknown"
+_DATA_WARNINGS = {
+    "same-images": "val holds the images of train, and its mAP is memorisation",
+    "no-objects": "train or val shows no object at all, and has no mAP",
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class Comparison:
     notes: tuple[str, ...]
     factorial: Factorial | None = None
     datasets: tuple[str, ...] = field(default=())
+    metrics: tuple[Metric, ...] = METRICS  # what is compared: of every run, and the registered ones
 
     @property
     def baseline(self) -> Group:
@@ -94,7 +101,8 @@ def compare(
     first = _find_baseline(parts, baseline)
     order = _suite_order(runs)
     labels = [first, *(label for label in parts if label != first)]
-    groups = _corrected([_group(label, parts[label], parts[first]) for label in labels])
+    metrics = with_own(key for run in runs for key in run.values)
+    groups = _corrected([_group(label, parts[label], parts[first], metrics) for label in labels], metrics)
     if order:
         groups.sort(key=lambda group: order.get(group.runs[0].name, len(order)))
     return Comparison(
@@ -102,8 +110,9 @@ def compare(
         left_out=tuple(left_out),
         differing=tuple(differing),
         notes=tuple(_notes(groups)),
-        factorial=find_factorial({label: parts[label] for label in labels}),
+        factorial=find_factorial({label: parts[label] for label in labels}, metrics),
         datasets=tuple(sorted({run.dataset for run in runs})),
+        metrics=metrics,
     )
 
 
@@ -214,7 +223,7 @@ def _yaml(value: object) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-def _group(label: str, runs: Sequence[Run], baseline: Sequence[Run]) -> Group:
+def _group(label: str, runs: Sequence[Run], baseline: Sequence[Run], metrics: Sequence[Metric]) -> Group:
     by_seed = {run.seed: run for run in baseline}
     pairs = [(run, by_seed[run.seed]) for run in runs if run.seed in by_seed]
     own = runs is baseline
@@ -222,26 +231,40 @@ def _group(label: str, runs: Sequence[Run], baseline: Sequence[Run]) -> Group:
         label=label,
         runs=tuple(runs),
         changes=tuple(_changes(runs[0], baseline[0])),
-        estimates={m.key: estimate([run.values[m.key] for run in runs], m.bounds) for m in METRICS},
+        estimates={m.key: estimate([run.value(m.key) for run in runs], m.bounds, m.within) for m in metrics},
         differences={}
         if own
         else {
-            m.key: difference([(a.values[m.key], b.values[m.key]) for a, b in pairs])
-            for m in METRICS
+            m.key: difference([(a.value(m.key), b.value(m.key)) for a, b in pairs], m.bounds, m.within)
+            for m in metrics
             if m.tested
         },
     )
 
 
-def _corrected(groups: Sequence[Group]) -> list[Group]:
+def _corrected(groups: Sequence[Group], metrics: Sequence[Metric]) -> list[Group]:
     """Holm's correction, one family for each metric: all ablations that are set against the baseline."""
     others = groups[1:]
     corrected: list[dict[str, Difference]] = [{} for _ in others]
-    for metric in (m for m in METRICS if m.tested):
+    for metric in (m for m in metrics if m.tested):
         found = [group.differences[metric.key] for group in others]
         for into, one, p in zip(corrected, found, holm([d.p for d in found]), strict=True):
             into[metric.key] = replace(one, p_holm=p)
     return [groups[0], *(replace(g, differences=d) for g, d in zip(others, corrected, strict=True))]
+
+
+def _edges(groups: Sequence[Group]) -> list[str]:
+    """Which rows are at a floor or a ceiling, metric by metric: between them nothing can be told apart."""
+    lines = []
+    for metric in METRICS:
+        for edge in ("floor", "ceiling"):
+            labels = [group.label for group in groups if group.estimates[metric.key].edge == edge]
+            if labels:
+                lines.append(
+                    f"{metric.label} is at its {edge} in {len(labels)} of {len(groups)} rows "
+                    f"({_some(labels)}), where no interval means anything and averages say little."
+                )
+    return lines
 
 
 def _notes(groups: Sequence[Group]) -> list[str]:
@@ -251,6 +274,14 @@ def _notes(groups: Sequence[Group]) -> list[str]:
         "the number ends: mAP at 0 and 1, loss and seconds at 0. Near such a bound they are only a guide."
     ]
     runs = [run for group in groups for run in group.runs]
+    fewest, most = min(len(group.runs) for group in groups), max(len(group.runs) for group in groups)
+    count = f"n = {fewest}" if fewest == most else f"n = {fewest} to {most}"
+    notes.append(
+        f"{count} seeds a row; {DESCRIBE} seeds to describe, {TEST} where a test is claimed"
+        + (f": fewer than {DESCRIBE} do not even describe" if fewest < DESCRIBE else "")
+        + "."
+    )
+    notes += _edges(groups)
     pairs = max((d.n for group in groups for d in group.differences.values()), default=0)
     if pairs:
         least = smallest_p(pairs)
@@ -261,6 +292,8 @@ def _notes(groups: Sequence[Group]) -> list[str]:
             + (
                 ": no difference here can be significant at .05, so judge by"
                 if least > 0.05
+                else f": fewer than {TEST} pairs claim no test here, so judge by"
+                if pairs < TEST
                 else "; see also"
             )
             + " size and interval."
@@ -269,6 +302,9 @@ def _notes(groups: Sequence[Group]) -> list[str]:
         notes.append(
             "COCO8 trains on four images: its train mAP is memorisation, and its val mAP says nothing."
         )
+    for kind, meaning in _DATA_WARNINGS.items():
+        if warned := [run.directory.name for run in runs if kind in run.warnings]:
+            notes.append(f"{meaning}: {_some(warned)}.")
     commits = sorted({run.commit for run in runs if run.commit})
     if len(commits) > 1:
         notes.append(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
 
-from detector.analysis.statistics import Estimate, effects
-from detector.tools.compare.metrics import METRICS
+from detector.analysis.statistics import Difference, Estimate, effects, simple_effects
+from detector.tools.compare.metrics import METRICS, Metric
 from detector.tools.compare.runs import Run
 
 # What may be factors of a factorial design: the level that a network should have, and the stripped one.
@@ -28,17 +28,21 @@ class Factorial:
     fixed: Mapping[str, Any]  # the other candidates' common level
     cells: Mapping[tuple[bool, ...], str]  # which factors are stripped -> the group's label
     effects: Mapping[str, Mapping[tuple[int, ...], Estimate]]  # metric -> factors -> effect
+    simple: Mapping[str, Mapping[int, Difference]]  # metric -> factor -> what stripping it alone does
 
     def name(self, effect: tuple[int, ...]) -> str:
         """An effect in words."""
         return " × ".join(FACTOR_NAMES[self.factors[f]] for f in effect)
 
 
-def find_factorial(parts: Mapping[str, Sequence[Run]]) -> Factorial | None:
+def find_factorial(
+    parts: Mapping[str, Sequence[Run]], metrics: Sequence[Metric] = METRICS
+) -> Factorial | None:
     """The largest full factorial: as many factors as have all cells, the others at one common level.
 
     Args:
         parts: label -> the runs of a group, the baseline's first: the cells agree with it in all else.
+        metrics: whose effects are of interest, if they are tested.
 
     Returns:
         The design, or None if not even two factors are crossed.
@@ -70,18 +74,21 @@ def find_factorial(parts: Mapping[str, Sequence[Run]]) -> Factorial | None:
                 if len(full) == 2**k:
                     picked = {tuple(key[f] for f in chosen): label for key, label in sorted(full.items())}
                     fixed = {names[f]: FACTORS[names[f]][v] for f, v in level.items()}
-                    return Factorial(tuple(names[f] for f in chosen), fixed, picked, _effects(picked, parts))
+                    factors = tuple(names[f] for f in chosen)
+                    return Factorial(factors, fixed, picked, *_effects(picked, parts, metrics))
     return None
 
 
 def _effects(
-    cells: Mapping[tuple[bool, ...], str], parts: Mapping[str, Sequence[Run]]
-) -> dict[str, Mapping[tuple[int, ...], Estimate]]:
-    found: dict[str, Mapping[tuple[int, ...], Estimate]] = {}
-    for metric in (m for m in METRICS if m.tested):
+    cells: Mapping[tuple[bool, ...], str], parts: Mapping[str, Sequence[Run]], metrics: Sequence[Metric]
+) -> tuple[dict[str, Mapping[tuple[int, ...], Estimate]], dict[str, Mapping[int, Difference]]]:
+    averaged: dict[str, Mapping[tuple[int, ...], Estimate]] = {}
+    simple: dict[str, Mapping[int, Difference]] = {}
+    for metric in (m for m in metrics if m.tested):
         responses = {
-            key: {run.seed: run.values[metric.key] for run in parts[label] if run.seed is not None}
+            key: {run.seed: run.value(metric.key) for run in parts[label] if run.seed is not None}
             for key, label in cells.items()
         }
-        found[metric.key] = effects(responses)
-    return found
+        averaged[metric.key] = effects(responses)
+        simple[metric.key] = simple_effects(responses, metric.bounds, metric.within)
+    return averaged, simple

@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from detector.gradients.entries import short
-from detector.gradients.indices import EXPLODING, FLOOR, VANISHING
+from detector.gradients.indices import FLOOR, limits
 from detector.report.look import (
     COLORS,
     DASHES,
@@ -25,11 +25,10 @@ from detector.report.look import (
     layout_of,
     plain,
     rounded,
-)
+)  # fmt: skip
 from detector.rundir import Key, depth_of
 from detector.tools.compare.comparison import Comparison, Group
 from detector.tools.compare.history import MAX_ROWS, Array, thin
-from detector.tools.compare.metrics import METRICS
 from detector.tools.compare.runs import Run
 from detector.tools.compare.theory import expected
 
@@ -43,7 +42,8 @@ def figures(comparison: Comparison) -> dict[str, Options]:
     groups = sorted(numbered(comparison), key=lambda pair: -pair[0])  # the baseline is drawn last, on top
     runs = [run for group in comparison.groups for run in group.runs]
     line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "line": {"dash": "dash", "color": COLORS[0]}}
-    bounds = [line | {"y0": y, "y1": y} for y in (VANISHING, EXPLODING)]
+    depth = max((len(run.curves.layers) for run in comparison.baseline.runs), default=0)
+    bounds = [line | {"y0": y, "y1": y} for y in limits(depth)]
     return {
         "depth": _depth(groups, stops(comparison)),
         "index": _series(groups, Key.VANISHING_INDEX, {"title": "V (decades)"}, shapes=bounds),
@@ -234,7 +234,7 @@ def _effects(comparison: Comparison) -> dict[str, Options]:
     """A figure for each metric's factorial effects, but for metrics that were not measured or never vary."""
     design = comparison.factorial
     found: dict[str, Options] = {}
-    for place, metric in enumerate(METRICS if design else ()):
+    for place, metric in enumerate(comparison.metrics if design else ()):
         assert design is not None
         by_effect = design.effects.get(metric.key, {})
         if not any(e.n and (e.mean or e.sd) for e in by_effect.values()):

@@ -56,8 +56,12 @@ def curves(rows: Sequence[Row]) -> Curves:
 
 
 def nonfinite_note(rows: Sequence[Row]) -> str | None:
-    """Where the numbers first stop being finite, in words."""
-    broken = [row[Key.STEP] for row in rows if not math.isfinite(sum(row.values()))]
+    """Where the numbers first stop being finite, in words; the mAP of a split without objects is none."""
+    broken = [
+        row[Key.STEP]
+        for row in rows
+        if not math.isfinite(sum(value for key, value in row.items() if "/mAP" not in key))
+    ]
     if not broken:
         return None
     return f"{len(broken)} row(s) of its history hold numbers that are not finite, from step {broken[0]}"

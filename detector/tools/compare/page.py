@@ -29,6 +29,7 @@ from detector.tools.compare.table import Sheet, remarks, sheets, value
 
 _STROKES = {"solid": "", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3"}
 _SAYS = {
+    "dead forward": "the signal, not the gradient, is lost in",
     "vanishing": "the gradient vanishes in",
     "exploding": "the gradient explodes in",
     "underflow": "the gradient is too small for a number in",

@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detector.analysis.diagnosis import diagnose
+from detector.config.experiment import experiment
 from detector.config.safe_yaml import Value, read
-from detector.config.schema import experiment
 from detector.errors import UserError, escape_control, shorten
 from detector.rundir import Key, RunDir
 from detector.runtime.json_numbers import number
 from detector.tools.compare.history import Curves, curves, nonfinite_note
-from detector.tools.compare.metrics import METRICS
+from detector.tools.compare.metrics import KEYS, own_keys
 
 State = Literal["finished", "diverged", "stopped", "unfinished"]
-
-KEYS = tuple(metric.key for metric in METRICS)
 
 
 @dataclass(frozen=True)
@@ -46,13 +44,18 @@ class Run:
     state: State
     notes: tuple[str, ...]
     config: Mapping[str, Any]  # "section.key" -> value
-    values: Mapping[str, float]  # KEYS; NaN where a run in this state has none
+    values: Mapping[str, float]  # KEYS and registered metrics; NaN where a run in this state has none
     verdicts: tuple[str | None, str | None]  # at initialisation, late
     data: str | None  # the dataset's fingerprint, known once a run has ended
     dataset: str  # its name, or where the configuration says it is
     commit: str | None
     curves: Curves
     ledger: tuple[Step, ...] = ()
+    warnings: frozenset[str] = frozenset()  # kinds of what `detector check` warns of in its data
+
+    def value(self, key: str) -> float:
+        """A number of this run; NaN where it has none."""
+        return self.values.get(key, math.nan)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -101,8 +104,7 @@ def _directories(path: Path) -> list[Path]:
 
 
 def _files(path: Path) -> bool:
-    run = RunDir(path)
-    return any(file.exists() for file in (run.config_file, run.history_file, run.summary_file))
+    return RunDir(path).exists()
 
 
 def _load(directory: Path) -> Run | LeftOut:
@@ -139,11 +141,13 @@ def _load(directory: Path) -> Run | LeftOut:
         if state == "diverged":  # cut short: neither its time nor its last finite loss compares
             kept -= {"seconds", Key.LOSS}
         values = {key: number(summary.get(key)) if key in kept else math.nan for key in KEYS}
+        values |= {key: number(summary[key]) if ended else math.nan for key in own_keys(summary)}
         late_verdict = _text(summary.get(Key.VERDICT)) if ended else None
         verdicts = (_text(summary.get(Key.VERDICT + Key.INIT)), late_verdict)
     ledger, note = run.scan_ledger()
     name = summary.get("ablation") or config.get("run.name") or directory.name
     fingerprint, commit = summary.get("data_fingerprint"), summary.get("commit")
+    warnings = summary.get("data/warnings")
     return Run(
         directory=directory,
         name=shorten(str(name)),
@@ -160,6 +164,7 @@ def _load(directory: Path) -> Run | LeftOut:
         ledger=tuple(
             Step(row["step"], row["block"], _operation(row), number(row["factor"])) for row in ledger
         ),
+        warnings=frozenset(warnings) if isinstance(warnings, dict) else frozenset(),
     )
 
 

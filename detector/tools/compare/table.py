@@ -14,8 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from detector.analysis.statistics import Difference, Estimate
+from detector.errors import for_spreadsheet
 from detector.tools.compare.comparison import Comparison, Group
-from detector.tools.compare.metrics import METRICS, Metric
+from detector.tools.compare.metrics import Metric
+from detector.tools.compare.runs import Run
 
 _LATEX = str.maketrans(
     {
@@ -63,8 +65,8 @@ def sheets(comparison: Comparison) -> list[Sheet]:
     found = [_measured(comparison)]
     if len(comparison.groups) > 1:
         found.append(_differences(comparison))
-    if comparison.factorial is not None:
-        found.append(_effects(comparison))
+    if comparison.factorial is not None:  # the averages last: they hide simple effects of opposite signs
+        found += [_simple(comparison), _effects(comparison)]
     return found
 
 
@@ -80,13 +82,19 @@ def _lines(*texts: str) -> tuple[str, ...]:
 
 
 def interval(e: Estimate, metric: Metric) -> str:
-    """A 95 % interval, empty where one value gives none."""
+    """A 95 % interval, or why there is none: a single value, a bound that all are at, or no spread at all."""
+    if e.edge:
+        return f"at the {e.edge}"
+    if round(e.sd, metric.digits) == 0:
+        return f"the same in all {e.n}"
     return f"[{value(e.low, metric)}, {value(e.high, metric)}]" if math.isfinite(e.low) else ""
 
 
 def _measured(comparison: Comparison) -> Sheet:
     def cell(group: Group, metric: Metric) -> Cell:
         e = group.estimates[metric.key]
+        if "mAP" in metric.key and all(_has_no_objects(run, metric) for run in group.runs):
+            return Cell("no objects", short="none")
         mean = value(e.mean, metric)
         spread = f" ± {value(e.sd, metric).lstrip('+')}" if e.n > 1 else ""
         of = f"{e.n} of {len(group.runs)} runs" if 0 < e.n < len(group.runs) else ""
@@ -105,12 +113,17 @@ def _measured(comparison: Comparison) -> Sheet:
                 Cell(group.label, _lines(*(change.split(".", 1)[-1] for change in group.changes)), False),
                 Cell(str(len(group.runs))),
                 verdict(group),
-                *(cell(group, metric) for metric in METRICS),
+                *(cell(group, metric) for metric in comparison.metrics),
             )
         )
-    columns = ("ablation", "n", "verdict at init, late", *(metric.label for metric in METRICS))
-    short = ("ablation", "n", "verdict", *(metric.short for metric in METRICS))
+    columns = ("ablation", "n", "verdict at init, late", *(metric.label for metric in comparison.metrics))
+    short = ("ablation", "n", "verdict", *(metric.short for metric in comparison.metrics))
     return Sheet("What was measured", columns, tuple(rows), short)
+
+
+def _has_no_objects(run: Run, metric: Metric) -> bool:
+    """Whether a run was evaluated, but on a split that shows none."""
+    return run.state == "finished" and "no-objects" in run.warnings and math.isnan(run.values[metric.key])
 
 
 def _differences(comparison: Comparison) -> Sheet:
@@ -119,7 +132,7 @@ def _differences(comparison: Comparison) -> Sheet:
         signed = Metric(metric.key, metric.label, metric.digits, signed=True)
         return _with_interval(d, signed, p)
 
-    tested = [metric for metric in METRICS if metric.tested]
+    tested = [metric for metric in comparison.metrics if metric.tested]
     rows = tuple(
         (
             Cell(group.label, numeric=False),
@@ -143,10 +156,27 @@ def _p(p: float) -> str:
     return f"{p:.2g}" if p >= 0.001 else "<0.001"
 
 
+def _simple(comparison: Comparison) -> Sheet:
+    design = comparison.factorial
+    assert design is not None
+    tested = [metric for metric in comparison.metrics if metric.tested]
+    rows = []
+    for factor in range(len(design.factors)):
+        name, found = design.name((factor,)), [design.simple[metric.key][factor] for metric in tested]
+        cells = [Cell(f"stripping {name}", numeric=False, line=name), Cell(str(max(d.n for d in found)))]
+        for metric, d in zip(tested, found, strict=True):
+            cells.append(_with_interval(d, Metric(metric.key, metric.label, metric.digits, signed=True)))
+        rows.append(tuple(cells))
+    base = design.cells[(False,) * len(design.factors)]
+    columns = ("effect", "pairs", *(metric.label for metric in tested))
+    short = ("effect", "n", *(metric.short for metric in tested))
+    return Sheet(f"Simple effects: one component stripped from {base}", columns, tuple(rows), short)
+
+
 def _effects(comparison: Comparison) -> Sheet:
     design = comparison.factorial
     assert design is not None
-    tested = [metric for metric in METRICS if metric.tested]
+    tested = [metric for metric in comparison.metrics if metric.tested]
     rows = []
     for effect in next(iter(design.effects.values())):
         name = design.name(effect)
@@ -159,7 +189,8 @@ def _effects(comparison: Comparison) -> Sheet:
         rows.append(tuple(cells))
     k = len(design.factors)
     fixed = "".join(f", at {key.split('.')[1]}={level}" for key, level in design.fixed.items())
-    title = f"Factorial effects (2^{k}{fixed}), over seeds"
+    n = max(e.n for by_effect in design.effects.values() for e in by_effect.values())
+    title = f"Factorial effects (2^{k}{fixed}), averaged over the other components, n = {n} seeds"
     short = ("effect", *(metric.short for metric in tested))
     return Sheet(title, ("effect", *(metric.label for metric in tested)), tuple(rows), short)
 
@@ -280,19 +311,21 @@ def csv_text(comparison: Comparison) -> str:
     columns = ["kind", "name", "metric", "n", "mean", "sd", "ci95_low", "ci95_high", "p_sign_flip", "p_holm"]
     rows: list[Sequence[object]] = []
     for group in comparison.groups:
-        for metric in METRICS:
+        for metric in comparison.metrics:
             rows.append(["measured", group.label, metric.key, *_numbers(group.estimates[metric.key]), "", ""])
         for key, d in group.differences.items():
             rows.append(["difference", group.label, key, *_numbers(d), *map(_raw, (d.p, d.p_holm))])
     if (design := comparison.factorial) is not None:
+        for key, by_factor in design.simple.items():
+            rows += [["simple effect", design.name((f,)), key, *_numbers(d), _raw(d.p), ""]
+                     for f, d in by_factor.items()]  # fmt: skip
         for key, by_effect in design.effects.items():
             rows += [["effect", design.name(f), key, *_numbers(e), "", ""] for f, e in by_effect.items()]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
     for kind, name, *rest in rows:
-        # A name such as =HYPERLINK(…) would be a formula to a spreadsheet.
-        writer.writerow([kind, f"'{name}" if str(name).startswith(("=", "+", "-", "@")) else name, *rest])
+        writer.writerow([kind, for_spreadsheet(str(name)), *rest])
     return out.getvalue()
 
 

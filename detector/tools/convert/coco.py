@@ -142,7 +142,7 @@ class _Reader:
             size = claimed_size(entry.get("width"), entry.get("height"))
             chosen = split or split_of(image, self.index.root)
             self.pictures.append(Picture(image, file, chosen, size, tuple(boxes.get(identity, ()))))
-        for identity in boxes.keys() - seen:
+        for identity in (one for one in boxes if one not in seen):  # in the file's order
             message = f"there is no image {shorten(str(identity))}"
             self.notes += [Note("dropped", file, box.where, message, 1) for box in boxes[identity]]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detector.errors import UserError
+from detector.gradients.indices import COLLAPSED, limits
 from detector.rundir import Key
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ def build(entity: str, project: str, layers: Sequence[str], *, regex: bool = Tru
         chart_fields={"step": "step", "lineKey": "lineKey", "lineVal": "lineVal"},
         chart_strings={"title": "log10 of the activation gradient against depth", "xname": "depth"},
     )
+    lowest, _ = limits(len(layers))
     sections: dict[str, list[Any]] = {
         "Accuracy": [
             bands("mAP50-95 on the training images", Key.TRAIN_MAP),
@@ -131,14 +133,14 @@ def build(entity: str, project: str, layers: Sequence[str], *, regex: bool = Tru
             bands("Loss", Key.LOSS, log_y=True),
         ],
         "Gradient flow": [
-            bands("Vanishing index V, decades: below -1 vanishing", Key.VANISHING_INDEX),
+            bands(f"Vanishing index V, decades: below {lowest:.1f} vanishing", Key.VANISHING_INDEX),
             every_layer("Activation gradient of every layer", Key.ACTIVATION_GRAD),
             every_layer("Weight gradient of every layer", Key.WEIGHT_GRAD),
             *(
                 bands(f"Activation gradient, {place} block", Key.ACTIVATION_GRAD + layer, log_y=True)
                 for place, layer in _first_middle_last(layers)
             ),
-            bands("Input dependence: below 0.2 the signal has collapsed", Key.INPUT_DEPENDENCE),
+            bands(f"Input dependence: below {COLLAPSED} the signal has collapsed", Key.INPUT_DEPENDENCE),
         ],
         "Depth profile": [depth_profile],
         "Predictions": [

@@ -29,6 +29,7 @@ def export(
     dynamic: bool = False,
     batch: int | None = None,
     opset: int | None = None,
+    plugin: tuple[Path, ...] = (),
 ) -> Path:
     """Write a checkpoint as ONNX, TorchScript or for ultralytics.
 
@@ -42,6 +43,7 @@ def export(
         dynamic: onnx: any batch, height and width.
         batch: onnx: images at a time; default: 1.
         opset: onnx: version of its operators; default: 18.
+        plugin: the Python file of the network's own parts, if it has any; may be repeated.
 
     Returns:
         The file.
@@ -55,9 +57,11 @@ def export(
 
     from detector.models.build import load_model
     from detector.predictor import check_size
+    from detector.registry import load_plugins
     from detector.tools.export.graphs import export_onnx, export_torchscript
     from detector.tools.export.ultralytics_file import export_ultralytics
 
+    load_plugins(plugin)
     loaded = load_model(checkpoint)
     model, names = loaded.model, loaded.names
     size = check_size(image_size or loaded.image_size, model.strides)
@@ -86,4 +90,4 @@ def _check(format: str, out: Path, dynamic: bool, given: Mapping[str, int], imag
     if only_onnx and format != "onnx":
         raise UserError(f"--{only_onnx[0]}: only for --format onnx; the others take any batch and size")
     if out.exists():
-        raise UserError(f"{out}: is there already, and nothing is overwritten; name another file with --out")
+        raise UserError(f"{out}: already exists, and nothing is overwritten; name another file with --out")

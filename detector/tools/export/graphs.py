@@ -212,13 +212,13 @@ def compare(network: nn.Module, run: Run, inputs: Sequence[NDArray[np.float32]])
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A temporary file that becomes `path` if all goes well; what is there already is never overwritten.
+    """A temporary file that becomes `path` if all goes well; what already exists is never overwritten.
 
     Raises:
         UserError: `path` is there, or cannot be written.
     """
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    taken = UserError(f"{path}: is there already, and nothing is overwritten; name another file with --out")
+    taken = UserError(f"{path}: already exists, and nothing is overwritten; name another file with --out")
     if path.exists():
         raise taken
     try:

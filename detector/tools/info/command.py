@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from detector.models.size import Size
 
 
-def info(*overrides: str, config: Path = Path("configs/coco8.yaml")) -> Size:
+def info(*overrides: str, config: Path = Path("configs/coco8.yaml"), plugin: tuple[Path, ...] = ()) -> Size:
     """Show a configuration's network: layers, parameters, FLOPs.
 
     The backbone's layers have the names that their curves carry.
@@ -17,6 +17,7 @@ def info(*overrides: str, config: Path = Path("configs/coco8.yaml")) -> Size:
     Args:
         overrides: section.key=value, such as model.act=relu.
         config: the configuration: a file, or a name such as no_residual.
+        plugin: a Python file that registers parts of one's own; may be repeated.
 
     Returns:
         Parts, parameters and operations of the whole network.
@@ -25,13 +26,14 @@ def info(*overrides: str, config: Path = Path("configs/coco8.yaml")) -> Size:
         UserError: the configuration or its data YAML is missing or wrong.
     """
     from detector.config.loading import load_config
-    from detector.data.data_yaml import read_data_yaml
-    from detector.data.sources import locate
+    from detector.data.sources import class_names
     from detector.models.build import build_model
     from detector.models.size import measure
+    from detector.registry import load_plugins
 
+    load_plugins(plugin)
     loaded = load_config(config, overrides)
-    names = read_data_yaml(locate(loaded.config.data.path)).names
+    names = class_names(loaded.config.data)
     model = build_model(loaded.config.model, names).model
     for name, module in model.backbone_layers().items():
         parameters = sum(p.numel() for p in module.parameters())

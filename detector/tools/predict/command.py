@@ -29,6 +29,7 @@ def predict(
     save_txt: bool = False,
     json: bool = False,
     no_images: bool = False,
+    plugin: tuple[Path, ...] = (),
 ) -> Results:
     """Find objects in images, folders, videos or a camera's picture.
 
@@ -49,6 +50,7 @@ def predict(
         save_txt: write labels: class cx cy w h score.
         json: print one JSON document with every box.
         no_images: write no pictures and videos.
+        plugin: the Python file of the network's own parts, if it has any; may be repeated.
 
     Returns:
         What was counted, and where it is. Its exit code is 1 if a file was skipped; 130 or 143 if it was
@@ -66,6 +68,7 @@ def predict(
     if not sources:
         raise UserError("predict on what? Name an image, a folder, a video or a camera's number")
     from detector.predictor import Predictor
+    from detector.registry import load_plugins
     from detector.rundir import run_name
     from detector.runtime.files import new_folder
     from detector.runtime.signals import StopRequest
@@ -76,6 +79,7 @@ def predict(
     writes = save_txt or not no_images
     if out is not None and not writes:
         raise UserError("--out: with --no-images and without --save-txt there is nothing to write into it")
+    load_plugins(plugin)
     found = find_sources(sources)
     chosen = {} if iou is None else {"iou": iou}
     predictor = Predictor(

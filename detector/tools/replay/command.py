@@ -11,7 +11,7 @@ from detector.rundir import Key, RunDir
 
 if TYPE_CHECKING:
     from detector.config.schema import Config
-    from detector.data.loader import Batch
+    from detector.data.batch import Batch
     from detector.gradients.nonfinite import NonFiniteOrigin
     from detector.runtime.checkpoint_check import FailureState
     from detector.training.engine import LossFunction
@@ -41,7 +41,7 @@ class Replayed(NamedTuple):
         return EXIT_FINITE if self.origin is None else EXIT_REPRODUCED
 
 
-def replay(run_dir: Path, /, *overrides: str) -> Replayed:
+def replay(run_dir: Path, /, *overrides: str, plugin: tuple[Path, ...] = ()) -> Replayed:
     """Repeat the step at which a run's numbers stopped being finite.
 
     Shows what is saved in RUN_DIR/failure: loss, gradients by layer, images, and the first operation that
@@ -50,14 +50,17 @@ def replay(run_dir: Path, /, *overrides: str) -> Replayed:
     Args:
         run_dir: the run's directory.
         overrides: section.key=value to try it with, such as train.precision=fp32.
+        plugin: the Python file of the run's own parts, if it has any; may be repeated.
 
     Raises:
         UserError: nothing was saved, or the data are not here or not the same.
     """
     from detector.config.loading import load_config
+    from detector.registry import load_plugins
     from detector.runtime.distributed import SingleProcess
     from detector.training.nonfinite_guard import NonFiniteGuard
 
+    load_plugins(plugin)
     run = RunDir(run_dir)
     saved = run.read_failure()
     config = load_config(run.config_file, overrides).config
@@ -143,8 +146,9 @@ def measure(
     """
     import torch
 
+    from detector.gradients.layers import tensors
     from detector.gradients.norms import joint_norm
-    from detector.gradients.recorder import GradientRecorder, tensors
+    from detector.gradients.recorder import GradientRecorder
     from detector.training.engine import backward, clip_gradients, named
 
     points = state.model.backbone_layers()

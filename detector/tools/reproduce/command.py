@@ -21,7 +21,18 @@ SAID_WHY = 2, 4, 129, 130, 143  # of train.py: the user's mistake, broken off, o
 ENDED = "finished", "diverged"
 
 # What is not the experiment itself but may change its last digits.
-CONDITIONS = "commit", "dirty", "code", "platform", "cpu", "device", "processes", "precision", "threads"
+CONDITIONS = (
+    "commit",
+    "dirty",
+    "code",
+    "plugins",
+    "platform",
+    "cpu",
+    "device",
+    "processes",
+    "precision",
+    "threads",
+)
 METRICS = "train/", "val/", "gradient/", "signal/", "status", "steps", "epochs", "parameters"
 _PROSE = Key.DIAGNOSIS  # quotes other runs
 
@@ -47,7 +58,7 @@ class Difference(NamedTuple):
         return abs(self.now - self.then) / abs(self.then) if self.then else math.inf
 
 
-def reproduce(run_dir: Path, /, *, out: Path | None = None) -> int:
+def reproduce(run_dir: Path, /, *, out: Path | None = None, plugin: tuple[Path, ...] = ()) -> int:
     """Run a run again and compare, bit for bit.
 
     Trains from RUN_DIR/config.yaml into a new directory, and compares history, metrics and data, without
@@ -56,6 +67,7 @@ def reproduce(run_dir: Path, /, *, out: Path | None = None) -> int:
     Args:
         run_dir: the run's directory.
         out: a new directory; default: runs/<its name>-again-<time>.
+        plugin: the Python file of the run's own parts, if it has any; may be repeated.
 
     Returns:
         0 if it is identical, 1 if not; the second run's own exit code if it did not get to its end.
@@ -63,9 +75,11 @@ def reproduce(run_dir: Path, /, *, out: Path | None = None) -> int:
     Raises:
         UserError: it is no run's directory, `--out` is taken, or the second run failed.
     """
+    from detector.registry import load_plugins, plugin_arguments
     from detector.rundir import RunDir
     from detector.training.provenance import provenance
 
+    load_plugins(plugin)
     first = RunDir(run_dir)
     config = first.read_config().config
     rows = first.read_history(report=lambda text: print(f"note: {text}"))
@@ -82,7 +96,7 @@ def reproduce(run_dir: Path, /, *, out: Path | None = None) -> int:
     arguments = [f"run.dir={second}", "tracking.wandb=disabled", "data.fallback=none"]
     if config.train.threads is None and isinstance(summary.get("threads"), int):
         arguments.append(f"train.threads={summary['threads']}")
-    code = train(["--config", str(first.config_file), *arguments])
+    code = train(["--config", str(first.config_file), *plugin_arguments(), *arguments])
     if code in SAID_WHY:
         return code
     if code not in (0, EXIT_DIVERGED):
@@ -103,7 +117,7 @@ def new_directory(first: Path, out: Path | None) -> Path:
     if out.resolve().is_relative_to(first.resolve()):
         raise UserError(f"--out {out}: lies in {first}, which is only read; choose a new directory")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out}: is there already; choose a new directory")
+        raise UserError(f"--out {out}: already exists; choose a new directory")
     return out
 
 

@@ -24,6 +24,7 @@ def ablate(
     out: Path | None = None,
     ray: str | None = None,
     dry_run: bool = False,
+    plugin: tuple[Path, ...] = (),
 ) -> int:
     """Run a suite of ablations over several seeds.
 
@@ -37,6 +38,7 @@ def ablate(
         out: the folder of the runs; default: runs/<the suite's name>.
         ray: run on a Ray cluster: auto, HOST:PORT or ray://….
         dry_run: print the command of each run, and run none.
+        plugin: a Python file that registers parts of one's own, for every run; may be repeated.
 
     Returns:
         0; 1 if a cell failed; 130 after Ctrl-C (143 after SIGTERM).
@@ -45,8 +47,10 @@ def ablate(
         UserError: the suite, an override or the output directory is wrong; nothing was started.
     """
     from detector.jobs.local import LocalProcesses, available_cores
+    from detector.registry import load_plugins, plugin_arguments
     from detector.tools.suites.suite import expand, load_suite
 
+    load_plugins(plugin)
     suite = load_suite(suite_file)
     cells = expand(suite, seeds, overrides)
     out = out or Path("runs") / suite.name
@@ -55,7 +59,8 @@ def ablate(
     if dry_run:
         threads = max(1, available_cores() // (jobs or min(available_cores(), _MOST_JOBS)))
         for cell in cells:
-            print(shlex.join(["python", "train.py", *cell.arguments(out / cell.name, threads)]))
+            arguments = *plugin_arguments(), *cell.arguments(out / cell.name, threads)
+            print(shlex.join(["python", "train.py", *arguments]))
         return 0
 
     from detector.data.coco8 import DatasetUnavailable
@@ -77,7 +82,7 @@ def ablate(
             backend = RayCluster(ray, jobs)
         else:
             try:
-                fetch(cell.config for cell in cells)
+                fetch(cell.config for cell in cells if cell.config.data.format == "yolo")
             except DatasetUnavailable as error:
                 raise UserError(f"{error}\nwithout COCO8: ablations/suites/factorial_shapes.yaml") from error
             slots = min(jobs or min(available_cores(), _MOST_JOBS), len(missing))
@@ -91,7 +96,7 @@ def ablate(
     failed = [job for job in runs if job.status == "failed"]
     print(result_table(runs))
     if exit_code:
-        _say("stopped; the same command goes on where it stopped")
+        _say("interrupted; the same command resumes where it stopped")
     elif failed:
         names = ", ".join(job.cell.name for job in failed)
         _say(f"failed: {names}; the same command tries them again")

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from detector.config.loading import save
 from detector.errors import UserError
 from detector.jobs.runner import LOG, End, Job, prepare
+from detector.registry import plugins
 from detector.runtime.files import PACKAGE, PROJECT
 
 RETRIES = 3  # of a cell whose node or worker process died
@@ -38,7 +39,8 @@ class Order(NamedTuple):
     config: bytes  # the resolved configuration, run.dir left open
     name: str
     threads: int
-    earlier: bytes | None  # the directory of a run that goes on
+    earlier: bytes | None  # the directory of a run to resume
+    plugins: tuple[tuple[str, bytes], ...] = ()  # what --plugin named: the file's name and its content
 
 
 class Delivery(NamedTuple):
@@ -103,7 +105,8 @@ class RayCluster:
             num_cpus=threads,
             num_gpus=1 if config.train.device.startswith("cuda") else 0,
         )
-        self._running[task.remote(Order(content, job.cell.ablation, threads, earlier))] = job
+        order = Order(content, job.cell.ablation, threads, earlier, sent_plugins())
+        self._running[task.remote(order)] = job
 
     def poll(self) -> list[End]:
         """Take the results that came back."""
@@ -151,6 +154,9 @@ def train_on_node(order: Order) -> tuple[int, str, bytes]:
             file = Path(folder) / f"{order.name}.yaml"
             file.write_bytes(order.config)
             arguments = ["--config", str(file), f"run.dir={directory}", f"train.threads={order.threads}"]
+        for name, content in order.plugins:
+            (Path(folder) / name).write_bytes(content)
+            arguments += ["--plugin", str(Path(folder) / name)]
         # In this process, not in one of its own: if the node's worker is killed, so is the run. Ray gives
         # every cell a new worker (max_calls=1).
         sys.path.insert(0, str(PROJECT))
@@ -164,6 +170,11 @@ def train_on_node(order: Order) -> tuple[int, str, bytes]:
         lines = (directory / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
         said = next((line for line in reversed(lines) if line.strip()), "")
         return code, said[-_TAIL:], pack(directory)
+
+
+def sent_plugins() -> tuple[tuple[str, bytes], ...]:
+    """The files that `--plugin` named, for a node: their names and what is in them."""
+    return tuple((plugin.path.name, plugin.path.read_bytes()) for plugin in plugins.values())
 
 
 def copy_code(target: Path) -> None:

@@ -1,4 +1,4 @@
-"""`detector theory`: published, predicted and measured backward factors, side by side."""
+"""`detector theory`: what papers say of gradients at initialisation, and what is measured, side by side."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def theory(*, trunk: bool | Literal["coco8", "shapes", "random"] = False) -> list[Check]:
-    """Show backward factors: published, predicted and measured.
+    """Show backward factors, and what else papers say of gradients: published, by formula and measured.
 
     Args:
         trunk: also measure the detector's trunk on these images; on coco8 if none are named.

@@ -22,6 +22,7 @@ from detector.analysis.theory import (
 from detector.config.schema import ModelConfig
 from detector.gradients.recorder import GradientRecorder
 from detector.models.blocks import ACTIVATIONS
+from detector.models.curve import curve_of
 from detector.models.detector import build_detector
 
 WIDTH = BATCH = 512
@@ -35,10 +36,10 @@ class Check:
     """One line of the table: what was expected, and what a network did."""
 
     what: str
-    source: str  # whose number it is; empty where it is only ours
-    predicted: float
+    source: str  # whose formula it is; empty where it follows from the project's own theory
+    predicted: float  # by that formula, evaluated here
     measured: tuple[float, ...]  # one a seed
-    published: float | None = None
+    published: float | None = None  # a number that stands in the paper itself
     tolerance: float = TOLERANCE
 
     @property
@@ -53,23 +54,26 @@ class Check:
 
     def __str__(self) -> str:
         """A row under `HEADER`."""
-        published = "" if self.published is None else f"{self.published:.4f}"
-        spread = f"±{stdev(self.measured):.4f}" if len(self.measured) > 1 else ""
+
+        def written(value: float | None) -> str:
+            return "" if value is None else f"{value:.{0 if abs(value) >= 1000 else 4}f}"
+
+        spread = f"±{written(stdev(self.measured))}" if len(self.measured) > 1 else ""
         note = "" if self.holds else "  theory misses"
-        mean = f"{fmean(self.measured):.4f}"
-        row = f"{self.what:30s} {published:>9s} {self.predicted:>9.4f} {mean:>9s} {spread:8s}"
+        published, formula, mean = map(written, (self.published, self.predicted, fmean(self.measured)))
+        row = f"{self.what:34s} {published:>9s} {formula:>9s} {mean:>9s} {spread:8s}"
         return f"{row} {100 * self.difference:+6.1f} %  {self.source}{note}".rstrip()
 
 
-HEADER = f"{'':30s} {'published':>9s} {'predicted':>9s} {'measured':>9s} {'':8s} {'differs':>8s}"
+HEADER = f"{'':34s} {'published':>9s} {'formula':>9s} {'measured':>9s} {'':8s} {'differs':>8s}"
 
-# What, activation, norm, gain, published factor, source.
+# What, activation, norm, gain, the factor that the paper prints if it does, whose formula it is.
 PLAIN: tuple[tuple[str, str, str, float, float | None, str], ...] = (
     ("ReLU + batch norm", "relu", "batch", 2, math.sqrt(math.pi / (math.pi - 1)), "Yang et al. 2019"),
-    ("sigmoid, gain 2 (He)", "sigmoid", "none", 2, 0.3178, "Schoenholz et al. 2017"),
-    ("sigmoid, gain 1 (Xavier)", "sigmoid", "none", 1, 0.2361, "Schoenholz et al. 2017"),
+    ("sigmoid, gain 2 (He)", "sigmoid", "none", 2, None, "Schoenholz et al. 2017"),
+    ("sigmoid, gain 1 (Xavier)", "sigmoid", "none", 1, None, "Schoenholz et al. 2017"),
     ("ReLU, gain 2 (He)", "relu", "none", 2, 1.0, "He et al. 2015"),
-    ("ReLU, gain 1", "relu", "none", 1, math.sqrt(0.5), "He et al. 2015"),
+    ("ReLU, gain 1", "relu", "none", 1, None, "He et al. 2015"),
     ("SiLU + batch norm", "silu", "batch", 2, None, ""),
     ("sigmoid + batch norm", "sigmoid", "batch", 2, None, ""),
     ("SiLU, gain 2 (He)", "silu", "none", 2, None, ""),
@@ -156,7 +160,12 @@ TRUNKS: dict[str, dict[str, str]] = {
     "plain SiLU, Xavier": {"shortcut": "none", "norm": "none", "init": "xavier"},
     "plain ReLU": {"shortcut": "none", "norm": "none", "act": "relu"},
     "plain sigmoid": {"shortcut": "none", "norm": "none", "act": "sigmoid"},
-}
+    "plain sigmoid, standard. weights": {"shortcut": "none", "norm": "weight", "act": "sigmoid"},
+    "plain tailored ReLU, orthogonal": {
+        "shortcut": "none", "norm": "none", "act": "tailored_relu", "init": "delta_orthogonal",
+    },
+    "SkipInit, no batch norm": {"shortcut": "skipinit", "norm": "none"},
+}  # fmt: skip
 
 Backward = Callable[[torch.nn.Module], object]
 
@@ -173,7 +182,8 @@ def check_backbone(model: ModelConfig, passes: Callable[[int], Backward], classe
     for what, components in TRUNKS.items():
         config = ModelConfig.model_validate(size | components)
         measured = tuple(backbone_factor(config, classes, passes(seed), seed) for seed in SEEDS)
-        yield Check(what, "", stage_factor(block_factors(config)), measured)
+        act = curve_of(config.act, config)
+        yield Check(what, "", stage_factor(block_factors(config, act=act)), measured)
 
 
 def backbone_factor(config: ModelConfig, classes: int, backward: Backward, seed: int) -> float:

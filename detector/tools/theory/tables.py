@@ -9,11 +9,13 @@ from torch import nn
 
 from detector.analysis.theory import power_exponent
 from detector.config.schema import DataConfig, ModelConfig, TrainConfig
+from detector.data.batch import Batch
 from detector.data.geometry import letterbox
-from detector.data.loader import Batch, Loader
+from detector.data.loader import Loader
 from detector.data.sources import load_dataset
 from detector.models.loss import DetectionLoss
 from detector.tools.theory.measure import HEADER, Check, check_backbone, check_plain, check_residual
+from detector.tools.theory.published import check_published
 from detector.training.engine import backward
 from detector.training.state import TrainState
 
@@ -32,13 +34,17 @@ def print_tables(source: str | None) -> list[Check]:
     checks = show(check_plain())
     print("\nThe same over a whole chain of residual blocks with batch norm: polynomial in depth.\n")
     checks += show(check_residual())
+    print(
+        "\nWhat else papers say of gradients at initialisation, in random networks as they describe them.\n"
+    )
+    checks += show(check_published())
     if source is not None:
         batches, classes = images(source)
         print(f"\nA layer of the detector's trunk (its P3 stage) on {source} images, ", end="")
         print(f"{IMAGE_SIZE} px, 3 seeds.\n")
         checks += show(check_backbone(ModelConfig(), lambda seed: one_pass(batches(seed)), classes))
     if missed := [check.what for check in checks if not check.holds]:
-        print(f"\nMore than 2 % off (5 % over a chain): {'; '.join(missed)}.")
+        print(f"\nFurther off than its tolerance (2 % of a layer's factor): {'; '.join(missed)}.")
     silu, relu = power_exponent("silu"), power_exponent("relu")
     print(
         "\nWhy SiLU + batch norm is off: the theory takes the activations of all inputs to be of one\n"

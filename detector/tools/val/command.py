@@ -29,6 +29,7 @@ def val(
     out: Path | None = None,
     json: bool = False,
     wandb: bool = False,
+    plugin: tuple[Path, ...] = (),
 ) -> Report:
     """Evaluate a checkpoint on a split: mAP and its reasons.
 
@@ -48,6 +49,7 @@ def val(
         out: a new folder; default: runs/val-<run>-<time>.
         json: print one JSON document instead of tables.
         wandb: record it on W&B; offline without a key.
+        plugin: the Python file of the network's own parts, if it has any; may be repeated.
 
     Returns:
         Metrics, curves, classes and errors.
@@ -61,10 +63,12 @@ def val(
 
     from detector.config.schema import Config, DataConfig
     from detector.data.loader import Loader
+    from detector.data.own import read_registered
     from detector.data.sources import load_dataset, locate, options_of
     from detector.loggers.images import save_grid
     from detector.models.build import load_model
     from detector.models.fold import fold_norms
+    from detector.registry import load_plugins
     from detector.rundir import checkpoint_at, run_name
     from detector.runtime.allocator import keep_freed_memory
     from detector.runtime.device import choose_device, choose_precision
@@ -79,6 +83,7 @@ def val(
 
     started = time.perf_counter()
     keep_freed_memory()
+    load_plugins(plugin)
     checkpoint = checkpoint_at(checkpoint)
     name = run_name(checkpoint)
     loaded = load_model(checkpoint)
@@ -96,7 +101,13 @@ def val(
     how["allow_outside"] |= allow_outside
     if data != as_trained.data.path:
         how["val_fraction"] = 0.0  # other data has its own splits
-    dataset = load_dataset(data, on_error, splits=(split,), **how)
+    own = as_trained.data.format != "yolo" and data == as_trained.data.path
+    if own:
+        dataset = read_registered(as_trained.data)
+    else:
+        dataset = load_dataset(data, on_error, splits=(split,), **how)
+    if split not in dataset.splits:
+        raise UserError(f"--split {split}: {data} has none; it has {', '.join(dataset.splits)}")
     columns = network.class_columns(loaded.names, dataset.names, str(checkpoint), data)
     directory = new_folder(out, f"runs/val-{name}", "--out")
 
@@ -117,7 +128,7 @@ def val(
         checkpoint=checkpoint,
         name=name,
         step=loaded.step,
-        data=locate(data),
+        data=Path(data).absolute() if own else locate(data),
         dataset=dataset.name,
         split=split,
         files=tuple(item.image.name for item in items),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from detector.errors import for_spreadsheet
 from detector.tools.val.evaluation import CONFUSION_CONFIDENCE, CONFUSION_IOU, IOU, ClassResult, Report
 from detector.training.metrics import Prediction, Truth, to_coco
 
@@ -114,7 +115,8 @@ def write_files(
         writer = csv.DictWriter(file, list(_row(report.mean)))
         writer.writeheader()
         for row in (report.mean, *report.classes):
-            writer.writerow({key: "" if value != value else value for key, value in _row(row).items()})
+            cells = {key: "" if value != value else value for key, value in _row(row).items()}
+            writer.writerow(cells | {"class": for_spreadsheet(row.name)})
     labels, detections = to_coco(truths, predictions, len(report.classes))
     for image, name in zip(labels["images"], setting.files, strict=True):
         image["file_name"] = name
@@ -143,7 +145,8 @@ def print_report(report: Report, setting: Setting, console: Console) -> None:
     value = report.metrics
     sizes = ("small", "medium", "large")
     precisions = ("mAP50-95", "mAP50", "mAP75", *(f"mAP-{size}" for size in sizes))
-    overall.add_row("mAP at IoU", *(_shown(value[key]) for key in precisions))
+    cells = [_shown(value[key]) for key in precisions] if mean.boxes else ["no objects", *[""] * 5]
+    overall.add_row("mAP at IoU", *cells)
     overall.add_section()
     overall.add_row("[bold]detections an image[/]", *(f"[bold]{n}[/]" for n in (1, 10, 100)), "", "", "")
     recalls = ("AR1", "AR10", "AR100", *(f"AR-{size}" for size in sizes))
@@ -159,7 +162,8 @@ def print_report(report: Report, setting: Setting, console: Console) -> None:
         name = f"[bold]{row.name}[/]" if row is mean else escape(row.name)
         classes.add_row(name, f"{row.images:,}", f"{row.boxes:,}", *map(_shown, numbers))
     console.print(classes)
-    line(f"P, R and F1 at confidence {report.confidence:.3f}, where the mean F1 is highest (IoU {IOU}).")
+    if mean.boxes:
+        line(f"P, R and F1 at confidence {report.confidence:.3f}, where the mean F1 is highest (IoU {IOU}).")
     for errors in report.worst(3):
         name = escape(setting.files[errors.image])
         line(f"most errors: {name}, {errors.missed} missed, {errors.false} false")

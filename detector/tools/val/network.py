@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from detector.config.names import plugin_needed
 from detector.config.schema import Config
 from detector.data.dataset import Dataset
 from detector.errors import UserError
@@ -99,6 +100,8 @@ def config(loaded: Loaded, checkpoint: Path) -> Config | None:
     try:
         return Config.model_validate(loaded.config)
     except ValidationError as error:
+        if need := plugin_needed(error):
+            raise UserError(f"{checkpoint}: its configuration {need}") from None
         raise UserError(f"{checkpoint}: its configuration is of another version of this project") from error
 
 

@@ -29,6 +29,7 @@ def why(
     out: Path | None = None,
     html: Path | None = None,
     dry_run: bool = False,
+    plugin: tuple[Path, ...] = (),
 ) -> int:
     """Is it the gradient? Take an ablation's loss apart: forward, backward, neck and head.
 
@@ -45,6 +46,7 @@ def why(
         out: the folder of the runs and the answer; default: runs/why-<the data's name>.
         html: write the answer as one self-contained web page.
         dry_run: print the command of each run, and run none.
+        plugin: a Python file that registers parts of one's own, for every run; may be repeated.
 
     Returns:
         0; 1 if a cell failed; 130 after Ctrl-C (143 after SIGTERM).
@@ -53,17 +55,20 @@ def why(
         UserError: not an ablation that can be taken apart, or data without objects; nothing was started.
     """
     from detector.jobs.local import LocalProcesses, available_cores
+    from detector.registry import load_plugins, plugin_arguments
     from detector.tools.why.cells import design
 
     if not 1 <= seeds <= MOST_SEEDS:
         raise UserError(f"--seeds: must be how many, 1 to {MOST_SEEDS}, not {seeds}")
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs: must be at least 1, not {jobs}")
+    load_plugins(plugin)
     out = out or Path("runs") / f"why-{Path(on).stem}"
     plan = design(ablation, on, seeds, out, overrides)
     if dry_run:
         for cell in (cell for cells in plan.cells.values() for cell in cells):
-            print(shlex.join(["python", "train.py", *cell.arguments(out / cell.name, threads=1)]))
+            arguments = *plugin_arguments(), *cell.arguments(out / cell.name, threads=1)
+            print(shlex.join(["python", "train.py", *arguments]))
         return 0
 
     from detector.jobs import runner

@@ -55,7 +55,8 @@ def test_holm_counts_the_ablations(make_run: Make) -> None:
     c = compared(folder(make_run, ("baseline", {}), *others, seeds=6))
     assert [group.differences[V].p for group in c.groups[1:]] == [2 / 64] * 3
     assert [group.differences[V].p_holm for group in c.groups[1:]] == [6 / 64] * 3
-    assert any("see also" in note for note in c.notes)
+    assert any("fewer than 9 pairs claim no test" in note for note in c.notes)
+    assert any("n = 6 seeds a row; 5 seeds to describe, 9 where a test is claimed." in n for n in c.notes)
 
 
 def test_seeds_are_paired_by_number(make_run: Make) -> None:
@@ -185,6 +186,30 @@ def test_a_diverged_run_is_counted_where_it_has_numbers(make_run: Make) -> None:
     assert "1 of 2 runs" in table.markdown(c)
 
 
+def test_what_the_data_says_about_the_score(make_run: Make) -> None:
+    key = "val/mAP50-95"
+    kinds = {"empty": "no-objects", "same": "same-images", "other": "tiny"}
+    for name, kind in kinds.items():
+        summary = {"data/warnings": {kind: 1}} | ({key: "NaN"} if name == "empty" else {})
+        path = make_run(name, summary=summary, **{"model.act": name})
+        rows = [json.loads(line) for line in (path / "history.jsonl").read_text().splitlines()]
+        if name == "empty":
+            lines = [json.dumps(row | {key: "NaN"} if key in row else row) for row in rows]
+            (path / "history.jsonl").write_text("\n".join(lines) + "\n")
+    make_run("stopped", summary={"status": "stopped"}, **{"model.act": "x"})
+    c = compared(path.parent)
+    remarks = table.remarks(c)
+    assert "val holds the images of train, and its mAP is memorisation: same-s0." in remarks
+    assert "train or val shows no object at all, and has no mAP: empty-s0." in remarks
+    assert not any("finite" in line for line in remarks)
+    cells = {line.split("|")[1].split("<br>")[0].strip(): line for line in table.markdown(c).splitlines()
+             if line.startswith("|")}  # fmt: skip
+    assert [name for name, line in cells.items() if "no objects" in line] == ["empty"]
+    console = Console(file=io.StringIO(), width=80)
+    table.print_console(c, console)
+    assert "no objects" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_csv_holds_every_number_unrounded(make_run: Make) -> None:
     c = compared(cube(make_run, 2))
     rows = list(csv.DictReader(io.StringIO(table.csv_text(c))))
@@ -285,8 +310,9 @@ def test_wide_has_every_column_and_interval(make_run: Make) -> None:
     text = printed(c, 80, wide=True)
     for column in (*(metric.label for metric in METRICS), "verdict at init, late"):
         assert column in text
-    e = c.groups[1].differences[V]
+    e = c.groups[0].estimates[V]
     assert f"[{e.low:+.2f}, {e.high:+.2f}]".replace("-", "−") in text
+    assert "the same in all 3" in text  # of a difference whose interval would have no width
     assert "p 0.25, Holm 0.75" in text
     assert "…" not in text
 
@@ -298,6 +324,31 @@ def test_a_long_name_gives_way_to_the_numbers(make_run: Make) -> None:
     (row,) = [line for line in lines[: lines.index("")] if line.startswith("nnn")]
     assert "…" in row
     assert row.split()[-4:] == ["+1.10", "+1.00", "0.700", "0.000"]
+
+
+def test_simple_effects_come_before_the_averages_that_hide_them(make_run: Make) -> None:
+    c = compared(cube(make_run, 3))
+    titles = [sheet.title for sheet in table.sheets(c)]
+    assert titles[2].startswith("Simple effects: one component stripped from ")
+    assert titles[3].startswith("Factorial effects") and "n = 3 seeds" in titles[3]
+    assert c.factorial is not None
+    # y = … + 16·s·n: stripping the shortcut alone moves 2, on average over the batch norm it is 10.
+    assert round(c.factorial.simple[V][0].mean, 6) == 2
+    assert c.factorial.simple[V][0].n == 3
+    assert any("fewer than 5 do not even describe" in note for note in c.notes)
+
+
+def test_floors_and_ceilings_are_named_instead_of_intervals_without_width(make_run: Make) -> None:
+    for name, level, changes in (("baseline", 0.997, {}), ("dead", 0.001, {"model.norm": "none"})):
+        for seed in range(3):
+            path = make_run(name, seed, v=0.1 * seed, train_map=level + 0.001 * seed, **changes)
+    c = compared(path.parent)
+    assert [group.estimates[MAP].edge for group in c.groups] == ["ceiling", "floor"]
+    assert c.groups[1].differences[MAP].edge == ""  # from one end to the other is a difference
+    text = printed(c, 80, wide=True)
+    assert "at the ceiling" in text and "at the floor" in text
+    assert any("train mAP50-95 is at its floor in 1 of 2 rows (dead)" in note for note in c.notes)
+    assert not any(note.startswith("V ") for note in c.notes)  # it has no bounds
 
 
 def test_loss_and_seconds_have_no_interval_below_zero(make_run: Make) -> None:
@@ -313,3 +364,32 @@ def test_a_run_of_its_own_is_fine(make_run: Make) -> None:
     assert len(table.sheets(c)) == 1
     assert math.isnan(c.baseline.estimates[V].low)
     assert json.dumps(table.csv_text(c))
+
+
+def test_a_metric_of_one_s_own_is_compared_wherever_it_was_measured(make_run: Make) -> None:
+    for seed in range(3):
+        make_run("baseline", seed, summary={"train/recall": 0.9, "val/recall": 0.5 + 0.1 * seed})
+        own = {"train/recall": 0.8, "val/recall": 0.4 + 0.1 * seed, "val/mAP50": 0.3}
+        make_run("stripped", seed, summary=own, **{"model.norm": "none"})
+        path = make_run("before", seed, **{"model.act": "relu"})  # trained before there was the metric
+    c = compared(path.parent)
+    assert [metric.key for metric in c.metrics[len(METRICS) :]] == ["train/recall", "val/recall"]
+    groups = {group.label: group for group in c.groups}
+    assert groups["baseline"].estimates["val/recall"].mean == pytest.approx(0.6)
+    assert groups["stripped"].differences["val/recall"].mean == pytest.approx(-0.1)
+    assert groups["before"].estimates["val/recall"].n == 0
+    for text in (table.csv_text(c), table.markdown(c), table.latex(c)):
+        assert "recall" in text
+    console = Console(file=io.StringIO(), width=200)
+    table.print_console(c, console)
+    assert "val recall" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_of_a_stranger_s_metrics_only_words_are_taken_and_not_too_many(make_run: Make) -> None:
+    odd = {"val/<script>": 0.1, "val/": 0.2, "val/a b": 0.3, "val/text": "high"}
+    many = {f"val/m{at}": 0.5 for at in range(100)}
+    c = compared(make_run("baseline", 0, summary=odd | many).parent)
+    own = c.metrics[len(METRICS) :]
+    assert [metric.key for metric in own[:2]] == ["val/text", "val/m0"]
+    assert len(own) == 20
+    assert math.isnan(c.baseline.estimates["val/text"].mean)

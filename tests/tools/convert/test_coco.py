@@ -185,9 +185,11 @@ def test_nan_where_nothing_is_read_is_read_as_ultralytics_does(source: Path, tmp
     content = json.loads((source / "coco.json").read_text())
     for entry in (*content["images"], *content["annotations"]):
         entry |= {"license": float("nan"), "area": float("-inf")}
+    content["annotations"][1]["iscrowd"] = 1
     content["annotations"][2]["bbox"] = [1.5, 2.25, 30.75, 40.125]
     save_json(source / "coco.json", content)
-    assert run("coco", source, tmp_path / "out").notes == ()
+    report = run("coco", source, tmp_path / "out")
+    assert report.notes == () and report.difficult == 1
     with contextlib.redirect_stdout(io.StringIO()):
         import_ultralytics("data.converter").convert_coco(
             str(source), str(tmp_path / "theirs"), cls91to80=False
@@ -313,6 +315,15 @@ def test_an_annotation_that_does_not_come_through_is_named(
     change(source, **changes)
     (text,) = messages(run("coco", source, tmp_path / "out"))
     assert text.startswith(f"{kind}: {source}/coco.json: annotation 100") and reason in text
+
+
+def test_boxes_of_no_image_are_named_in_the_file_s_order(source: Path, tmp_path: Path) -> None:
+    content = json.loads((source / "coco.json").read_text())
+    for entry, name in zip(content["annotations"], ("w.png", "a.png", "k.png", "c.png"), strict=True):
+        entry["image_id"] = name
+    save_json(source / "coco.json", content)
+    notes = run("coco", source, tmp_path / "out").notes
+    assert [note.where for note in notes] == [f"annotation {number} (cat)" for number in range(100, 104)]
 
 
 def test_repeated_boxes_are_written_once(source: Path, tmp_path: Path) -> None:

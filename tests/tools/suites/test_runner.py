@@ -283,7 +283,7 @@ def test_a_stopped_suite_ends_as_an_uninterrupted_one(tmp_path: Path, coco8: Pat
     _, err = stopped.communicate(timeout=100)
     assert stopped.returncode == 130, err
     assert "Traceback" not in err
-    assert "goes on where it stopped" in err
+    assert "resumes where it stopped" in err
     resumed = start("stopped")
     table_again, err = resumed.communicate(timeout=200)
     assert resumed.returncode == 0, err

@@ -14,7 +14,8 @@ from detector.tools.suites.suite import expand, load_suite
 from tests.support import ROOT
 
 # By name: a user's own may lie beside them.
-NAMES = "factorial factorial_shapes ladder leave_one_out init depth controls"
+NAMES = "factorial factorial_shapes ladder leave_one_out init depth controls cures"
+SEEDS = {"cures": 5}  # the others: 3
 SHIPPED = [ROOT / "ablations" / "suites" / f"{name}.yaml" for name in NAMES.split()]
 BASE = ROOT / "configs" / "coco8.yaml"
 
@@ -44,7 +45,7 @@ def test_a_suite_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_every_cell_of_a_shipped_suite_is_what_train_py_will_read(path: Path) -> None:
     cells = expand(load_suite(path))
     assert len({cell.name for cell in cells}) == len(cells)
-    assert {cell.seed for cell in cells} == {0, 1, 2}
+    assert {cell.seed for cell in cells} == set(range(SEEDS.get(path.stem, 3)))
     assert any(cell.ablation.startswith(("baseline", "he")) for cell in cells)
     for cell in cells:
         own = load_config(cell.base, cell.overrides)  # the same way as train.py
@@ -75,6 +76,17 @@ def test_the_factorial_is_every_combination() -> None:
         assert combinations == {
             (s, n, a) for s in ("residual", "none") for n in ("batch", "none") for a in ("silu", "sigmoid")
         }
+
+
+def test_a_cure_does_not_put_back_what_its_name_says_is_missing() -> None:
+    for cell in expand(load_suite(ROOT / "ablations/suites/cures.yaml"), seeds=1):
+        model, name = cell.config.model, cell.ablation
+        if name.startswith(("plain", "no_residual")):
+            assert model.shortcut == "none", name
+        if name.startswith(("plain", "no_batchnorm")):
+            assert model.norm == ("weight" if "weight" in name else "none"), name
+        if "sigmoid" in name:
+            assert model.act == "sigmoid", name
 
 
 def test_the_depth_suite_is_as_deep_as_it_says() -> None:

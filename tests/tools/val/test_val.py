@@ -28,6 +28,7 @@ from detector.gradients.recorder import GradientRecorder
 from detector.models.build import build_model
 from detector.models.loss import DetectionLoss
 from detector.rundir import RunDir
+from detector.runtime.checkpoint_file import read, write
 from detector.runtime.random_state import seed_everything
 from detector.runtime.ultralytics_import import import_ultralytics
 from detector.tools.val.evaluation import METRICS
@@ -167,6 +168,26 @@ def test_the_table_fits_into_a_terminal(trained: Trained, capsys: pytest.Capture
     assert all(len(line) <= 80 for line in out.splitlines())
     for word in ("mAP", "AP50-95", "green", f"{trained.metrics['mAP50']:.3f}", "ms an image", "Files:"):
         assert word in out
+
+
+def test_a_split_without_objects_and_a_class_called_like_a_formula(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = read(trained.run / "checkpoints/best.pt")
+    state["extra"]["names"] = ["=1+1", "green"]
+    write(state, tmp_path / "best.pt")
+    write_rectangles(tmp_path / "empty", 2, seed=0)
+    for file in (tmp_path / "empty/labels").iterdir():
+        file.write_text("")
+    (tmp_path / "empty/data.yaml").write_text("train: images\nval: images\nnames: ['=1+1', green]\n")
+    out = tmp_path / "out"
+    command = ["val", tmp_path / "best.pt", "--data", tmp_path / "empty/data.yaml", "--device", "cpu"]
+    assert main([*map(str, command), "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"mAP at IoU +no objects *\n", shown) and "nan" not in shown and "P, R and" not in shown
+    rows = list(csv.DictReader((out / "per_class.csv").open(encoding="utf-8")))
+    assert [row["class"] for row in rows] == ["all", "'=1+1", "green"]
+    assert json.loads((out / "metrics.json").read_text())["metrics"]["mAP50-95"] is None
 
 
 def test_classes_in_another_order_and_fewer_of_them(

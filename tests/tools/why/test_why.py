@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.config.schema import experiment
+from detector.config.experiment import experiment
 from detector.errors import UserError
 from detector.jobs.runner import Job
 from detector.rundir import Key, RunDir

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for train.py and the tests' own modules
 
 # What a run imports, W&B aside: a process that has ever started its service must not be forked.
@@ -42,10 +42,8 @@ def become(request: dict[str, Any]) -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    checkpointing = importlib.import_module("detector.training.checkpoints").Checkpointing
-    checkpointing.offer = checkpointing.save  # at each evaluation, as in a run of ordinary length
     for name, arguments in request["faults"]:
-        getattr(importlib.import_module("tests.reliability.faults"), name)(*arguments)
+        getattr(importlib.import_module(request["module"]), name)(*arguments)
     sys.argv = [str(ROOT / "train.py"), *request["arguments"]]
 
 

@@ -1,0 +1,69 @@
+"""A batch of letterboxed images and their objects, as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detector.data.geometry import Letterbox
+from detector.data.samples import Sample
+from detector.errors import UserError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B images of S x S pixels with N objects in all."""
+
+    images: Tensor  # (B, 3, S, S) uint8 RGB, stored channels_last
+    batch_idx: Tensor  # (N,) float32: which image an object is in, 0 to B - 1
+    cls: Tensor  # (N,) float32: its class id
+    boxes: Tensor  # (N, 4) float32: xywh, fractions of the square
+    indices: tuple[int, ...]  # of the B items
+    letterboxes: tuple[Letterbox, ...]  # of the B images before augmentation
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch with its tensors on a device."""
+        return self._with_tensors([part.to(device, non_blocking=non_blocking) for part in self._tensors()])
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, from which copies to a GPU can overlap with work."""
+        return self._with_tensors([part.pin_memory() for part in self._tensors()])
+
+    def targets(self) -> dict[str, Tensor]:
+        """The objects as ultralytics' v8DetectionLoss wants them."""
+        return {"batch_idx": self.batch_idx, "cls": self.cls, "bboxes": self.boxes}
+
+    def _tensors(self) -> list[Tensor]:
+        return [self.images, self.batch_idx, self.cls, self.boxes]
+
+    def _with_tensors(self, tensors: list[Tensor]) -> Batch:
+        images, batch_idx, cls, boxes = tensors
+        return replace(self, images=images, batch_idx=batch_idx, cls=cls, boxes=boxes)
+
+
+_NO_CLASSES, _NO_BOXES = np.empty(0, np.int64), np.empty((0, 4), np.float32)
+
+
+def collate(samples: Sequence[Sample | UserError], size: int) -> Batch | UserError:
+    """Samples to tensors; the first error, if there is one. There may be no samples at all."""
+    good: list[Sample] = []
+    for sample in samples:
+        if isinstance(sample, UserError):
+            return sample
+        good.append(sample)
+    counts = [len(sample.classes) for sample in good]
+    # One copy, (B, S, S, 3); seen as (B, 3, S, S) that is exactly the channels_last layout.
+    pixels = [sample.image[None] for sample in good] or [np.empty((0, size, size, 3), np.uint8)]
+    images = torch.from_numpy(np.concatenate(pixels)).permute(0, 3, 1, 2)
+    return Batch(
+        images=images,
+        batch_idx=torch.from_numpy(np.repeat(np.arange(len(good), dtype=np.float32), counts)),
+        cls=torch.from_numpy(np.concatenate([_NO_CLASSES, *(s.classes for s in good)]).astype(np.float32)),
+        boxes=torch.from_numpy(np.concatenate([_NO_BOXES, *(sample.boxes for sample in good)])),
+        indices=tuple(sample.index for sample in good),
+        letterboxes=tuple(sample.letterbox for sample in good),
+    )
