@@ -346,7 +346,15 @@ class RunDir:
                 f"{path}: no checkpoint found (the run ended before its first step); start again with: "
                 f"train.py --config {self.config_file} run.dir=ANOTHER"
             )
-        return cast("CheckpointState", read(path))
+        try:
+            return cast("CheckpointState", read(path))
+        except UserError as error:
+            hint = ""
+            if path != self.best:
+                with suppress(UserError):  # nobody's history is cut back to there without being asked
+                    step = read(self.best)["step"]
+                    hint = f"; {self.best} is whole: copy it there to go on from its step {step}"
+            raise UserError(f"{error}{hint}") from None
 
     def write_failure(self, state: FailureState) -> None:
         """Keep a step that was not finite, in place of an earlier one. Raises OSError if that fails."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from detector.config.schema import Config, RunConfig
 from detector.errors import UserError
@@ -245,6 +246,26 @@ def test_nothing_that_is_there_is_written_over(tmp_path: Path, name: str) -> Non
 def test_a_run_without_a_checkpoint_says_how_to_start_again(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"last\.pt: no checkpoint found.*--config .*config\.yaml run\.dir="):
         RunDir(tmp_path).read_checkpoint("last")
+
+
+def test_where_the_last_checkpoint_is_damaged_a_whole_one_is_offered(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.checkpoints.mkdir()
+    state: Any = {"format": 2, "step": 7, "model": {"w": torch.arange(99.0)}}
+    for name in ("last", "best"):
+        run.write_checkpoint(name, state)
+    data = bytearray(run.last.read_bytes())
+    data[data.index(torch.tensor(42.0).numpy().tobytes())] ^= 1
+    run.last.write_bytes(data)
+    words = r"last\.pt: not a readable checkpoint: its record .* is damaged.*"
+    with pytest.raises(UserError, match=words + r"; .*best\.pt is whole: copy it .* from its step 7"):
+        run.read_checkpoint("last")
+    assert run.read_checkpoint("best")["step"] == 7
+    run.best.write_bytes(data)
+    for name in ("last", "best"):
+        with pytest.raises(UserError, match="is damaged") as caught:
+            run.read_checkpoint(name)
+        assert "whole" not in str(caught.value)
 
 
 def test_layers_come_in_the_network_s_order() -> None:

@@ -25,6 +25,7 @@ KEYS = (
     "train.optimizer",
     "train.lr",
     "train.clip",
+    "train.clip_by",
 )
 # What puts a component back, beside the baseline's own: SkipInit is the same shortcut with a factor, and a
 # group norm is a norm. A gate mixes instead of adding, and weight standardisation touches no signal: both

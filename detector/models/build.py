@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -15,10 +16,12 @@ from detector.errors import UserError
 from detector.models.base import DetectionModel, freeze
 from detector.models.detector import build_detector
 from detector.models.pretrained import load_pretrained
-from detector.models.weights import find, read_description, read_weights
+from detector.models.stored import check_same, check_tensors, settings_of
+from detector.models.weights import Pretrained, find, read_description, read_weights
 from detector.models.yolo import YoloModel
 from detector.registry import lookup
 from detector.runtime.checkpoint_file import evaluated_weights, read_if_own
+from detector.runtime.ultralytics_import import import_ultralytics
 
 
 class Built(NamedTuple):
@@ -91,6 +94,9 @@ class Trained(NamedTuple):
     image_size: int  # it was trained at, pixels
     step: int | None  # of this project's checkpoints
     config: Mapping[str, Any] | None = None  # likewise: the run's configuration, as plain data
+    model: DetectionModel | None = (
+        None  # of ultralytics' files: it is built to be compared with what they hold
+    )
 
 
 def read_trained(path: Path) -> Trained:
@@ -101,20 +107,56 @@ def read_trained(path: Path) -> Trained:
     """
     saved = read_if_own(path)
     if saved is None:
-        source = read_weights(path)
-        architecture = {"kind": "yolo", "description": source.description}
-        weights = {f"net.{key}": value for key, value in source.net.state_dict().items()}
-        return Trained(architecture, weights, source.names, source.image_size, None)
+        model, source = read_yolo(path)
+        weights: Mapping[str, Tensor] = {
+            f"net.{key}": value for key, value in source.net.state_dict().items()
+        }
+        check_finite(weights, path)
+        return Trained(model.architecture(), weights, source.names, source.image_size, None, None, model)
     extra = facts_of(saved, path)
     size = extra["config"]["data"]["image_size"]
+    weights = evaluated_weights(saved)
+    check_finite(weights, path)
     return Trained(
         architecture_of(saved),
-        evaluated_weights(saved),
+        weights,
         tuple(extra["names"]),
         size,
         saved["step"],
         extra["config"],
     )
+
+
+def read_yolo(path: Path) -> tuple[YoloModel, Pretrained]:
+    """The network in a file of ultralytics, built anew, and the stored one; they do the same.
+
+    Raises:
+        UserError: the file is damaged, or its layers are not those that this ultralytics builds.
+    """
+    source = read_weights(path)
+    with torch.random.fork_rng(devices=[]):  # its random weights are replaced, and nobody else's change
+        model = YoloModel(source.description, len(source.names))
+    stored, built = source.net, model.net
+    try:
+        if settings := settings_of(stored, built):
+            model.set_layers(settings)
+        check_tensors(stored, built)
+        built.load_state_dict(stored.state_dict())
+        check_same(stored, built, 2 * max(model.strides))
+    except (ValueError, RuntimeError, AttributeError, TypeError, UserError) as error:
+        reason = " ".join(str(error).split())[:200]
+        here = import_ultralytics("utils").__version__
+        wrote = f"it was written by ultralytics {source.version} or by a fork, and this is {here}"
+        raise UserError(f"{path}: {reason}; {wrote}") from error
+    return model.train(), source
+
+
+def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Raise UserError for the first layer that holds a number that is not finite: it would find nothing."""
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            layer = name.rpartition(".")[0]
+            raise UserError(f"{path}: the weights of {layer} are not finite; take an earlier checkpoint")
 
 
 def facts_of(saved: Mapping[str, Any], path: Path, needed: Collection[str] = ("names",)) -> Mapping[str, Any]:
@@ -148,7 +190,7 @@ def rebuild(architecture: Mapping[str, Any], num_classes: int) -> DetectionModel
     """
     try:
         if architecture["kind"] == "yolo":
-            return YoloModel(architecture["description"], num_classes)
+            return YoloModel(architecture["description"], num_classes, architecture.get("settings"))
         config = ModelConfig.model_validate({**architecture["model"], "freeze": "none"})
     except (KeyError, TypeError, ValueError) as error:  # pydantic's is a ValueError
         if isinstance(error, ValidationError) and (need := plugin_needed(error, "model.")):
@@ -174,7 +216,7 @@ def load_model(path: Path) -> Loaded:
         UserError: it is missing or broken.
     """
     trained = read_trained(path)
-    model = rebuild(trained.architecture, len(trained.names))
+    model = trained.model or rebuild(trained.architecture, len(trained.names))
     try:
         model.load_state_dict(dict(trained.weights))
     except RuntimeError as error:

@@ -13,8 +13,8 @@ from torch import nn
 
 from detector.config import safe_yaml
 from detector.data.download import download
-from detector.errors import UserError
-from detector.runtime.checkpoint_check import check_archive
+from detector.errors import UserError, shorten
+from detector.runtime.checkpoint_check import check_archive, without_constructors
 from detector.runtime.files import DOWNLOADS, PROJECT, check_regular
 from detector.runtime.ultralytics_import import import_safe_tasks, import_ultralytics
 
@@ -30,10 +30,11 @@ _SCALE = re.compile(r"^(yolov?\d+)([nslmx])(-.*)?$")
 class Pretrained:
     """A network of ultralytics with trained weights."""
 
-    net: nn.Module  # float32, on the CPU; only its weights are used
+    net: nn.Module  # float32, on the CPU
     description: Mapping[str, Any]  # as in their YAML files
     names: tuple[str, ...]  # of its classes
     image_size: int  # it was trained at, pixels
+    version: str  # of the ultralytics that wrote it
 
 
 def find(name: str) -> Path:
@@ -99,7 +100,8 @@ def read_weights(path: Path) -> Pretrained:
     try:
         check_regular(path)
         check_archive(path)
-        saved, _ = tasks.torch_safe_load(str(path), safe_only=True)
+        with without_constructors():
+            saved, _ = tasks.torch_safe_load(str(path), safe_only=True)
         net = saved.get("ema") or saved["model"]
         names = net.names
         description = dict(net.yaml)
@@ -110,4 +112,5 @@ def read_weights(path: Path) -> Pretrained:
     labels = tuple(str(name) for name in (names.values() if isinstance(names, Mapping) else names))
     size = (saved.get("train_args") or {}).get("imgsz", 640)
     # The description keeps its own `nc`: the widths of the head's hidden layers follow from it.
-    return Pretrained(net, description, labels, size if isinstance(size, int) else 640)
+    version = str(saved.get("version") or "an unknown version")
+    return Pretrained(net, description, labels, size if isinstance(size, int) else 640, shorten(version))

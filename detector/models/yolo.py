@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from detector.errors import UserError
 from detector.models.base import DetectionModel, Predictions
+from detector.models.stored import Settings, apply_settings, run
 from detector.runtime.description_check import check_description
 from detector.runtime.ultralytics_import import import_safe_tasks, import_ultralytics
 
@@ -34,9 +35,12 @@ class YoloModel(DetectionModel):
         description: the network as ultralytics' YAML describes it, with `nc` classes.
         num_classes: how many classes the head is to score. Where it is not `nc`, only the last
             convolution of each class branch is replaced, so that everything before it can be transferred.
+        settings: of layers that the description does not tell; see `detector.models.stored`.
     """
 
-    def __init__(self, description: Mapping[str, Any], num_classes: int) -> None:
+    def __init__(
+        self, description: Mapping[str, Any], num_classes: int, settings: Settings | None = None
+    ) -> None:
         super().__init__()
         tasks = import_safe_tasks()
         try:
@@ -55,11 +59,14 @@ class YoloModel(DetectionModel):
                 f"model.pretrained: its head is {kind}; only detection networks can be trained here"
             )
         self.description = dict(description)
+        self.settings: Settings = {}
         if num_classes != head.nc:
             _replace_classes(head, num_classes)
         self.num_classes, self.reg_max = num_classes, int(head.reg_max)
         self.strides = tuple(int(stride) for stride in head.stride.tolist())
         self.end2end = getattr(head, "one2one_cv2", None) is not None
+        if settings:
+            self.set_layers(settings)
 
     @property
     def head(self) -> Any:
@@ -83,6 +90,16 @@ class YoloModel(DetectionModel):
         if self.training:
             return EndToEndPredictions(raw["one2many"], raw["one2one"])
         return raw["one2many"]  # type: ignore[no-any-return]
+
+    def set_layers(self, settings: Settings) -> None:
+        """Set layers otherwise than the description says. Raises UserError if they do not run so."""
+        try:
+            apply_settings(settings, self.net)
+            run(self.net, 2 * max(self.strides))
+        except (AttributeError, TypeError, ValueError) as error:  # settings of a stranger's checkpoint
+            raise UserError(f"model.pretrained: the network cannot be built: {error}") from None
+        self.settings = settings
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> YoloModel:
         """Switch every layer; the head itself always gives raw predictions, as in training."""
@@ -123,7 +140,8 @@ class YoloModel(DetectionModel):
 
     def architecture(self) -> dict[str, Any]:
         """See `DetectionModel.architecture`."""
-        return {"kind": "yolo", "description": self.description}
+        told = {"settings": self.settings} if self.settings else {}
+        return {"kind": "yolo", "description": self.description, **told}
 
 
 def _none_of(preds: Predictions) -> Predictions:

@@ -6,15 +6,18 @@ unpack to gigabytes, claim a tensor of a trillion numbers, or put text where a n
 
 from __future__ import annotations
 
+import threading
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on
 
 Steps = Annotated[int, Field(ge=0, lt=10**12)]
@@ -79,17 +82,46 @@ class FailureState(_Network):
 
 
 def check_archive(path: Path) -> None:
-    """Raise ValueError if a zip file, such as torch writes, unpacks to more than it has bytes.
+    """Raise ValueError if a zip file, such as torch writes, is damaged, or unpacks to more than it has bytes.
 
-    torch stores its records uncompressed, so only a bomb, or entries that overlap, add up to more.
+    torch's own reader compares no checksum: a bit that flips on a disk would be another weight. It stores its
+    records uncompressed, so only a bomb, or entries that overlap, add up to more than the file.
     """
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":
+            return  # of the older format, or damaged: torch's own reader says so
     try:
         with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, NotImplementedError, EOFError):
-        return  # of the older format, or damaged: torch's own reader says so
-    if unpacked > path.stat().st_size:
-        raise ValueError("it unpacks to more than its own size")
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise ValueError("it unpacks to more than its own size")
+            if (name := archive.testzip()) is not None:
+                raise ValueError(f"its record {name[-40:]!r} is damaged: the checksum is another")
+            for entry in archive.infolist():
+                if entry.filename.endswith(".pkl") and b"\nbytearray\n" in archive.read(entry):
+                    raise ValueError("it asks for memory that it does not fill")  # bytearray(10**10)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, zlib.error) as error:
+        raise ValueError(f"its archive is damaged: {str(error)[:80]}") from None
+
+
+@contextmanager
+def without_constructors() -> Iterator[None]:
+    """While a file is read, no layer may be constructed: a pickle restores one without.
+
+    One that calls a class instead makes it allocate what the file says, and ultralytics' `TorchVision` fetch
+    weights from the network.
+    """
+    construct, thread = nn.Module.__init__, threading.get_ident()
+
+    def refuse(module: nn.Module, *args: Any, **options: Any) -> None:
+        if threading.get_ident() == thread:
+            raise ValueError(f"it wants to construct a {type(module).__name__}")
+        construct(module, *args, **options)
+
+    nn.Module.__init__ = refuse  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__init__ = construct  # type: ignore[method-assign]
 
 
 def check_state(state: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from detector.errors import UserError
-from detector.runtime.checkpoint_check import check_archive, check_state
+from detector.runtime.checkpoint_check import check_archive, check_state, without_constructors
 from detector.runtime.files import atomic_write, check_regular
 
 FORMAT = 2
@@ -67,7 +67,8 @@ def read_if_own(path: Path) -> dict[str, Any] | None:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: not a readable checkpoint: {reason}") from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with without_constructors():
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "GLOBAL" in str(error):  # intact, but it wants code to be run
             return None

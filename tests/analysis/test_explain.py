@@ -65,7 +65,7 @@ LEDGER = {
 def numbers(text: str) -> list[str]:
     """The numbers of a sentence; those in names (p3.2, mAP50-95, frozen_backbone) are none."""
     text = re.sub(r"\bp\d\.\w+|mAP50-95|\bP3\b|ablations/\S+|model\.\S+|train\.\S+|trunk\.\S+", "", text)
-    return re.findall(r"[-+]?\d+(?:\.\d+)?", text)
+    return re.findall(r"[-+]?\d+(?:\.\d+)?(?:e[-+]\d+)?", text)
 
 
 def backed(text: str, facts: dict[str, Any]) -> None:
@@ -74,7 +74,7 @@ def backed(text: str, facts: dict[str, Any]) -> None:
     known += [100 * facts["theory/difference"]] if "theory/difference" in facts else []
     for number in numbers(text):
         digits = len(number.partition(".")[2])
-        rounded = {f"{abs(value):.{digits}f}" for value in known}
+        rounded = {f"{abs(value):.2g}" if "e" in number else f"{abs(value):.{digits}f}" for value in known}
         assert number.lstrip("+-") in rounded, (number, text)
 
 

@@ -44,6 +44,14 @@ def test_a_batch_in_parts_is_the_whole_batch(sizes: tuple[int, ...], monkeypatch
     assert float(dependence) == pytest.approx(math.sqrt(x.var(0).mean() / (x**2).mean()), rel=1e-5)
 
 
+def test_the_order_of_the_memory_does_not_matter() -> None:
+    x = torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(moments(x), moments(x.to(memory_format=torch.channels_last)))
+    double = x.double()
+    assert torch.equal(moments(double), moments(x))
+    assert torch.equal(double, x.double())  # what is measured stays as it is
+
+
 def test_shards_and_micro_batches_are_put_together() -> None:
     x = torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(0))
     other = torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(1))

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import pytest
 import torch
 
+from detector.errors import UserError
 from detector.runtime.checkpoint_check import (
     CheckpointState,
     FailureState,
     Metadata,
     RandomState,
+    check_archive,
     check_state,
 )
+from detector.runtime.checkpoint_file import read, write
 from tests.support import ROOT, Run
 
 SECTIONS = {
@@ -84,6 +89,42 @@ def test_what_is_wrong_is_named(key: str, change: dict[str, Any]) -> None:
         check_state(GOOD | change)
 
 
+def test_a_bit_that_flips_is_noticed_or_harmless(tmp_path: Path) -> None:
+    """In the numbers, in the pickle, in the archive's own tables: anywhere in the file."""
+    path = tmp_path / "last.pt"
+    weights = {str(number): torch.randn(40) for number in range(3)}
+    write(GOOD | {"model": weights, "best": [0.5]}, path)
+    whole, state = path.read_bytes(), read(path)
+    harmless = 0
+    for bit in np.random.default_rng(0).permutation(8 * len(whole))[:300].tolist():
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            found = read(path)
+        except UserError as error:
+            assert "not a readable checkpoint" in str(error)
+            continue
+        harmless += 1
+        assert all(torch.equal(found["model"][key], tensor) for key, tensor in weights.items())
+        assert {**found, "model": None} == {**state, "model": None}
+    assert harmless < 300  # padding between records
+
+
+def test_an_archive_that_only_torch_would_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    write(GOOD, path)
+    data = bytearray(path.read_bytes())
+    for entry in (match.start() for match in re.finditer(rb"PK\x01\x02", data)):
+        data[entry + 6 : entry + 8] = (99).to_bytes(2, "little")  # "version needed"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"its archive is damaged: zip file version 9\.9"):
+        check_archive(path)
+    path.write_bytes(b"PK\3\4 no archive")
+    with pytest.raises(ValueError, match="its archive is damaged"):
+        check_archive(path)
+
+
 @pytest.mark.parametrize("key", ["step", "model"])
 def test_nothing_goes_without_weights_and_step(key: str) -> None:
     with pytest.raises(ValueError, match=f"its {key!r} is wrong"):
@@ -91,7 +132,7 @@ def test_nothing_goes_without_weights_and_step(key: str) -> None:
 
 
 def test_a_failure_has_weights_but_no_average(tmp_path: Path) -> None:
-    from detector.runtime.checkpoint_file import evaluated_weights, read, write
+    from detector.runtime.checkpoint_file import evaluated_weights
 
     write(GOOD | {"failure": {}, "indices": [[0]]}, tmp_path / "state.pt")
     assert evaluated_weights(read(tmp_path / "state.pt")).keys() == {"w"}
