@@ -74,6 +74,7 @@ def trained(folder: Path, coco8: Path) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_a_run_measures_with_what_its_plugins_bring(trained: Path) -> None:
     summary = json.loads((trained / "summary.json").read_text())
     assert summary["val/boxes"] >= 0
@@ -104,6 +105,7 @@ def test_without_them_each_command_names_what_is_unknown_and_the_option(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_with_them_each_command_does_its_work(
     trained: Path, both: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -124,6 +124,7 @@ def test_why_the_theory_misses_silu_behind_a_batch_norm(act: str) -> None:
         assert spreads[-1] < 1.5 * spreads[0]
 
 
+@pytest.mark.slow
 def test_measured_networks_are_within_two_per_cent_of_the_papers_formulas() -> None:
     papers = [check for check in check_plain(seeds=(0,)) if check.source]
     assert [check.predicted for check in papers] == pytest.approx(

@@ -29,6 +29,7 @@ def _names(paths: list[Path]) -> set[str]:
     return {path.name for path in paths}
 
 
+@pytest.mark.slow
 def test_a_run_gives_four_pictures(tmp_path: Path, make_history: Make, summary: dict[str, Any]) -> None:
     assert _names(write_plots(make_history(), summary, tmp_path / "plots")) == ALL
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()

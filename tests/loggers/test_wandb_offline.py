@@ -296,6 +296,7 @@ def test_a_service_that_hangs_is_given_up_and_python_still_exits(tmp_path: Path)
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_broken_call_silences_the_logger_once(
     start: Callable[..., WandbLogger], said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

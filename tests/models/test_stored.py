@@ -138,6 +138,7 @@ def test_what_is_stored_is_what_runs(tmp_path: Path, name: str) -> None:
     assert kept.get_submodule("net.model.0.bn").momentum == net.model[0].bn.momentum
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("two_heads", [False, True])
 def test_it_goes_on_into_training_and_export(tmp_path: Path, two_heads: bool) -> None:
     net = network(two_heads)

@@ -94,6 +94,7 @@ def test_decoding_is_that_of_ultralytics(name: str) -> None:
     torch.testing.assert_close(scores, raw[:, 4:].transpose(1, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["yolov8n", "yolo26n"])
 def test_pretrained_weights_are_kept_wherever_their_shape_fits(tmp_path: Path, name: str) -> None:
     file, net = published(tmp_path, name, ("cat", "WBC", "dog", "bird", "RBC"))

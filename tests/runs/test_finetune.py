@@ -77,6 +77,7 @@ def test_our_own_checkpoint_is_a_start_too(train_py: TrainPy) -> None:
     torch.testing.assert_close(load_model(best).model.state_dict()[weight], two[weight], atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_key_that_pretrained_weights_override_is_an_error(train_py: TrainPy) -> None:
     run = train_py("model.pretrained=yolov8n.yaml", "model.act=relu", check=False)
     assert run.code == 2

@@ -56,6 +56,7 @@ def never() -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_all_cells_run_and_none_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
     suite = cells(tmp_path, "a", "b", seeds=2)
@@ -206,6 +207,7 @@ def test_another_experiment_is_not_overwritten(tmp_path: Path) -> None:
     assert plan(suite, out)[0].was_there
 
 
+@pytest.mark.slow
 def test_a_cell_waits_for_those_it_needs(tmp_path: Path) -> None:
     out = tmp_path / "out"
     needy, free, source = plan(cells(tmp_path, "a", "b", "c"), out)
