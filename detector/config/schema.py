@@ -7,28 +7,31 @@ reads the files and words the errors. Importing this module loads no PyTorch, so
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from detector.config.names import BUILT_IN, NameOf
+from detector.config import rules
+from detector.config.names import NameOf
 from detector.config.section import (
     COMPARED_OTHERWISE,
     MEASUREMENT,
     RUNTIME,
+    Checks,
     Fraction,
     Name,
     Positive,
     Section,
     Text,
-    broken_rule,
 )  # fmt: skip
 
 Channels = Annotated[int, Field(gt=0, le=8192)]
 Depth = Annotated[int, Field(gt=0, le=1000)]
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda, cuda:N")]
-
-MOST_WEIGHTS = 1_000_000_000  # of the detector: with gradients and momentum, 12 GB
+Device = Annotated[
+    str,
+    Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda, cuda:N"),
+    BeforeValidator(rules.gpu_by_number),
+]
 
 
 class DataConfig(Section):
@@ -37,6 +40,11 @@ class DataConfig(Section):
     With `fliplr`, `translate` and `scale` alone, `detector/data/augment.py` augments. Any of the keys in
     `YOLO_KEYS` brings in ultralytics' transforms instead, for those three as well.
     """
+
+    checks: ClassVar[Checks] = (
+        rules.close_mosaic_is_used,
+        rules.perspective_keeps_the_image_in_front,
+    )
 
     path: Annotated[Text, COMPARED_OTHERWISE] = "datasets/coco8.yaml"  # a data YAML
     format: Annotated[str, NameOf("dataset"), COMPARED_OTHERWISE] = "yolo"  # what reads it
@@ -81,22 +89,6 @@ class DataConfig(Section):
         """Whether ultralytics' transforms augment, instead of our own three."""
         return any(getattr(self, key) > 0 for key in YOLO_KEYS)
 
-    @model_validator(mode="after")
-    def _close_mosaic_is_used(self) -> Self:
-        if not self.mixes and self.close_mosaic != type(self).model_fields["close_mosaic"].default:
-            raise broken_rule("close_mosaic", "only data.mosaic and data.mixup use it, and both are 0")
-        return self
-
-    @model_validator(mode="after")
-    def _perspective_keeps_the_image_in_front(self) -> Self:
-        # A point at (x, y) from the centre is divided by 1 + px·x + py·y, which must not reach zero
-        # anywhere on the canvas: on a mosaic, |x| and |y| go up to the image size.
-        reach = self.image_size * (2 if self.mosaic > 0 else 1)
-        if self.perspective * reach >= 1:
-            problem = f"must be below {1 / reach:.2g} at this image_size, or parts lie behind the viewer"
-            raise broken_rule("perspective", problem)
-        return self
-
 
 # What our own augmentation does not do.
 YOLO_KEYS = "mosaic", "mixup", "degrees", "shear", "perspective", "hsv_h", "hsv_s", "hsv_v", "flipud"
@@ -104,6 +96,14 @@ YOLO_KEYS = "mosaic", "mixup", "degrees", "shear", "perspective", "hsv_h", "hsv_
 
 class ModelConfig(Section):
     """The detector's size and its ablatable components."""
+
+    checks: ClassVar[Checks] = (
+        rules.init_std_is_used,
+        rules.act_slope_is_used,
+        rules.fixup_has_no_norm,
+        rules.fits_into_memory,
+        rules.pretrained_brings_its_architecture,
+    )
 
     depths: tuple[Depth, Depth, Depth, Depth] = (2, 10, 4, 2)  # blocks at strides 4, 8, 16, 32
     # Channels of the stem, then of the stages.
@@ -132,53 +132,16 @@ class ModelConfig(Section):
         fields = type(self).model_fields
         return self.model_copy(update={key: fields[key].default for key in ("act", "norm", "shortcut")})
 
-    @model_validator(mode="after")
-    def _init_std_is_used(self) -> Self:
-        # A key that silently does nothing is worse than an error: the student would believe it mattered.
-        if self.init != "naive" and self.init_std != type(self).model_fields["init_std"].default:
-            raise broken_rule("init_std", f"only model.init=naive uses it, and model.init is {self.init}")
-        return self
-
-    @model_validator(mode="after")
-    def _act_slope_is_used(self) -> Self:
-        if self.act_slope is not None and self.act != "tailored_relu":
-            raise broken_rule("act_slope", f"only act=tailored_relu uses it, and model.act is {self.act}")
-        return self
-
-    @model_validator(mode="after")
-    def _fixup_has_no_norm(self) -> Self:
-        if self.block == "fixup" and self.norm != "none":
-            raise broken_rule("norm", "model.block=fixup is built without one: write model.norm=none")
-        return self
-
-    @model_validator(mode="after")
-    def _fits_into_memory(self) -> Self:
-        # Refused before anything is allocated: the system may end a process that asks for too much.
-        if self.name != "compact":
-            return self
-        stages = zip(self.depths, self.widths, self.widths[1:], strict=False)
-        weights = sum(9 * (before * width + 2 * depth * width**2) for depth, before, width in stages)
-        weights += 9 * self.neck_width**2 * 22 + 3 * 4 * self.reg_max * self.neck_width
-        if weights > MOST_WEIGHTS:
-            sizes = ("widths", "depths", "neck_width", "reg_max")
-            key = next(k for k in sizes if getattr(self, k) != type(self).model_fields[k].default)
-            problem = (
-                f"the model would have {weights:.0e} weights, and at most {MOST_WEIGHTS:.0e} are accepted"
-            )
-            raise broken_rule(key, problem)
-        return self
-
-    @model_validator(mode="after")
-    def _pretrained_brings_its_architecture(self) -> Self:
-        if self.pretrained is not None:
-            for key, field in type(self).model_fields.items():
-                if key not in ("pretrained", "freeze") and getattr(self, key) != field.default:
-                    raise broken_rule(key, "model.pretrained brings its own architecture; leave this key out")
-        return self
-
 
 class TrainConfig(Section):
     """How the weights are fitted."""
+
+    checks: ClassVar[Checks] = (
+        rules.max_skipped_is_used,
+        rules.clip_by_is_used,
+        rules.monitor_is_measured,
+        rules.one_length,
+    )
 
     # The range that every random generator accepts.
     seed: Annotated[int, Field(ge=0, lt=2**32), COMPARED_OTHERWISE] = 0
@@ -221,51 +184,12 @@ class TrainConfig(Section):
     on_nonfinite: Literal["stop", "record", "skip"] = "stop"
     max_skipped: Positive = 10  # steps skipped in a row; one more is as with stop
 
-    @field_validator("device", mode="before")
-    @classmethod
-    def _a_number_is_a_gpu(cls, value: Any) -> Any:
-        several = value if isinstance(value, list | tuple) else str(value).split(",")
-        words = [str(one).strip() for one in several]
-        if words and all(word.isdecimal() for word in words):
-            if len(words) > 1:
-                many = f"torchrun --nproc-per-node {len(words)} train.py …"
-                raise broken_rule("device", f"is one device; to train on {len(words)} GPUs: {many}")
-            return f"cuda:{words[0]}"
-        return value
-
     @model_validator(mode="before")
     @classmethod
     def _epochs_replace_the_default_steps(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("epochs") is not None and "steps" not in values:
             return {**values, "steps": None}
         return values
-
-    @model_validator(mode="after")
-    def _max_skipped_is_used(self) -> Self:
-        if self.on_nonfinite != "skip" and self.max_skipped != type(self).model_fields["max_skipped"].default:
-            what = f"train.on_nonfinite is {self.on_nonfinite}"
-            raise broken_rule("max_skipped", f"only train.on_nonfinite=skip uses it, and {what}")
-        return self
-
-    @model_validator(mode="after")
-    def _clip_by_is_used(self) -> Self:
-        if self.clip_by == "part" and self.clip is None:
-            raise broken_rule("clip_by", "only train.clip uses it, and train.clip is null")
-        return self
-
-    @model_validator(mode="after")
-    def _monitor_is_measured(self) -> Self:
-        if self.monitor not in (*BUILT_IN["metric"], *self.metrics):
-            raise broken_rule("monitor", f"{self.monitor} is not measured; add it to train.metrics")
-        return self
-
-    @model_validator(mode="after")
-    def _one_length(self) -> Self:
-        if self.steps is not None and self.epochs is not None:
-            raise broken_rule("epochs", "set exactly one of train.steps and train.epochs, not both")
-        if self.steps is None and self.epochs is None:
-            raise broken_rule("steps", "set exactly one of train.steps and train.epochs: both are null")
-        return self
 
 
 class GradientsConfig(Section):
@@ -306,17 +230,11 @@ class RunConfig(Section):
 class Config(Section):
     """A complete experiment."""
 
+    checks: ClassVar[Checks] = (rules.trunk_learns_where_its_gradient_is_changed,)
+
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     gradients: GradientsConfig = GradientsConfig()
     tracking: TrackingConfig = TrackingConfig()
     run: RunConfig = RunConfig()
-
-    @model_validator(mode="after")
-    def _the_trunk_learns_where_its_gradient_is_changed(self) -> Self:
-        for key in ("impose", "equalise"):
-            if self.model.freeze == "backbone" and getattr(self.gradients, key):
-                problem = "model.freeze=backbone: the gradient of a frozen trunk changes nothing"
-                raise broken_rule(f"gradients.{key}", problem)
-        return self

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 Positive = Annotated[int, Field(gt=0, le=10**9)]  # no float loses a digit of it
@@ -13,6 +14,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 # A pattern's description is what an error says the value must be.
 Text = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", description="one line of text")]
 Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f/\\]{1,100}$", description="text without slashes")]
+
+Checks = tuple[Callable[[Any], None], ...]
 
 
 class NotTheExperiment(Enum):
@@ -38,6 +41,8 @@ def broken_rule(key: str, problem: str) -> PydanticCustomError:
 class Section(BaseModel):
     """Strict and immutable: a typo fails at once, and no code can change what the user wrote."""
 
+    checks: ClassVar[Checks] = ()  # of values that are right by themselves: see `detector.config.rules`
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
@@ -45,3 +50,9 @@ class Section(BaseModel):
     def _lists_are_tuples(cls, value: Any) -> Any:
         # YAML and JSON know only lists; everything else about a value stays strict (no "4" for 4).
         return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        for check in self.checks:
+            check(self)
+        return self
