@@ -59,6 +59,7 @@ def fit_process(
     dist: SingleProcess,
 ) -> FinishedRun:
     """See `fit`. This is one of the processes `dist`, and usually the only one."""
+    own = cb.OwnCallbacks(callbacks)
     keep_freed_memory()
     if restarted := dist.broadcast_object(launch.lookup("directory")):
         resume = Path(restarted)  # torchrun started new processes after one was lost
@@ -90,7 +91,7 @@ def fit_process(
         guard,
         cb.Evaluate(state, schedule, dataset, loaders, config, run.logger, dist),
         *([probe] if config.gradients.probe and dist.world_size == 1 else ()),
-        *callbacks,
+        own,
         cb.Log(state, run.logger),
         checkpoints,
     ])  # fmt: skip

@@ -15,6 +15,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -189,12 +191,15 @@ class RunDir:
 
     # --- history.jsonl ---
 
-    def open_history(self, keep_before_step: int | None = None) -> HistoryWriter:
+    def open_history(
+        self, keep_before_step: int | None = None, *, report: Callable[[str], None] = _log.warning
+    ) -> HistoryWriter:
         """Open the history to append to it; the directory is created.
 
         Args:
             keep_before_step: resume a run: rows at that step or later are dropped first, since they will be
                 logged again. None for a new run.
+            report: gets a line where lines that are no rows are dropped too, and where a copy of them is.
 
         Raises:
             UserError: the directory holds a history already and no `keep_before_step` is given.
@@ -205,7 +210,7 @@ class RunDir:
         if os.path.lexists(path) and not path.is_file():  # a pipe would block, a device swallow it
             raise UserError(f"{path}: is not a file; remove it")
         if keep_before_step is not None:
-            self._drop_rows_from(keep_before_step)
+            self._drop_rows_from(keep_before_step, report)
         elif path.exists() and path.stat().st_size:
             raise UserError(
                 f"{path}: holds another run's history. Choose another run.dir, or continue that run "
@@ -213,13 +218,23 @@ class RunDir:
             )
         return HistoryWriter(path)
 
-    def _drop_rows_from(self, step: int) -> None:
+    def _drop_rows_from(self, step: int, report: Callable[[str], None]) -> None:
         """Keep the rows before `step`, byte for byte; all of the file or none of the change."""
-        if self.history_file.exists():
-            lines = read_bytes(self.history_file, MAX_HISTORY).split(b"\n")[:-1]
-            rows = ((line, _row(line)) for line in lines)
-            kept = [line + b"\n" for line, row in rows if row is not None and row.get("step", step) < step]
-            write_bytes(self.history_file, b"".join(kept))
+        if not self.history_file.exists():
+            return
+        content = read_bytes(self.history_file, MAX_HISTORY)
+        rows = [(line, _row(line)) for line in content.split(b"\n")[:-1]]
+        bad = [number for number, (_, row) in enumerate(rows, start=1) if row is None]
+        if bad:  # they will not be logged again
+            name = f"history-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}.jsonl"
+            copy = self.path / "superseded" / name
+            copy.parent.mkdir(exist_ok=True)
+            write_bytes(copy, content)
+            report(
+                f"{self.history_file}:{bad[0]}: not a row of a history, and left out; the file is kept as {copy}"
+            )
+        kept = [line + b"\n" for line, row in rows if row is not None and row.get("step", step) < step]
+        write_bytes(self.history_file, b"".join(kept))
 
     def read_history(self, *, report: Callable[[str], None] = _log.warning) -> list[dict[str, Any]]:
         """All rows of the history, in order, with NaN and infinities as floats.
