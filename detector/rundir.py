@@ -22,7 +22,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from pydantic import ValidationError
+
 from detector.config.loading import LoadedConfig, load_config, save
+from detector.config.names import plugin_needed
 from detector.config.schema import Config
 from detector.errors import UserError
 from detector.runtime.files import check_regular, read_bytes, with_filename, write_bytes, write_text
@@ -40,6 +43,7 @@ MAX_HISTORY = 2_000_000_000  # bytes; a row has about 8 kB
 MAX_LEDGER = 50_000_000  # a deep trunk's has one
 MAX_SUMMARY = 1_000_000
 MOST_STEPS = 10**12
+MOST_PLUGINS = 9  # that an error names
 
 
 class Key:
@@ -187,7 +191,17 @@ class RunDir:
 
     def read_config(self) -> LoadedConfig:
         """The configuration it was started with. Raises UserError if there is none, or it is not valid."""
-        return load_config(self.config_file)
+        if not os.path.isdir(self.path):
+            raise UserError(f"{self}: there is no such directory")
+        try:
+            return load_config(self.config_file)
+        except UserError as error:  # names are looked for in plugins first, not among those that are here
+            files = self.scan_summary()[0].get("plugins")
+            names = list(files)[:MOST_PLUGINS] if isinstance(files, dict) else []
+            cause = error.__cause__
+            if not isinstance(cause, ValidationError) or not (need := plugin_needed(cause, files=names)):
+                raise
+            raise UserError(f"{self.config_file}: {need}") from None
 
     # --- history.jsonl ---
 
@@ -231,7 +245,7 @@ class RunDir:
             copy.parent.mkdir(exist_ok=True)
             write_bytes(copy, content)
             report(
-                f"{self.history_file}:{bad[0]}: not a row of a history, and left out; the file is kept as {copy}"
+                f"{self.history_file}:{bad[0]}: not a row of a history, left out; {copy} is the whole file"
             )
         kept = [line + b"\n" for line, row in rows if row is not None and row.get("step", step) < step]
         write_bytes(self.history_file, b"".join(kept))
