@@ -198,7 +198,7 @@ class RunDir:
         except UserError as error:  # names are looked for in plugins first, not among those that are here
             files = self.scan_summary()[0].get("plugins")
             names = list(files)[:MOST_PLUGINS] if isinstance(files, dict) else []
-            cause = error.__cause__
+            cause = error.__context__
             if not isinstance(cause, ValidationError) or not (need := plugin_needed(cause, files=names)):
                 raise
             raise UserError(f"{self.config_file}: {need}") from None

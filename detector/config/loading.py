@@ -277,7 +277,7 @@ def check(layer: Layer) -> Config:
         lines = list(problems.values())
         if len(lines) > 2:
             lines = [lines[0], f"and {len(lines) - 1} more wrong values"]
-        raise UserError("\n".join(lines)) from error
+        raise UserError("\n".join(lines)) from None
 
 
 def _wrong_value(dotted: str, setting: Value) -> str:

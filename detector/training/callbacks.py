@@ -112,7 +112,7 @@ class OwnCallbacks(CallbackList):
     """Those that `fit` was given: what they are and what they add to a row is checked.
 
     Raises:
-        UserError: one is no instance of `Callback`, has a method that is never called, or adds no number.
+        UserError: one is no instance of a `Callback`, has a method that is never called, or adds no number.
     """
 
     def __init__(self, callbacks: Iterable[Callback]) -> None:
@@ -121,14 +121,14 @@ class OwnCallbacks(CallbackList):
             if isinstance(callback, type):
                 name = callback.__name__
                 raise UserError(f"callbacks: {name} is a class: give an instance of it, {name}()")
-            if not isinstance(callback, Callback):
+            hooks, kind = [name for name in dir(Callback) if name.startswith("on_")], type(callback)
+            if not all(hasattr(kind, hook) for hook in hooks):
                 raise UserError(f"callbacks: {shorten(repr(callback))} is not a detector.Callback")
-            hooks = [name for name in dir(Callback) if name.startswith("on_")]
-            for name in dir(type(callback)):
-                if name.startswith("on_") and name not in hooks:
+            for name in dir(kind):
+                if name.startswith("on_") and name not in hooks and callable(getattr(kind, name)):
                     near = difflib.get_close_matches(name, hooks, n=1)
                     hint = f"did you mean {near[0]}?" if near else f"the moments are {', '.join(hooks)}"
-                    raise UserError(f"callbacks: {type(callback).__name__}.{name} is never called; {hint}")
+                    raise UserError(f"callbacks: {kind.__name__}.{name} is never called; {hint}")
 
     def on_record(self, row: Row) -> None:
         """Call each, and turn what it added into numbers: a row with anything else could not be read back."""
