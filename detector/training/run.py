@@ -94,11 +94,7 @@ class Run:
         tell(f"{measure(state.model, config.data.image_size)}; {schedule.steps} steps, to {self.files}")
         changes = f"differs from the base in: {'; '.join(self.loaded.difference)}"
         if self.loaded.path != self.files.config_file:  # else it is resumed: that file is its own base
-            tell(
-                f"differs from the base in: {changes}"
-                if changes
-                else "no changes from the base configuration"
-            )
+            tell(changes if self.loaded.difference else "no changes from the base configuration")
         for line in filter(None, (weights_note, *notes(config, self.dataset, schedule))):
             tell(line)
 

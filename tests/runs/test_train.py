@@ -193,7 +193,7 @@ def test_a_resumed_run_is_not_called_the_baseline_and_a_finished_one_is_left_as_
 
     monkeypatch.chdir(tmp_path)
     fit(load_config("coco8", [*TINY, "train.steps=2", "run.dir=a"]), callbacks=[StopAtOne()])
-    assert "differs from the base in: " in capsys.readouterr().err
+    assert "\ndiffers from the base in: data.image_size: 256 -> 32; " in capsys.readouterr().err
     assert front_door.main(["--resume", "a"]) == 0
     resumed = capsys.readouterr()
     assert "the base" not in resumed.out + resumed.err
