@@ -22,7 +22,7 @@ from detector.training.impose import interventions
 from detector.training.nonfinite_guard import NonFiniteGuard
 from detector.training.prepare import build_state, load_data, memory_advice, training_batches
 from detector.training.probing import ProbeTrunk
-from detector.training.run import FinishedRun, open_run
+from detector.training.run import FinishedRun, finished_before, open_run
 from detector.training.schedule import Schedule
 
 
@@ -59,6 +59,7 @@ def fit_process(
     dist: SingleProcess,
 ) -> FinishedRun:
     """See `fit`. This is one of the processes `dist`, and usually the only one."""
+    own = cb.OwnCallbacks(callbacks)
     keep_freed_memory()
     if restarted := dist.broadcast_object(launch.lookup("directory")):
         resume = Path(restarted)  # torchrun started new processes after one was lost
@@ -70,6 +71,8 @@ def fit_process(
 
     # Model, optimizer and loss: new, or as the checkpoint says.
     state, saved, weights_note = build_state(config, dataset, resume, dist)
+    if resume is not None and (finished := finished_before(resume, saved, schedule, dist)):
+        return finished
     loss_fn = DetectionLoss(state.model, config.train, schedule.epochs)
     dist.prepare_loss(loss_fn.heads)
 
@@ -90,7 +93,7 @@ def fit_process(
         guard,
         cb.Evaluate(state, schedule, dataset, loaders, config, run.logger, dist),
         *([probe] if config.gradients.probe and dist.world_size == 1 else ()),
-        *callbacks,
+        own,
         cb.Log(state, run.logger),
         checkpoints,
     ])  # fmt: skip
