@@ -24,6 +24,7 @@ from detector.runtime.checkpoint_check import CheckpointState
 from detector.runtime.device import choose_device
 from detector.runtime.distributed import SingleProcess
 from detector.runtime.files import PROJECT
+from detector.runtime.lock import FolderLock
 from detector.runtime.random_state import seed_everything
 from detector.training.schedule import Schedule, check_batches
 from detector.training.state import TrainState
@@ -87,7 +88,7 @@ def training_batches(
 
 
 def build_state(
-    config: Config, dataset: Dataset, resume: Path | None, dist: SingleProcess
+    config: Config, dataset: Dataset, resume: Path | None, dist: SingleProcess, lock: FolderLock
 ) -> tuple[TrainState, CheckpointState | None, str]:
     """Build the model and what trains it: new, from pretrained weights, or as a run's checkpoint says.
 
@@ -96,12 +97,12 @@ def build_state(
         kept of pretrained weights, to be printed.
 
     Raises:
-        UserError: a file is missing or broken, or the device is not there.
+        UserError: a file is missing or broken, the device is not there, or the run is still running.
     """
     saved = None
     if resume is not None:
         with dist.raise_together():
-            saved = read_checkpoint(RunDir(resume)) if dist.is_main_process else None
+            saved = read_checkpoint(RunDir(resume), lock) if dist.is_main_process else None
         saved = dist.broadcast_object(saved)
     seed_everything(config.train.seed)
     if saved is None:
@@ -128,12 +129,14 @@ def distribute(
     return state
 
 
-def read_checkpoint(run: RunDir) -> CheckpointState:
-    """What a run resumes from.
+def read_checkpoint(run: RunDir, lock: FolderLock) -> CheckpointState:
+    """What a run resumes from; its directory is locked first, so that it stays the newest.
 
     Raises:
-        UserError: it is missing, damaged, or not one of a run.
+        UserError: it is missing, damaged, or not one of a run; or the run is still running.
     """
+    if run.path.is_dir():
+        lock.acquire(run.path)
     saved = run.read_checkpoint("last")
     facts_of(saved, run.last, ("names", "data_fingerprint", "wandb_id"))
     return saved

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,8 @@ from detector.models.size import measure
 from detector.rundir import RunDir
 from detector.runtime.checkpoint_check import CheckpointState, Metadata
 from detector.runtime.distributed import SingleProcess
+from detector.runtime.files import new_folder
+from detector.runtime.lock import FolderLock
 from detector.runtime.process import EXIT_DIVERGED, EXIT_INTERRUPTED_BY_SYSTEM
 from detector.runtime.random_state import preserve_random_state
 from detector.training import nonfinite_guard
@@ -161,6 +162,7 @@ def open_run(
     saved: CheckpointState | None,
     resume: Path | None,
     dist: SingleProcess,
+    lock: FolderLock,
 ) -> Run:
     """Make a new run's directory, or bring `state` to where an interrupted run's checkpoint was.
 
@@ -172,9 +174,8 @@ def open_run(
     with dist.raise_together():
         new = None
         if resume is None and dist.is_main_process:
-            moment = time.strftime("%Y%m%d-%H%M%S")
-            new = config.run.dir or f"runs/{label}-s{config.train.seed}-{moment}"
-            RunDir.create(new, config)
+            new = config.run.dir or str(new_folder(None, f"runs/{label}-s{config.train.seed}", "run.dir"))
+            RunDir.create(new, config, lock)
     directory = resume or dist.broadcast_object(new)
     assert directory is not None
     files = RunDir(directory)
