@@ -157,6 +157,12 @@ class RunDir:
         self.failure_report = self.failure / "failure.json"  # the same to be read
         self.wandb = self.path / "wandb"
 
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """All that a run writes itself."""
+        files = self.config_file, self.history_file, self.summary_file, self.ledger_file
+        return *files, self.checkpoints, self.plots, self.failure, self.wandb
+
     def __str__(self) -> str:
         return str(self.path)
 
@@ -187,9 +193,7 @@ class RunDir:
     def _check_unused(self) -> None:
         if os.path.lexists(self.history_file):
             raise UserError(f"run.dir={self} holds a run already; --resume {self} continues it")
-        files = self.config_file, self.summary_file, self.ledger_file
-        written = *files, self.checkpoints, self.plots, self.wandb
-        for name in (file.name for file in written if os.path.lexists(file)):
+        for name in (file.name for file in self.written if os.path.lexists(file)):
             raise UserError(f"run.dir={self} already holds {name}, which the run would write; name another")
 
     def read_config(self) -> LoadedConfig:
