@@ -145,7 +145,9 @@ def read_checkpoint(run: RunDir, lock: FolderLock) -> CheckpointState:
 def conditions(config: Config, dataset: Dataset, state: TrainState) -> dict[str, object]:
     """What must be the same on all processes of a run."""
     where = f"{state.device.type} in {state.precision_name}"
-    return {"data": dataset.fingerprint, "device": where} | config.model_dump(mode="json", exclude={"run"})
+    sections = config.model_dump(mode="json", exclude={"run"})
+    keys = {f"{section}.{key}": value for section, own in sections.items() for key, value in own.items()}
+    return keys | {"device": where, "the data itself (its fingerprint)": dataset.fingerprint}
 
 
 def memory_advice(config: Config) -> str:
