@@ -167,8 +167,8 @@ def claim(job: Job) -> BinaryIO:
     """Take a cell for this command, see how far it is by now, and make its directory ready.
 
     Returns:
-        Its log, to be written to. The cell is claimed for as long as a process has this file open: the claim of
-        a command that was killed lasts as long as the process that it started.
+        Its log, to be written to. The cell is claimed for as long as a process has this file open: a
+        command that was killed leaves its claim to the process that it started.
 
     Raises:
         CellTakenError: another command has it.
