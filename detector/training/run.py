@@ -136,6 +136,7 @@ class Run:
         summary: dict[str, Any] = {}
         if self.is_main:
             rows = self.files.read_history()
+            lost = schedule.lost(rows, state.step)
             summary = summarize(
                 self.loaded.name,
                 config.train.seed,
@@ -148,6 +149,8 @@ class Run:
                 self.world_size,
             )
             ledger, act = read_ledger(self.files), curve_of(config.model.act, config.model)
+            if lost:
+                summary["steps_lost"] = lost
             summary |= explain(summary, rows, ledger, config, read_effects(), act)
             self.logger.finish(summary, self.files.best if self.files.best.exists() else None)
         self.exit_code = exit_code
@@ -179,12 +182,15 @@ def open_run(
     directory = resume or dist.broadcast_object(new)
     assert directory is not None
     files = RunDir(directory)
-    interrupted = None
+    interrupted, lost = None, list[int]()
     if saved is not None:
         if saved["extra"]["data_fingerprint"] != dataset.fingerprint:
             raise UserError(f"{config.data.path}: the data changed since {files} was trained on it")
         load_state(saved, state)
         interrupted = state.step, str(saved["extra"]["wandb_id"])
+        if dist.is_main_process:
+            rows = files.scan_history()[0] if files.history_file.exists() else []
+            lost = schedule.lost(rows, state.step)
     logger, wandb_id = Logger(), ""
     with preserve_random_state(state.device), dist.raise_together():
         if dist.is_main_process:
@@ -194,8 +200,15 @@ def open_run(
         "names": list(dataset.names),
         "architecture": state.model.architecture(),
         "data_fingerprint": dataset.fingerprint,
+        "pixel_fingerprint": dataset.pixels,
         "wandb_id": wandb_id,
     }
+    if lost:
+        steps = ", ".join(map(str, lost[:5])) + (", …" if len(lost) > 5 else "")
+        logger.message(
+            f"{files.history_file}: rows are lost, of {len(lost)} step(s): {steps}; training goes on, and "
+            "the summary's steps_lost and detector compare will say so"
+        )
     many = f", {dist.world_size} processes" if dist.world_size > 1 else ""
     where = f"{state.device_summary}{many}"
     return Run(files, loaded, dataset, logger, metadata, dist.is_main_process, where, label, dist.world_size)
