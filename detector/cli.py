@@ -24,16 +24,17 @@ from functools import wraps
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import Any
-
-from cyclopts import App, Parameter
-from cyclopts.exceptions import CycloptsError
+from typing import TYPE_CHECKING, Any
 
 from detector import __version__
 from detector.errors import UserError
 from detector.runtime import streams
 from detector.runtime.files import PROJECT
+from detector.runtime.interrupts import expect_no_more, handle_interrupts
 from detector.runtime.process import main_process
+
+if TYPE_CHECKING:
+    from cyclopts import App
 
 Function = Callable[..., Any]
 
@@ -45,6 +46,8 @@ COMMANDS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `detector`; return the exit code. `argv`: as in `run`."""
+    if argv is None:
+        handle_interrupts()
     arguments = sys.argv[1:] if argv is None else argv
     if arguments and arguments[0] in COMMANDS:
         app = _app(f"detector {arguments[0]}", _function(arguments[0]))
@@ -63,6 +66,8 @@ def run(function: Function, argv: Sequence[str] | None = None, name: str | None 
         argv: the arguments. None takes this process's, and looks after its stdout and stderr to the end.
         name: of the program, for help and errors; None takes the file's.
     """
+    if argv is None:
+        handle_interrupts()
     app = _app(name or Path(sys.argv[0]).name, function)
     return _start(app, sys.argv[1:] if argv is None else argv, whole_process=argv is None)
 
@@ -79,6 +84,8 @@ def _function(command: str) -> Function:
 
 def _app(name: str, function: Function | None = None) -> App:
     """As argparse had it: no --no-FLAG beside each --FLAG, and of an option given twice the last counts."""
+    from cyclopts import App, Parameter
+
     app = App(
         name=name,
         version=f"detector {__version__}",
@@ -122,11 +129,14 @@ def _start(app: App, argv: Sequence[str], *, whole_process: bool) -> int:
     streams.accept_any_text()
     code = main_process(lambda: _call(app, argv))
     if whole_process:
+        expect_no_more()
         streams.flush()
     return code
 
 
 def _call(app: App, argv: Sequence[str]) -> int:
+    from cyclopts.exceptions import CycloptsError
+
     try:
         if not argv and app.default_command is None:
             raise UserError(f"which command? See {app.name[0]} --help")

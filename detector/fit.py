@@ -14,9 +14,9 @@ from detector.runtime.allocator import give_freed_memory_back, keep_freed_memory
 from detector.runtime.distributed import SingleProcess, init_process_group
 from detector.runtime.failures import checkpoint_on_error, explain_errors
 from detector.runtime.launch import Launch
+from detector.runtime.lock import FolderLock
 from detector.runtime.signals import StopRequest
 from detector.training import callbacks as cb
-from detector.training.checkpoints import Checkpointing
 from detector.training.engine import train
 from detector.training.impose import interventions
 from detector.training.nonfinite_guard import NonFiniteGuard
@@ -47,8 +47,12 @@ def fit(
         InterruptedRunError: something outside ended the run; it can be resumed.
     """
     launch, advice = Launch.from_environment(), memory_advice(loaded.config)
-    with init_process_group(launch, loaded.config.train.timeout) as dist, explain_errors(advice):
-        return fit_process(loaded, resume, callbacks, launch, dist)
+    with (
+        init_process_group(launch, loaded.config.train.timeout) as dist,
+        explain_errors(advice),
+        FolderLock() as lock,
+    ):
+        return fit_process(loaded, resume, callbacks, launch, dist, lock)
 
 
 def fit_process(
@@ -57,6 +61,7 @@ def fit_process(
     callbacks: Sequence[cb.Callback],
     launch: Launch,
     dist: SingleProcess,
+    lock: FolderLock,
 ) -> FinishedRun:
     """See `fit`. This is one of the processes `dist`, and usually the only one."""
     own = cb.OwnCallbacks(callbacks)
@@ -70,21 +75,19 @@ def fit_process(
     schedule = Schedule.from_config(config, loaders["train"].batches_per_epoch(config.train.batch))
 
     # Model, optimizer and loss: new, or as the checkpoint says.
-    state, saved, weights_note = build_state(config, dataset, resume, dist)
+    state, saved, weights_note = build_state(config, dataset, resume, dist, lock)
     if resume is not None and (finished := finished_before(resume, saved, schedule, dist)):
         return finished
     loss_fn = DetectionLoss(state.model, config.train, schedule.epochs)
     dist.prepare_loss(loss_fn.heads)
 
     # The run's directory and loggers, and everything that happens besides fitting.
-    run = open_run(loaded, dataset, schedule, state, saved, resume, dist)
+    run = open_run(loaded, dataset, schedule, state, saved, resume, dist, lock)
     layers, stop = state.model.backbone_layers(), StopRequest(dist.all_reduce_max)
     recorder = GradientRecorder(layers, dist.all_gather, levels=state.model.level_ends())
     probe = ProbeTrunk(state, schedule, loaders["train"], config.train.batch)
     guard = NonFiniteGuard(state, loss_fn, config.train, dist, run.save_nonfinite_step)
-    checkpoints = Checkpointing(
-        state, schedule, run.files, run.metadata, config.train.monitor, writes=run.is_main
-    )
+    checkpoints = run.checkpointing(state, schedule)
     callback = cb.CallbackList([
         cb.StopOnRequest(state, stop),
         *interventions(state, schedule, config, dist.all_gather),

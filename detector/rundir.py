@@ -30,6 +30,7 @@ from detector.config.schema import Config
 from detector.errors import UserError
 from detector.runtime.files import check_regular, read_bytes, with_filename, write_bytes, write_text
 from detector.runtime.json_numbers import from_json, number, to_json
+from detector.runtime.lock import FolderLock
 
 if TYPE_CHECKING:
     from detector.runtime.checkpoint_check import CheckpointState, FailureState
@@ -162,6 +163,12 @@ class RunDir:
         self.failure_report = self.failure / "failure.json"  # the same to be read
         self.wandb = self.path / "wandb"
 
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """All that a run writes itself."""
+        files = self.config_file, self.history_file, self.summary_file, self.ledger_file
+        return *files, self.checkpoints, self.plots, self.failure, self.wandb
+
     def __str__(self) -> str:
         return str(self.path)
 
@@ -170,24 +177,30 @@ class RunDir:
         return any(file.exists() for file in (self.config_file, self.history_file, self.summary_file))
 
     @classmethod
-    def create(cls, path: Path | str, config: Config) -> RunDir:
-        """Make the directory of a new run and save its configuration there.
+    def create(cls, path: Path | str, config: Config, lock: FolderLock | None = None) -> RunDir:
+        """Make the directory of a new run, lock it, and save its configuration there.
 
         Raises:
-            UserError: it holds a run, or files that look like one's; or it cannot be made.
+            UserError: it holds a run, or files that look like one's; another process has it; or it cannot be
+                made.
         """
         run = cls(path)
-        if os.path.lexists(run.history_file):
-            raise UserError(f"run.dir={run} holds a run already; --resume {run} continues it")
-        written = run.config_file, run.summary_file, run.ledger_file, run.checkpoints, run.plots, run.wandb
-        for name in (file.name for file in written if os.path.lexists(file)):
-            raise UserError(f"run.dir={run} already holds {name}, which the run would write; name another")
+        run._check_unused()
         try:
             run.path.mkdir(parents=True, exist_ok=True)
+            if lock is not None:
+                lock.acquire(run.path)
+                run._check_unused()  # another run can have begun in between, and ended
             save(config, run.config_file)
         except OSError as error:
             raise UserError(f"run.dir={run} cannot be made: {error.strerror}; name another") from error
         return run
+
+    def _check_unused(self) -> None:
+        if os.path.lexists(self.history_file):
+            raise UserError(f"run.dir={self} holds a run already; --resume {self} continues it")
+        for name in (file.name for file in self.written if os.path.lexists(file)):
+            raise UserError(f"run.dir={self} already holds {name}, which the run would write; name another")
 
     def read_config(self) -> LoadedConfig:
         """The configuration it was started with. Raises UserError if there is none, or it is not valid."""

@@ -37,4 +37,20 @@ def experiment(config: Config | Mapping[str, Any], *but: NotTheExperiment) -> di
     return {k: v for k, v in values.items() if (mark := MARKERS.get(k)) is None or mark in but}
 
 
+def edited(then: Mapping[str, Mapping[str, Any]], now: Config) -> list[str]:
+    """In what a run's configuration is not what its checkpoint remembers, one line a key.
+
+    Where and how it is computed and watched may change on the way, and where the data is, whose content is
+    compared by itself. How often it is measured may not: its history would have two rhythms.
+
+    Args:
+        then: the sections as a checkpoint holds them; a key that it did not have yet is not compared.
+        now: of the run that goes on.
+    """
+    there = {f"{section}.{key}": value for section, keys in then.items() for key, value in keys.items()}
+    here = experiment(now, NotTheExperiment.MEASUREMENT) | {"train.seed": now.train.seed}
+    changed = [key for key, value in here.items() if key in there and there[key] != value]
+    return [f"{key} was {there[key]}, and is {here[key]}" for key in changed]
+
+
 MARKERS = markers()

@@ -72,6 +72,7 @@ class Dataset:
     skipped: tuple[str, ...]  # what on_error="skip" dropped, one line each
     fingerprint: str  # sha256 of names, relative image paths, file sizes and labels
     notes: tuple[Note, ...] = ()  # what was left out, repaired or is odd, one for each kind
+    pixels: str = ""  # sha256 of what is in the image files; empty where they were not all read
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,19 +189,21 @@ def scan(
 
     same = same_splits(listed)
     read = _usable(data, listed, files, same, problems)
-    digest = hashlib.sha256(repr(data.names).encode())
+    digest, pixels = hashlib.sha256(repr(data.names).encode()), hashlib.sha256()
     for split, items in read.items():
         for item in items:
             name = Path(os.path.relpath(item.image, data.root)).as_posix()
             size = files[item.image].bytes
             digest.update(f"{split}\0{name}\0{size}\0".encode(errors="surrogateescape"))
             digest.update(item.classes.tobytes() + item.boxes.tobytes())
+            pixels.update(files[item.image].content)
     if val_fraction and "train" in read:
         read = _divide(data, read.pop("train"), files, val_fraction, seed) | read
     if splits is not None:
         read = {split: read[split] for split in splits}
     skipped = tuple(str(problem) for problem in problems if problem.severity == "error")
-    dataset = Dataset(data.name, data.names, read, skipped, digest.hexdigest(), tally(problems))
+    digests = digest.hexdigest(), pixels.hexdigest()
+    dataset = Dataset(data.name, data.names, read, skipped, digests[0], tally(problems), digests[1])
     return Scan(data, dataset, tuple(problems), listed, files, same)
 
 

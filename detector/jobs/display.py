@@ -33,6 +33,7 @@ class JobDisplay:
         self._console = Console(file=stream or sys.stderr, highlight=False)
         self._began = time.monotonic()
         self._known: dict[int, float] = {}  # what a job had done when it was first seen
+        self._elsewhere: set[int] = set()
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -62,6 +63,11 @@ class JobDisplay:
         left = self.left(jobs)
         if self._live is not None:
             self._live.update(self._table(jobs, left), refresh=True)
+            return
+        for job in jobs:
+            if job.elsewhere and id(job) not in self._elsewhere:
+                self._elsewhere.add(id(job))
+                self._console.print(f"{job.cell.name}: another command is training it", markup=False)
 
     def ended(self, job: Job, jobs: Sequence[Job]) -> None:
         """Print a line, which on a terminal is left to failures: the table shows the rest."""
@@ -126,7 +132,9 @@ class JobDisplay:
             return self.glance(job)
         if job.status == "running":
             return f"{100 * job.progress:.0f} %"
-        return "·" if job.status == "waiting" else job.status
+        if job.status == "waiting":
+            return f"({100 * job.progress:.0f} %)" if job.elsewhere else "·"
+        return job.status
 
 
 def _over(jobs: Sequence[Job]) -> int:

@@ -10,14 +10,10 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import BinaryIO
 
-from detector.jobs.runner import LOG, End, Job, prepare
+from detector.jobs.runner import LOG, End, Job, claim
 from detector.registry import plugin_arguments
 from detector.runtime.files import PROJECT
-
-if sys.platform != "win32":
-    import fcntl
 
 _TAIL = 8192  # bytes of a log that are looked at for last words
 
@@ -44,15 +40,10 @@ class LocalProcesses:
         self._running: list[tuple[Job, subprocess.Popen[bytes]]] = []
 
     def start(self, job: Job) -> None:
-        """Begin a cell; what it prints goes to `console.log` in its directory.
-
-        Raises:
-            OSError: it cannot be started, or another process is running it.
-        """
-        job.directory.mkdir(parents=True, exist_ok=True)
-        with (job.directory / LOG).open("ab") as log:
-            _lock(log)
-            prepare(job)
+        """Begin a cell; what it prints goes to `console.log` in its directory, which is its claim, too."""
+        with claim(job) as log:
+            if job.status != "waiting":
+                return
             arguments = ["--resume", str(job.directory)]
             if job.start == "new":
                 arguments = job.cell.arguments(job.directory, self.threads)
@@ -95,20 +86,6 @@ class LocalProcesses:
             while time.monotonic() < deadline and any(p.poll() is None for _, p in self._running):
                 time.sleep(0.05)
             self.kill()
-
-
-def _lock(log: BinaryIO) -> None:
-    """Claim a cell for the process that inherits this file, for as long as it lives.
-
-    The lock outlives a command that was killed, so that a second one does not write into the
-    same directory while the first one's processes go on.
-    """
-    if sys.platform == "win32":
-        return
-    try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OSError("another process is running this cell; wait for it, or end it") from None
 
 
 def _last_words(job: Job, code: int) -> str:

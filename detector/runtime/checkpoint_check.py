@@ -44,6 +44,7 @@ class Metadata(TypedDict, total=False):
     names: Sequence[str]  # of the classes
     architecture: dict[str, Any]  # what the network is built from; in early checkpoints only `config` says it
     data_fingerprint: str  # of the dataset's content: a run resumes on the same data only
+    pixel_fingerprint: str  # of what is in its image files; absent in early checkpoints
     wandb_id: RunId  # of the W&B run that a resumed run goes on with
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from detector.errors import InterruptedRunError, UserError, for_terminal, say
+from detector.runtime.interrupts import EXIT_INTERRUPTED
 from detector.runtime.launch import Launch, LostContactError
 
 EXIT_LOST_CONTACT = 1
 EXIT_USER_ERROR = 2
 EXIT_DIVERGED = 3
 EXIT_INTERRUPTED_BY_SYSTEM = 4
-EXIT_INTERRUPTED = 130
 
 
 def main_process(body: Callable[[], int]) -> int:

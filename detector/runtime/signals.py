@@ -51,5 +51,9 @@ class StopRequest:
         if self.signal is not None:
             if number == _HANGUP:
                 return  # a terminal that closes sends it twice: by the shell, and by the system
+            before = self._previous.get(signal.SIGINT)
+            if callable(before):
+                before(number, frame)  # which raises it
+                return
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from detector.config.experiment import edited
 from detector.config.loading import LoadedConfig, load_config
 from detector.config.schema import Config, TrainConfig
 from detector.data.augment_ultralytics import mixing_epochs
@@ -16,7 +17,7 @@ from detector.data.dataset import Dataset
 from detector.data.loader import Loader
 from detector.data.problems import said
 from detector.data.sources import check_command, load_configured
-from detector.errors import say
+from detector.errors import UserError, say
 from detector.models.base import DetectionModel, freeze
 from detector.models.build import architecture_of, build_model, facts_of, rebuild
 from detector.rundir import RunDir
@@ -24,6 +25,7 @@ from detector.runtime.checkpoint_check import CheckpointState
 from detector.runtime.device import choose_device
 from detector.runtime.distributed import SingleProcess
 from detector.runtime.files import PROJECT
+from detector.runtime.lock import FolderLock
 from detector.runtime.random_state import seed_everything
 from detector.training.schedule import Schedule, check_batches
 from detector.training.state import TrainState
@@ -87,7 +89,7 @@ def training_batches(
 
 
 def build_state(
-    config: Config, dataset: Dataset, resume: Path | None, dist: SingleProcess
+    config: Config, dataset: Dataset, resume: Path | None, dist: SingleProcess, lock: FolderLock
 ) -> tuple[TrainState, CheckpointState | None, str]:
     """Build the model and what trains it: new, from pretrained weights, or as a run's checkpoint says.
 
@@ -96,13 +98,14 @@ def build_state(
         kept of pretrained weights, to be printed.
 
     Raises:
-        UserError: a file is missing or broken, or the device is not there.
+        UserError: a file is missing or broken, the device is not there, or the run is still running.
     """
     saved = None
     if resume is not None:
         with dist.raise_together():
-            saved = read_checkpoint(RunDir(resume)) if dist.is_main_process else None
+            saved = read_checkpoint(RunDir(resume), lock) if dist.is_main_process else None
         saved = dist.broadcast_object(saved)
+        check_same_experiment(saved, config, dataset, RunDir(resume))
     seed_everything(config.train.seed)
     if saved is None:
         with dist.main_process_first():
@@ -128,21 +131,45 @@ def distribute(
     return state
 
 
-def read_checkpoint(run: RunDir) -> CheckpointState:
-    """What a run resumes from.
+def read_checkpoint(run: RunDir, lock: FolderLock) -> CheckpointState:
+    """What a run resumes from; its directory is locked first, so that it stays the newest.
 
     Raises:
-        UserError: it is missing, damaged, or not one of a run.
+        UserError: it is missing, damaged, or not one of a run; or the run is still running.
     """
+    if run.path.is_dir():
+        lock.acquire(run.path)
     saved = run.read_checkpoint("last")
     facts_of(saved, run.last, ("names", "data_fingerprint", "wandb_id"))
     return saved
 
 
+def check_same_experiment(
+    saved: CheckpointState | None, config: Config, dataset: Dataset, run: RunDir
+) -> None:
+    """Refuse to go on with another configuration, or with other pixels in images of the same size.
+
+    Raises:
+        UserError: something of the two was changed since the checkpoint.
+    """
+    facts = saved["extra"] if saved is not None else {}
+    if changed := edited(facts.get("config", {}), config):
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise UserError(
+            f"{run.config_file}: was changed since the run began: {changed[0]}{more}; change it back, or "
+            f"begin another run: train.py --config {run.config_file} run.dir=ANOTHER"
+        )
+    if dataset.pixels and facts.get("pixel_fingerprint", dataset.pixels) not in (dataset.pixels, ""):
+        raise UserError(f"{config.data.path}: the images changed since {run} was trained on them")
+
+
 def conditions(config: Config, dataset: Dataset, state: TrainState) -> dict[str, object]:
     """What must be the same on all processes of a run."""
     where = f"{state.device.type} in {state.precision_name}"
-    return {"data": dataset.fingerprint, "device": where} | config.model_dump(mode="json", exclude={"run"})
+    sections = config.model_dump(mode="json", exclude={"run"})
+    keys = {f"{section}.{key}": value for section, own in sections.items() for key, value in own.items()}
+    data = {"the data itself (its fingerprint)": dataset.fingerprint, "its images": dataset.pixels}
+    return keys | {"device": where} | data
 
 
 def memory_advice(config: Config) -> str:

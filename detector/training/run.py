@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,8 @@ from detector.registry import with_plugins
 from detector.rundir import RunDir
 from detector.runtime.checkpoint_check import CheckpointState, Metadata
 from detector.runtime.distributed import SingleProcess
+from detector.runtime.files import new_folder
+from detector.runtime.lock import FolderLock
 from detector.runtime.process import EXIT_DIVERGED, EXIT_INTERRUPTED_BY_SYSTEM
 from detector.runtime.random_state import preserve_random_state
 from detector.training import nonfinite_guard
@@ -84,6 +85,11 @@ class Run:
                 step, self.files, self.dataset, self.metadata, self.where, self.logger.message
             )
 
+    def checkpointing(self, state: TrainState, schedule: Schedule) -> Checkpointing:
+        """What writes this run's checkpoints; all processes take part."""
+        monitor = self.loaded.config.train.monitor
+        return Checkpointing(state, schedule, self.files, self.metadata, monitor, writes=self.is_main)
+
     def announce(
         self, state: TrainState, schedule: Schedule, loaders: Mapping[str, Loader], weights_note: str
     ) -> None:
@@ -137,6 +143,7 @@ class Run:
         summary: dict[str, Any] = {}
         if self.is_main:
             rows = self.files.read_history()
+            lost = schedule.lost(rows, state.step)
             summary = summarize(
                 self.loaded.name,
                 config.train.seed,
@@ -149,6 +156,8 @@ class Run:
                 self.world_size,
             )
             ledger, act = read_ledger(self.files), curve_of(config.model.act, config.model)
+            if lost:
+                summary["steps_lost"] = lost
             summary |= explain(summary, rows, ledger, config, read_effects(), act)
             self.logger.finish(summary, self.files.best if self.files.best.exists() else None)
         self.exit_code = exit_code
@@ -181,6 +190,7 @@ def open_run(
     saved: CheckpointState | None,
     resume: Path | None,
     dist: SingleProcess,
+    lock: FolderLock,
 ) -> Run:
     """Make a new run's directory, or bring `state` to where an interrupted run's checkpoint was.
 
@@ -192,18 +202,20 @@ def open_run(
     with dist.raise_together():
         new = None
         if resume is None and dist.is_main_process:
-            moment = time.strftime("%Y%m%d-%H%M%S")
-            new = config.run.dir or f"runs/{label}-s{config.train.seed}-{moment}"
-            RunDir.create(new, config)
+            new = config.run.dir or str(new_folder(None, f"runs/{label}-s{config.train.seed}", "run.dir"))
+            RunDir.create(new, config, lock)
     directory = resume or dist.broadcast_object(new)
     assert directory is not None
     files = RunDir(directory)
-    interrupted = None
+    interrupted, lost = None, list[int]()
     if saved is not None:
         if saved["extra"]["data_fingerprint"] != dataset.fingerprint:
             raise UserError(f"{config.data.path}: the data changed since {files} was trained on it")
         load_state(saved, state)
         interrupted = state.step, str(saved["extra"]["wandb_id"])
+        if dist.is_main_process:
+            rows = files.scan_history()[0] if files.history_file.exists() else []
+            lost = schedule.lost(rows, state.step)
     logger, wandb_id = Logger(), ""
     with preserve_random_state(state.device), dist.raise_together():
         if dist.is_main_process:
@@ -213,8 +225,15 @@ def open_run(
         "names": list(dataset.names),
         "architecture": state.model.architecture(),
         "data_fingerprint": dataset.fingerprint,
+        "pixel_fingerprint": dataset.pixels,
         "wandb_id": wandb_id,
     }
+    if lost:
+        steps = ", ".join(map(str, lost[:5])) + (", …" if len(lost) > 5 else "")
+        logger.message(
+            f"{files.history_file}: rows are lost, of {len(lost)} step(s): {steps}; training goes on, and "
+            "the summary's steps_lost and detector compare will say so"
+        )
     many = f", {dist.world_size} processes" if dist.world_size > 1 else ""
     where = f"{state.device_summary}{many}"
     return Run(files, loaded, dataset, logger, metadata, dist.is_main_process, where, label, dist.world_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from detector.config.schema import Config
@@ -50,6 +51,11 @@ class Schedule:
     def should_record(self, step: int) -> bool:
         """Whether this step's gradients are recorded: the first, every N-th, and wherever mAP is measured."""
         return step % self.record_every == 0 or self.should_evaluate(step)
+
+    def lost(self, rows: Iterable[Mapping[str, float]], step: int) -> list[int]:
+        """The steps before `step` that were recorded, and of which a history has no row any more."""
+        there = {row["step"] for row in rows}
+        return [number for number in range(step) if self.should_record(number) and number not in there]
 
     def ledger_due(self, step: int) -> bool:
         """Whether the gradient is followed through every operation: at the first step and the last."""

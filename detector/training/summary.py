@@ -63,6 +63,7 @@ def summarize(
         "processes": processes,
         "parameters": sum(p.numel() for p in state.model.parameters()),
         "data_fingerprint": dataset.fingerprint,
+        "pixel_fingerprint": dataset.pixels or None,
         **counted(dataset.notes),
         "precision": state.precision_name,
         "threads": torch.get_num_threads(),  # sums come out differently on another number of them

@@ -199,6 +199,9 @@ def _odd(
         seed = summary.get("seed")
         if seed is not None and seed != config["train.seed"]:
             notes.append(f"summary.json says seed {shorten(str(seed))}, config.yaml {config['train.seed']}")
+    if lost := summary.get("steps_lost"):
+        count = len(lost) if isinstance(lost, list) else "some"
+        notes.append(f"rows of its history are lost, of {count} step(s)")
     steps, every = number(summary.get("steps")), number(config.get("gradients.every"))
     # The last step is always recorded; where it is not, what came before cannot be told from what is lost.
     if rows and summary.get("status") == "finished" and rows[-1]["step"] + max(every, 1) < steps:

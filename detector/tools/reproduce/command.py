@@ -7,12 +7,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detector.errors import UserError
 from detector.rundir import Key
 from detector.runtime.files import PROJECT
+
+if TYPE_CHECKING:
+    from detector.config.schema import Config
+    from detector.rundir import RunDir
 
 Row = Mapping[str, Any]
 
@@ -82,6 +87,7 @@ def reproduce(run_dir: Path, /, *, out: Path | None = None, plugin: tuple[Path, 
     load_plugins(plugin)
     first = RunDir(run_dir)
     config = first.read_config().config
+    _check_unchanged(first, config)
     rows = first.read_history(report=lambda text: print(f"note: {text}"))
     if not rows or not all(isinstance(row.get("step"), int) for row in rows):
         raise UserError(f"{first.history_file}: holds no rows with a step: there is nothing to compare with")
@@ -104,6 +110,18 @@ def reproduce(run_dir: Path, /, *, out: Path | None = None, plugin: tuple[Path, 
     same = report(rows, second.read_history(), summary, second.read_summary())
     print(f"{first} and {second}: {'identical' if same else 'not the same'}")
     return EXIT_IDENTICAL if same else EXIT_DIFFERS
+
+
+def _check_unchanged(first: RunDir, config: Config) -> None:
+    """Raise UserError if its config.yaml is not what it was trained with. A run need not have checkpoints."""
+    from detector.config.experiment import edited
+
+    saved: Any = {}
+    if first.last.exists():
+        with suppress(UserError):  # a damaged one: what counts is the history
+            saved = first.read_checkpoint("last")
+    if changed := edited(saved.get("extra", {}).get("config", {}), config):
+        raise UserError(f"{first.config_file}: was changed since the run began: {changed[0]}; change it back")
 
 
 def new_directory(first: Path, out: Path | None) -> Path:
@@ -139,7 +157,8 @@ def report(
     changed = list(changes(summary, new))
     print("conditions:  " + ("; ".join(changed) if changed else "the same" if summary else "not known"))
     data = summary.get("data_fingerprint")
-    same_data = data == new.get("data_fingerprint")
+    pixels = summary.get("pixel_fingerprint")  # early runs have none
+    same_data = data == new.get("data_fingerprint") and pixels in (None, new.get("pixel_fingerprint"))
     print("data:        " + ("identical" if same_data else "not known" if data is None else "not the same"))
 
     ended = summary.get("status") in ENDED

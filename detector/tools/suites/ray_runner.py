@@ -20,11 +20,11 @@ import tarfile
 import tempfile
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from detector.config.loading import save
 from detector.errors import UserError
-from detector.jobs.runner import LOG, End, Job, prepare
+from detector.jobs.runner import LOG, End, Job, claim
 from detector.registry import plugins
 from detector.runtime.files import PACKAGE, PROJECT
 
@@ -82,6 +82,7 @@ class RayCluster:
         self._task = ray.remote(max_calls=1, max_retries=RETRIES)(train_on_node)
         self._limit = slots
         self._running: dict[Any, Job] = {}  # by the reference to what the task will return
+        self._claims: dict[Path, BinaryIO] = {}
 
     @property
     def slots(self) -> int:
@@ -92,7 +93,11 @@ class RayCluster:
 
     def start(self, job: Job) -> None:
         """Send a cell; its directory is filled when it comes back."""
-        prepare(job)
+        log = claim(job)
+        if job.status != "waiting":
+            log.close()
+            return
+        self._claims[job.directory] = log
         config = job.cell.config
         threads = config.train.threads or 1
         with tempfile.TemporaryDirectory() as folder:
@@ -123,6 +128,8 @@ class RayCluster:
             # Without result: every retry died too, or it was cancelled.
             words = " ".join(str(error).split())[:_TAIL]
             return End(job, 1, f"{type(error).__name__}: {words}")
+        finally:
+            self._claims.pop(job.directory).close()
         return End(job, delivery.code, delivery.said)
 
     def interrupt(self) -> None:
@@ -140,6 +147,8 @@ class RayCluster:
         if self._running:
             self.kill()
         self._ray.shutdown()
+        for log in self._claims.values():
+            log.close()
 
 
 def train_on_node(order: Order) -> tuple[int, str, bytes]:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from detector.config.loading import load_config, save
 from detector.errors import UserError
 from detector.jobs.cell import Cell
 from detector.jobs.local import LocalProcesses
-from detector.jobs.runner import Job, plan, run
+from detector.jobs.runner import Job, claim, plan, run
 from detector.runtime.signals import StopRequest
 from detector.tools.suites.display import SuiteDisplay, result_table
 from detector.tools.suites.suite import expand, load_suite
@@ -174,25 +175,101 @@ def test_a_second_ctrl_c_kills(tmp_path: Path) -> None:
         os.kill(int(calls(out)[0][4]), 0)
 
 
-def test_a_cell_that_another_process_runs_is_left_alone(tmp_path: Path) -> None:
-    """Its lock is the process's own, so that it outlives a suite that was killed."""
+@pytest.mark.slow
+def test_a_cell_that_another_command_trains_is_waited_for_and_not_trained_again(tmp_path: Path) -> None:
+    """Its claim is the process's own, so that it outlives a suite that was killed."""
     out = tmp_path / "out"
-    suite = cells(tmp_path, "deaf", steps=10_000)
+    suite = cells(tmp_path, "deaf", "a", steps=20)
     first = LocalProcesses(1, program=FAKE)
-    (job,) = plan(suite, out)
-    first.start(job)
+    seen: list[str] = []
+
+    def look(jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            if job.elsewhere and job.row and job.cell.name not in seen:
+                seen.append(job.cell.name)
+
+    jobs = plan(suite, out)
+    first.start(plan(suite, out)[0])
     try:
-        deadline = time.monotonic() + 60
-        while not (out / "calls.txt").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        (second,) = plan(suite, out)
-        run([second], LocalProcesses(1, program=FAKE), Quiet(), never)
-        assert second.status == "failed"
-        assert "another process" in second.problem
-        assert len(calls(out)) == 1
+        run(jobs, LocalProcesses(1, program=FAKE), Quiet(look), never)
     finally:
         first.kill()
+    assert [(job.status, job.was_there) for job in jobs] == [("finished", True), ("finished", False)]
+    assert seen == ["deaf-s0"]
+    assert sorted(call[0] for call in calls(out)) == ["a-s0", "deaf-s0"]
+
+
+def test_two_commands_for_one_suite_share_its_cells(tmp_path: Path) -> None:
+    """Both plan before either begins."""
+    out = tmp_path / "out"
+    suite = cells(tmp_path, "a", "b", "c", steps=1)
+    both = [plan(suite, out), plan(suite, out)]
+
+    def keep_notes(jobs: Sequence[Job]) -> None:
+        if jobs[0].status == "finished":
+            (jobs[0].directory / "notes.txt").write_text("mine")
+
+    threads = [
+        threading.Thread(target=run, args=(jobs, LocalProcesses(1, program=FAKE), Quiet(keep_notes), never))
+        for jobs in both
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for jobs in both:
+        assert {job.status for job in jobs} == {"finished"}
+    assert sorted(call[0] for call in calls(out)) == ["a-s0", "b-s0", "c-s0"]
+    assert {one.was_there for one in both[0]} | {one.was_there for one in both[1]} == {True, False}
+    assert (out / "a-s0/notes.txt").read_text() == "mine"
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != "console.log"
+    }
+
+
+def test_a_cell_without_its_checkpoints_is_left_as_it_is(tmp_path: Path) -> None:
+    """They may have been deleted to save space: its history and notes are still worth something."""
+    out = tmp_path / "out"
+    suite = cells(tmp_path, "a", "b", steps=1)
+    directory = out / "a-s0"
+    directory.mkdir(parents=True)
+    save(suite[0].config, directory / "config.yaml")
+    (directory / "history.jsonl").write_text('{"step": 0, "train/loss": 1.0}\n')
+    (directory / "summary.json").write_text('{"status": "stopped"}')
+    (directory / "notes.txt").write_text("mine")
+    before = contents(directory)
+    jobs = plan(suite, out)
+    run(jobs, LocalProcesses(1, program=FAKE), Quiet(), never)
+    assert [job.status for job in jobs] == ["failed", "finished"]
+    assert "no checkpoints/last.pt" in jobs[0].problem
+    assert len(jobs[0].problem.splitlines()) == 1
+    assert contents(directory) == before
+
+
+def test_what_an_attempt_left_that_took_no_step_is_set_aside(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    suite = cells(tmp_path, "a", steps=1)
+    directory = out / "a-s0"
+    for attempt in (1, 2):
+        for name in ("checkpoints", "plots"):
+            (directory / name).mkdir(parents=True)
+            (directory / name / "half.tmp").write_text(f"half {attempt}")
+        save(suite[0].config, directory / "config.yaml")
+        (directory / "history.jsonl").touch()
+        (directory / "notes.txt").write_text("mine")
+        (job,) = plan(suite, out)
+        claim(job).close()
+        assert (directory / f"attempt-{attempt}/plots/half.tmp").read_text() == f"half {attempt}"
+        assert (directory / "notes.txt").read_text() == "mine"
+    again = plan(suite, out)  # it was killed before it wrote anything: the notes do not make it a stranger's
+    run(again, LocalProcesses(1, program=FAKE), Quiet(), never)
+    assert again[0].status == "finished"
+    assert (directory / "notes.txt").read_text() == "mine"
 
 
 def test_another_experiment_is_not_overwritten(tmp_path: Path) -> None:

@@ -1,0 +1,118 @@
+"""Ctrl-C at any time, and as often as fingers hit it: one line, exit code 130, no traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from detector.runtime import interrupts
+from detector.runtime.process import main_process
+from detector.runtime.signals import StopRequest
+from tests.support import ROOT, environment
+
+# Runs train.py, pressing Ctrl-C so many times as soon as it looks for a certain module.
+WRAPPER = """
+import os, runpy, signal, sys
+module, times, *arguments = sys.argv[1:]
+class Press:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            for _ in range(int(times)):
+                os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Press())
+sys.argv = ["train.py", *arguments]
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["cyclopts", "pydantic", "torch", "torch._C"])
+@pytest.mark.parametrize("times", [1, 5])
+def test_while_it_starts(module: str, times: int) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", WRAPPER, module, str(times), "train.steps=1"],
+        cwd=ROOT, env=environment() | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (process.returncode, process.stdout, process.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.fixture
+def handled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in a process that began with `handle_interrupts`."""
+    monkeypatch.setattr(interrupts, "_raised", -interrupts._BURST)
+    monkeypatch.setattr(interrupts, "_over", False)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        interrupts.handle_interrupts()
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def press(times: int) -> None:
+    for _ in range(times):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.001)  # where the handler is called
+
+
+@pytest.mark.parametrize("polite", [False, True])
+@pytest.mark.usefixtures("handled")
+def test_five_in_a_row_do_not_break_the_cleaning_up(polite: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    cleaned = []
+
+    def body() -> int:
+        try:
+            if polite:
+                with StopRequest():
+                    press(5)
+            press(5)
+        finally:
+            press(3)
+            cleaned.append(True)
+        return 0
+
+    assert main_process(body) == 130
+    press(3)
+    assert cleaned == [True]
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.usefixtures("handled")
+def test_a_later_one_breaks_off_a_cleaning_up_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        press(1)
+    monkeypatch.setattr(interrupts, "_BURST", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        press(1)
+
+
+def test_ctrl_c_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        interrupts.handle_interrupts()
+        press(1)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 5])
+def test_while_it_ends(times: int) -> None:
+    code = (
+        "import atexit, os, signal, sys; from detector.cli import main\n"
+        f"atexit.register(lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range({times})])\n"
+        "sys.exit(main())"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code, "--version"], env=environment() | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (process.returncode, process.stderr) == (130, "interrupted\n")
+    assert process.stdout.startswith("detector ")
