@@ -70,13 +70,6 @@ def test_usage_has_the_arguments_by_the_names_that_help_explains(
         assert name in out.partition("Arguments")[2]
 
 
-def test_a_typo_in_an_ablation_is_answered_with_the_value_to_type(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert main(["train", "--ablation", "no_residul"]) == 2
-    assert capsys.readouterr().err == "error: no_residul: no such file; did you mean no_residual?\n"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
