@@ -213,8 +213,12 @@ def test_a_resumed_run_is_not_called_the_baseline_and_a_finished_one_is_left_as_
     assert front_door.main(arguments) == 0
     assert json.loads(Path("ANOTHER/summary.json").read_text())["steps"] == 1
     Path("a/config.yaml").write_text(Path("a/config.yaml").read_text().replace("steps: 2", "steps: 3"))
-    assert front_door.main(["--resume", "a"]) == 0  # edited, so not at its end
-    assert json.loads(Path("a/summary.json").read_text())["steps"] == 3
+    capsys.readouterr()
+    assert front_door.main(["--resume", "a"]) == 2  # edited, so no longer the same experiment
+    assert (
+        "a/config.yaml: was changed since the run began: train.steps was 2, and is 3"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow
