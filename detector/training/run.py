@@ -19,6 +19,7 @@ from detector.gradients.entries import Entry, read_ledger, write_ledger
 from detector.gradients.nonfinite import NonFiniteOrigin
 from detector.loggers.base import Logger
 from detector.loggers.build import build_loggers
+from detector.models.build import describe
 from detector.models.curve import curve_of
 from detector.models.size import measure
 from detector.rundir import RunDir
@@ -191,7 +192,7 @@ def open_run(
     metadata: Metadata = {
         "config": config.model_dump(mode="json"),
         "names": list(dataset.names),
-        "architecture": state.model.architecture(),
+        "architecture": describe(state.model),
         "data_fingerprint": dataset.fingerprint,
         "wandb_id": wandb_id,
     }
