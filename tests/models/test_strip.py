@@ -328,3 +328,10 @@ def test_keys_that_would_do_nothing_beside_pretrained_are_refused(
 ) -> None:
     with pytest.raises(ValidationError, match=problem):
         ModelConfig(pretrained="yolov8n.yaml", **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("parts", [3, [3], [{"act": 3}], [{"norm": []}], [{"model": 1}], [{"scope": "x"}]])
+def test_a_damaged_note_of_what_was_stripped_is_one_line(parts: object) -> None:
+    compact = {"kind": "compact", "model": ModelConfig(depths=(1, 1, 1, 1)).model_dump(mode="json")}
+    with pytest.raises(UserError):
+        rebuild(compact | {"stripped": parts}, len(NAMES))
