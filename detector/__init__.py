@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from detector.gradients.recorder import GradientRecorder
     from detector.models.build import build_model
     from detector.models.detector import Detector
+    from detector.models.strip import strip
     from detector.predictor import Predictor
     from detector.registry import register
     from detector.rundir import load_run
@@ -41,6 +42,7 @@ __all__ = [
     "load_config",
     "load_run",
     "register",
+    "strip",
 ]
 _MODULES = {
     "Callback": "training.callbacks",
@@ -52,6 +54,7 @@ _MODULES = {
     "load_config": "config.loading",
     "load_run": "rundir",
     "register": "registry",
+    "strip": "models.strip",
 }
 
 

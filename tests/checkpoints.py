@@ -12,7 +12,7 @@ from torch import nn
 from detector.config.schema import Config, ModelConfig
 from detector.data.geometry import Image, letterbox
 from detector.models.base import DetectionModel
-from detector.models.build import build_model
+from detector.models.build import build_model, describe
 from detector.models.detector import Detector
 from detector.models.yolo import YoloModel
 from detector.runtime.checkpoint_file import FORMAT, write
@@ -80,6 +80,6 @@ def save(model: DetectionModel, path: Path, names: tuple[str, ...] = NAMES, imag
     path.parent.mkdir(parents=True, exist_ok=True)
     config = Config().model_dump(mode="json")
     config["data"]["image_size"] = image_size
-    extra = {"config": config, "names": list(names), "architecture": model.architecture()}
+    extra = {"config": config, "names": list(names), "architecture": describe(model)}
     write({"format": FORMAT, "model": model.state_dict(), "ema": None, "step": 7, "extra": extra}, path)
     return path

@@ -16,7 +16,7 @@ from tests.support import ROOT
 # In this order, since a run that one example trains is what the next ones read.
 EXAMPLES = (
     "load_config", "fit", "", "load_run", "compare", "Predictor", "Detector", "build_model",
-    "GradientRecorder", "Callback", "register",
+    "GradientRecorder", "Callback", "register", "strip",
 )  # fmt: skip
 
 

@@ -112,5 +112,6 @@ def read_effects(path: Path = EFFECTS) -> list[Effect]:
 
 def find(effects: Iterable[Effect], config: Config, dataset: str, **model: object) -> Effect | None:
     """What was measured under a run's conditions, with its model or with parts of that swapped."""
-    wanted = settings(config) | {f"model.{key}": value for key, value in model.items()}
+    own = settings(config)  # without the keys that do not make it another experiment
+    wanted = own | {f"model.{key}": value for key, value in model.items() if f"model.{key}" in own}
     return next((e for e in effects if e.dataset == dataset and e.settings == wanted), None)

@@ -145,7 +145,7 @@ def causality(summary: Mapping[str, Any], config: Config, effects: Sequence[Effe
 def candidates(verdict: str, config: Config) -> Sequence[Change]:
     """Single changes that address a verdict, the one to try first at the front."""
     model, train = config.model, config.train
-    if model.pretrained is not None or model.name != "compact":
+    if model.name != "compact":
         return [*([("train.clip", 10.0)] if train.clip is None else []), ("train.lr", train.lr / 2)]
     init = model.init in ("naive", "default") and ("model.init", "he")
     shortcut = model.shortcut != "residual" and ("model.shortcut", "residual")

@@ -10,6 +10,8 @@ from detector.config.section import Section, broken_rule
 if TYPE_CHECKING:
     from detector.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 
+STRIPPED = "act", "norm", "shortcut"  # what can be taken out of a network that stands already
+BESIDE_PRETRAINED = "pretrained", "freeze", "scope", "allow_noop"
 MOST_WEIGHTS = 1_000_000_000  # of the detector: with gradients and momentum, 12 GB
 
 
@@ -68,11 +70,17 @@ def fits_into_memory(model: ModelConfig) -> None:
 
 
 def pretrained_brings_its_architecture(model: ModelConfig) -> None:
-    """Pretrained weights come with their network."""
-    if model.pretrained is not None:
-        for key, field in type(model).model_fields.items():
-            if key not in ("pretrained", "freeze") and getattr(model, key) != field.default:
-                raise broken_rule(key, "model.pretrained brings its own architecture; leave this key out")
+    """Pretrained weights come with their network; components can be taken out of it."""
+    if model.pretrained is None:
+        return
+    for key, field in type(model).model_fields.items():
+        if key not in (*BESIDE_PRETRAINED, *STRIPPED) and getattr(model, key) != field.default:
+            raise broken_rule(key, "model.pretrained brings its own architecture; leave this key out")
+    if model.act.startswith("tailored_"):
+        raise broken_rule("act", f"{model.act} is shaped for the depth of our own trunk, not of another's")
+    if model.scope != "all" and all(getattr(model, key) == default(model, key) for key in STRIPPED):
+        changed = ", ".join(f"model.{key}" for key in STRIPPED)
+        raise broken_rule("scope", f"only a change of {changed} uses it beside model.pretrained")
 
 
 def max_skipped_is_used(train: TrainConfig) -> None:

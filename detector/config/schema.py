@@ -122,6 +122,8 @@ class ModelConfig(Section):
     block: Annotated[str, NameOf("block")] = "basic"  # what the stages are built from
     name: Annotated[str, NameOf("model")] = "compact"  # the whole network
     pretrained: Text | None = None  # a YOLO's .pt or .yaml, or our best.pt: brings its own architecture
+    # act, norm, shortcut and scope change a pretrained network too: go on where it has nothing to change.
+    allow_noop: Annotated[bool, RUNTIME] = False
     # Or how many of the first layers keep their weights.
     freeze: Literal["none", "backbone"] | Positive = "none"
 

@@ -29,6 +29,7 @@ class DetectionModel(nn.Module):
     num_classes: int
     reg_max: int  # bins of each box side's distribution; 1: the distance itself is predicted
     config: ModelConfig  # what it was built from
+    stripped: tuple[dict[str, Any], ...] = ()  # what was taken out of it as built: see `models.strip`
     end2end: bool = False  # trained with a second head, which assigns each object to a single cell
 
     def backbone_layers(self) -> dict[str, nn.Module]:

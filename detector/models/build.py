@@ -11,12 +11,14 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from detector.config.names import plugin_needed
+from detector.config.rules import STRIPPED, default
 from detector.config.schema import DataConfig, ModelConfig
 from detector.errors import UserError
 from detector.models.base import DetectionModel, freeze
 from detector.models.detector import build_detector
 from detector.models.pretrained import load_pretrained
 from detector.models.stored import check_same, check_tensors, settings_of
+from detector.models.strip import strip
 from detector.models.weights import Pretrained, find, read_description, read_weights
 from detector.models.yolo import YoloModel
 from detector.registry import lookup
@@ -50,9 +52,9 @@ def build_model(config: ModelConfig, names: Sequence[str]) -> Built:
     if config.pretrained.endswith((".yaml", ".yml")):
         description = read_description(config.pretrained) | {"nc": len(names)}
         model: DetectionModel = YoloModel(description, len(names))
-        origin = ""
+        origin, init = "", config.init
     else:
-        path = find(config.pretrained)
+        path, init = find(config.pretrained), None
         trained = read_trained(path)
         model = rebuild(trained.architecture, len(names))
         try:
@@ -60,8 +62,33 @@ def build_model(config: ModelConfig, names: Sequence[str]) -> Built:
         except (RuntimeError, IndexError, TypeError) as error:
             raise UserError(f"{path}: its tensors do not fit its classes; it is damaged") from error
         origin = f"weights of {path.name}: {kept}"
+    strip_as_configured(model, config, init)
     freeze(model, config.freeze)
     return Built(model, origin)
+
+
+def strip_as_configured(model: DetectionModel, config: ModelConfig, init: str | None) -> None:
+    """Take out of a built network what a configuration changes, and note it for `describe`.
+
+    Args:
+        model: changed in place.
+        config: its defaults leave a network as it is.
+        init: see `detector.models.strip.strip`.
+
+    Raises:
+        UserError: it is not there, or cannot be taken out.
+    """
+    wanted = {key: getattr(config, key) for key in STRIPPED if getattr(config, key) != default(config, key)}
+    if wanted:
+        wanted["scope"] = config.scope
+        strip(model, **wanted, init=init, allow_noop=config.allow_noop)
+        model.stripped = (*model.stripped, wanted)
+
+
+def describe(model: DetectionModel) -> dict[str, Any]:
+    """Plain data from which `rebuild` makes the same network, weights aside: also one that was stripped."""
+    told = {"stripped": list(model.stripped)} if model.stripped else {}
+    return {**model.architecture(), **told}
 
 
 # What `model.name` may be; a plugin registers more.
@@ -183,11 +210,22 @@ def architecture_of(saved: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def rebuild(architecture: Mapping[str, Any], num_classes: int) -> DetectionModel:
-    """The network that `DetectionModel.architecture` describes, its weights aside.
+    """The network that `describe` describes, its weights aside.
 
     Raises:
         UserError: no network can be built from it.
     """
+    model = _unstripped(architecture, num_classes)
+    try:
+        for parts in architecture.get("stripped", ()):
+            strip(model, **parts, init=None, allow_noop=True)
+            model.stripped = (*model.stripped, parts)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError("the checkpoint describes no network that can be built; it is damaged") from error
+    return model
+
+
+def _unstripped(architecture: Mapping[str, Any], num_classes: int) -> DetectionModel:
     try:
         if architecture["kind"] == "yolo":
             return YoloModel(architecture["description"], num_classes, architecture.get("settings"))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from detector.models.blocks import Convolution
+from detector.models.blocks import Convolution, Draw
 from detector.registry import lookup
 
 
@@ -34,6 +34,14 @@ def init_weights(model: nn.Module, scheme: str, std: float = 0.01) -> None:
         scheme: one of the table's first column, or a registered one.
         std: the deviation of `naive`.
     """
+    draw = drawing(scheme, std)
+    for module in model.modules():
+        if callable(start := getattr(module, "init_weights", None)):
+            start(draw)
+
+
+def drawing(scheme: str, std: float = 0.01) -> Draw:
+    """The function that initialises one layer by a scheme of `init_weights`."""
     fill = lookup("init", scheme, SCHEMES | {"naive": lambda weight: nn.init.normal_(weight, 0.0, std)})
 
     def draw(layer: Convolution) -> None:
@@ -43,9 +51,7 @@ def init_weights(model: nn.Module, scheme: str, std: float = 0.01) -> None:
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
-    for module in model.modules():
-        if callable(start := getattr(module, "init_weights", None)):
-            start(draw)
+    return draw
 
 
 def fans(weight: Tensor) -> tuple[int, int]:

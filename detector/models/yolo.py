@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from detector.errors import UserError
 from detector.models.base import DetectionModel, Predictions
 from detector.models.stored import Settings, apply_settings, run
+from detector.models.strip import Around
 from detector.runtime.description_check import check_description
 from detector.runtime.ultralytics_import import import_safe_tasks, import_ultralytics
 
@@ -110,7 +111,7 @@ class YoloModel(DetectionModel):
     def backbone_layers(self) -> dict[str, nn.Module]:
         """The backbone's layers, such as `02_2.c2f` for ultralytics' `model.2`, in network order."""
         return {
-            f"{index:02d}_{index}.{type(layer).__name__.lower()}": layer
+            f"{index:02d}_{index}.{_kind(layer)}": layer
             for index, layer in enumerate(self.backbone_modules())
         }
 
@@ -142,6 +143,11 @@ class YoloModel(DetectionModel):
         """See `DetectionModel.architecture`."""
         told = {"settings": self.settings} if self.settings else {}
         return {"kind": "yolo", "description": self.description, **told}
+
+
+def _kind(layer: nn.Module) -> str:
+    """What a layer is called: the same whatever was put around it."""
+    return type(layer.block if isinstance(layer, Around) else layer).__name__.lower()
 
 
 def _none_of(preds: Predictions) -> Predictions:

@@ -18,6 +18,7 @@ from detector.gradients.entries import Entry, read_ledger, write_ledger
 from detector.gradients.nonfinite import NonFiniteOrigin
 from detector.loggers.base import Logger
 from detector.loggers.build import build_loggers
+from detector.models.build import describe
 from detector.models.curve import curve_of
 from detector.models.size import measure
 from detector.registry import with_plugins
@@ -214,7 +215,7 @@ def open_run(
         load_state(saved, state)
         interrupted = state.step, str(saved["extra"]["wandb_id"])
         if dist.is_main_process:
-            rows = files.scan_history()[0] if files.history_file.exists() else []
+            rows = files.scan_history()[0] if files.history_file.is_file() else []
             lost = schedule.lost(rows, state.step)
     logger, wandb_id = Logger(), ""
     with preserve_random_state(state.device), dist.raise_together():
@@ -223,7 +224,7 @@ def open_run(
     metadata: Metadata = {
         "config": config.model_dump(mode="json"),
         "names": list(dataset.names),
-        "architecture": state.model.architecture(),
+        "architecture": describe(state.model),
         "data_fingerprint": dataset.fingerprint,
         "pixel_fingerprint": dataset.pixels,
         "wandb_id": wandb_id,

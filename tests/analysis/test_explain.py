@@ -399,7 +399,7 @@ def test_a_poor_control_is_compared_all_the_same(frozen: float, cause: str, tmp_
 
 
 def test_what_is_tried_first() -> None:
-    """A missing part before the learning rate; nothing of the network where its weights are somebody's."""
+    """A missing part before the learning rate; of somebody's network only what was stripped of it."""
     plain = {"shortcut": "none", "norm": "none", "act": "sigmoid"}
     slower = ("train.lr", Config().train.lr / 2)
     shortcut, norm = ("model.shortcut", "residual"), ("model.norm", "batch")
@@ -415,6 +415,8 @@ def test_what_is_tried_first() -> None:
     assert tried("diverged", {"clip": 5.0}) == [slower]
     assert tried("vanishing", {"clip": 5.0}, pretrained="yolov8n.pt") == [slower]
     assert tried("diverged", unclipped, pretrained="yolov8n.pt") == [clip, slower]
+    stripped = {"pretrained": "yolov8n.pt", "norm": "none"}
+    assert tried("vanishing", {"clip": 5.0}, **stripped) == [("model.norm", "batch"), slower]
 
 
 def test_broken_effects_are_no_effects(tmp_path: Path) -> None:

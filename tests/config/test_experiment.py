@@ -58,7 +58,7 @@ def test_what_is_marked_and_why() -> None:
     }  # fmt: skip
     assert {key for key in marked[RUNTIME] if not key.startswith(("tracking.", "run."))} == {
         "data.allow_outside", "data.fallback", "data.cache", "data.workers", "data.timeout",
-        "train.channels_last", "train.device", "train.threads", "train.timeout",
+        "model.allow_noop", "train.channels_last", "train.device", "train.threads", "train.timeout",
     }  # fmt: skip
 
 

@@ -9,9 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from detector.cli import main
+from detector.config.loading import load_config
+from detector.data.sources import load_configured
 from detector.models.build import load_model
+from detector.runtime.distributed import SingleProcess
 from detector.runtime.ultralytics_import import import_ultralytics
+from detector.training.checkpoints import load_state
+from detector.training.prepare import build_state
 from tests.support import ROOT, Run, environment, wait_for
 
 QUICK = ("data.image_size=64", "train.steps=6", "train.eval_every=3", "gradients.every=2", "train.batch=2")
@@ -82,3 +89,31 @@ def test_a_key_that_pretrained_weights_override_is_an_error(train_py: TrainPy) -
     run = train_py("model.pretrained=yolov8n.yaml", "model.act=relu", check=False)
     assert run.code == 2
     assert "model.act: model.pretrained brings its own architecture" in run.err
+
+
+@pytest.mark.slow
+def test_an_ablation_of_another_network_trains_resumes_and_is_used(
+    train_py: TrainPy, tmp_path: Path, coco8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DETECTOR_DATASETS", str(coco8))
+    config = ROOT / "ablations/plain_sigmoid.yaml"
+    network = "model.pretrained=yolo12n.yaml"
+    run = train_py(
+        "--config", str(config), *QUICK, network, "train.steps=3", "train.eval_every=null", name="bare"
+    )
+    assert run.summary["ablation"] == "plain_sigmoid"
+    last = run.directory / "checkpoints/last.pt"
+    model = load_model(last).model
+    assert not any(isinstance(module, nn.BatchNorm2d | nn.SiLU) for module in model.modules())
+
+    loaded = load_config(run.directory / "config.yaml")
+    dataset = load_configured(loaded.config.data, loaded.config.train.seed)
+    state, saved, _ = build_state(loaded.config, dataset, run.directory, SingleProcess())
+    assert saved is not None
+    load_state(saved, state)
+    for key, value in state.model.state_dict().items():
+        assert torch.equal(value, model.state_dict()[key])
+
+    assert main(["val", str(last), "--out", str(tmp_path / "val")]) == 0
+    assert main(["export", str(last), "--out", str(tmp_path / "net.onnx")]) == 0
+    assert main(["export", str(last), "--format", "ultralytics", "--out", str(tmp_path / "net.pt")]) == 2

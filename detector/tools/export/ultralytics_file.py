@@ -34,6 +34,11 @@ def export_ultralytics(
             "--format ultralytics: this is the compact detector, whose layers ultralytics does not know; "
             "use --format onnx"
         )
+    if model.stripped:
+        raise UserError(
+            "--format ultralytics: this network was stripped, which ultralytics' files do not describe; "
+            "use --format onnx"
+        )
     net = deepcopy(model.net).float().eval()
     net.requires_grad_(True)  # what was frozen here need not be frozen there
     net.names, net.task = dict(enumerate(names)), "detect"  # type: ignore[assignment]
