@@ -49,7 +49,7 @@ def train(
         raise UserError("--resume continues with the run's own config.yaml: it takes no key=value or --seed")
 
     # Imported late, so that --help answers at once, and a typo in a key before PyTorch is there.
-    from detector.config.loading import load_config
+    from detector.config.loading import find_file, load_config
     from detector.registry import load_plugins
     from detector.rundir import RunDir
 
@@ -60,6 +60,7 @@ def train(
     else:
         if ablation not in (None, "baseline"):
             config = Path("ablations", f"{ablation}.yaml")
+            config = config if config.exists() else find_file(ablation, ("ablations",))
         own = [] if seed is None else [f"train.seed={seed}"]
         loaded = load_config(config or Path("configs/coco8.yaml"), [*overrides, *own])
     from detector.fit import fit

@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,11 @@ def _app(name: str, function: Function | None = None) -> App:
     if function:
         app.default(_typed(function))
         app["--help"].group = app["--version"].group = "Options"
+        kinds = signature(function).parameters.values()
+        words = [p.name.upper() for p in kinds if p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL)]
+        if any(p.kind is p.VAR_POSITIONAL for p in kinds):  # cyclopts calls them ARGS, in this line alone
+            words[-1] = f"[{words[-1]}...]"
+            app.usage = f"Usage: {name} [OPTIONS] {' '.join(words)}"
     return app
 
 

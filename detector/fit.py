@@ -17,13 +17,12 @@ from detector.runtime.launch import Launch
 from detector.runtime.lock import FolderLock
 from detector.runtime.signals import StopRequest
 from detector.training import callbacks as cb
-from detector.training.checkpoints import Checkpointing
 from detector.training.engine import train
 from detector.training.impose import interventions
 from detector.training.nonfinite_guard import NonFiniteGuard
 from detector.training.prepare import build_state, load_data, memory_advice, training_batches
 from detector.training.probing import ProbeTrunk
-from detector.training.run import FinishedRun, open_run
+from detector.training.run import FinishedRun, finished_before, open_run
 from detector.training.schedule import Schedule
 
 
@@ -65,6 +64,7 @@ def fit_process(
     lock: FolderLock,
 ) -> FinishedRun:
     """See `fit`. This is one of the processes `dist`, and usually the only one."""
+    own = cb.OwnCallbacks(callbacks)
     keep_freed_memory()
     if restarted := dist.broadcast_object(launch.lookup("directory")):
         resume = Path(restarted)  # torchrun started new processes after one was lost
@@ -76,6 +76,8 @@ def fit_process(
 
     # Model, optimizer and loss: new, or as the checkpoint says.
     state, saved, weights_note = build_state(config, dataset, resume, dist, lock)
+    if resume is not None and (finished := finished_before(resume, saved, schedule, dist)):
+        return finished
     loss_fn = DetectionLoss(state.model, config.train, schedule.epochs)
     dist.prepare_loss(loss_fn.heads)
 
@@ -85,9 +87,7 @@ def fit_process(
     recorder = GradientRecorder(layers, dist.all_gather, levels=state.model.level_ends())
     probe = ProbeTrunk(state, schedule, loaders["train"], config.train.batch)
     guard = NonFiniteGuard(state, loss_fn, config.train, dist, run.save_nonfinite_step)
-    checkpoints = Checkpointing(
-        state, schedule, run.files, run.metadata, config.train.monitor, writes=run.is_main
-    )
+    checkpoints = run.checkpointing(state, schedule)
     callback = cb.CallbackList([
         cb.StopOnRequest(state, stop),
         *interventions(state, schedule, config, dist.all_gather),
@@ -96,7 +96,7 @@ def fit_process(
         guard,
         cb.Evaluate(state, schedule, dataset, loaders, config, run.logger, dist),
         *([probe] if config.gradients.probe and dist.world_size == 1 else ()),
-        *callbacks,
+        own,
         cb.Log(state, run.logger),
         checkpoints,
     ])  # fmt: skip

@@ -15,12 +15,17 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from pydantic import ValidationError
+
 from detector.config.loading import LoadedConfig, load_config, save
+from detector.config.names import plugin_needed
 from detector.config.schema import Config
 from detector.errors import UserError
 from detector.runtime.files import check_regular, read_bytes, with_filename, write_bytes, write_text
@@ -39,6 +44,7 @@ MAX_HISTORY = 2_000_000_000  # bytes; a row has about 8 kB
 MAX_LEDGER = 50_000_000  # a deep trunk's has one
 MAX_SUMMARY = 1_000_000
 MOST_STEPS = 10**12
+MOST_PLUGINS = 9  # that an error names
 
 
 class Key:
@@ -198,16 +204,29 @@ class RunDir:
 
     def read_config(self) -> LoadedConfig:
         """The configuration it was started with. Raises UserError if there is none, or it is not valid."""
-        return load_config(self.config_file)
+        if not os.path.isdir(self.path):
+            raise UserError(f"{self}: there is no such directory")
+        try:
+            return load_config(self.config_file)
+        except UserError as error:  # names are looked for in plugins first, not among those that are here
+            files = self.scan_summary()[0].get("plugins")
+            names = list(files)[:MOST_PLUGINS] if isinstance(files, dict) else []
+            cause = error.__context__
+            if not isinstance(cause, ValidationError) or not (need := plugin_needed(cause, files=names)):
+                raise
+            raise UserError(f"{self.config_file}: {need}") from None
 
     # --- history.jsonl ---
 
-    def open_history(self, keep_before_step: int | None = None) -> HistoryWriter:
+    def open_history(
+        self, keep_before_step: int | None = None, *, report: Callable[[str], None] = _log.warning
+    ) -> HistoryWriter:
         """Open the history to append to it; the directory is created.
 
         Args:
             keep_before_step: resume a run: rows at that step or later are dropped first, since they will be
                 logged again. None for a new run.
+            report: gets a line where lines that are no rows are dropped too, and where a copy of them is.
 
         Raises:
             UserError: the directory holds a history already and no `keep_before_step` is given.
@@ -218,7 +237,7 @@ class RunDir:
         if os.path.lexists(path) and not path.is_file():  # a pipe would block, a device swallow it
             raise UserError(f"{path}: is not a file; remove it")
         if keep_before_step is not None:
-            self._drop_rows_from(keep_before_step)
+            self._drop_rows_from(keep_before_step, report)
         elif path.exists() and path.stat().st_size:
             raise UserError(
                 f"{path}: holds another run's history. Choose another run.dir, or continue that run "
@@ -226,13 +245,23 @@ class RunDir:
             )
         return HistoryWriter(path)
 
-    def _drop_rows_from(self, step: int) -> None:
+    def _drop_rows_from(self, step: int, report: Callable[[str], None]) -> None:
         """Keep the rows before `step`, byte for byte; all of the file or none of the change."""
-        if self.history_file.exists():
-            lines = read_bytes(self.history_file, MAX_HISTORY).split(b"\n")[:-1]
-            rows = ((line, _row(line)) for line in lines)
-            kept = [line + b"\n" for line, row in rows if row is not None and row.get("step", step) < step]
-            write_bytes(self.history_file, b"".join(kept))
+        if not self.history_file.exists():
+            return
+        content = read_bytes(self.history_file, MAX_HISTORY)
+        rows = [(line, _row(line)) for line in content.split(b"\n")[:-1]]
+        bad = [number for number, (_, row) in enumerate(rows, start=1) if row is None]
+        if bad:  # they will not be logged again
+            name = f"history-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}.jsonl"
+            copy = self.path / "superseded" / name
+            copy.parent.mkdir(exist_ok=True)
+            write_bytes(copy, content)
+            report(
+                f"{self.history_file}:{bad[0]}: not a row of a history, left out; {copy} is the whole file"
+            )
+        kept = [line + b"\n" for line, row in rows if row is not None and row.get("step", step) < step]
+        write_bytes(self.history_file, b"".join(kept))
 
     def read_history(self, *, report: Callable[[str], None] = _log.warning) -> list[dict[str, Any]]:
         """All rows of the history, in order, with NaN and infinities as floats.

@@ -51,6 +51,25 @@ def test_mistakes_are_named(arguments: list[str], named: str, capsys: pytest.Cap
     assert len(error.strip().splitlines()) <= 2
 
 
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("train", "[OPTIONS] [OVERRIDES...]"),
+        ("ablate", "[OPTIONS] SUITE_FILE [OVERRIDES...]"),
+        ("compare", "[OPTIONS] [PATHS...]"),
+        ("val", "[OPTIONS] CHECKPOINT"),
+    ],
+)
+def test_usage_has_the_arguments_by_the_names_that_help_explains(
+    command: str, usage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == f"Usage: detector {command} {usage}"
+    for name in re.findall(r"[A-Z_]{3,}", usage.partition("]")[2]):
+        assert name in out.partition("Arguments")[2]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command",

@@ -102,6 +102,9 @@ def test_without_them_each_command_names_what_is_unknown_and_the_option(
         assert "snake" in lines[0], arguments
         assert "--plugin" in lines[0], arguments
         assert all("boxes" in line and "--plugin" in line for line in lines[1:]), lines
+        if str(trained) in arguments:  # its summary knows the files
+            assert len(lines) == 1 and "did you mean" not in lines[0]
+            assert "--plugin my_blocks.py --plugin my_metrics.py" in lines[0]
     assert not (tmp_path / "out").exists()
 
 

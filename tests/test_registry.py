@@ -179,6 +179,7 @@ def test_two_plugins_of_one_name(tmp_path: Path) -> None:
         ("model.act=HardSwish", "did you mean Hardswish?"),
         ("train.optimizer=SGDD", "did you mean sgd?"),
         ("train.optimizer=radam", "did you mean RAdam?"),
+        ("train.optimizer=LBFGS", "LBFGS is in torch.optim, but cannot train here: it needs a closure"),
         ("train.optimizer=RAdm", "did you mean RAdam?"),
         (
             "model.block=mine",

@@ -16,6 +16,7 @@ import torch
 
 from detector.config.schema import Config, RunConfig
 from detector.errors import UserError
+from detector.models.build import load_model
 from detector.rundir import Key, RunDir, by_layer, checkpoint_at, layers_in, run_name
 from tests.support import ROOT
 
@@ -116,6 +117,25 @@ def test_resuming_doubles_nothing(tmp_path: Path, torn: str) -> None:
     written(tmp_path / "cut", rows[5:], keep_before_step=25)
     assert run.history_file.read_bytes() == whole
     assert [child.name for child in (tmp_path / "cut").iterdir()] == ["history.jsonl"]
+
+
+def test_what_is_no_row_is_dropped_only_with_a_copy_beside(tmp_path: Path) -> None:
+    run = written(tmp_path, [{"step": 0}])
+    with run.history_file.open("a") as file:
+        file.write('{"step": 1, "mine/note": "hi"}\n{"step": 2}\n')
+    before, said = run.history_file.read_bytes(), list[str]()
+    run.open_history(keep_before_step=2, report=said.append).close()
+    assert [row["step"] for row in run.read_history()] == [0]
+    (copy,) = (tmp_path / "superseded").iterdir()
+    assert copy.read_bytes() == before
+    assert len(said) == 1 and "history.jsonl:2" in said[0] and str(copy) in said[0]
+
+
+def test_a_directory_that_is_not_there_is_what_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nope: there is no such directory$"):
+        RunDir(tmp_path / "nope").read_config()
+    with pytest.raises(UserError, match=r"nope: there is no such file or directory$"):
+        load_model(tmp_path / "nope")
 
 
 def test_resuming_at_the_first_step_starts_over(tmp_path: Path) -> None:

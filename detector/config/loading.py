@@ -27,6 +27,7 @@ from pydantic import ValidationError
 
 from detector.config import safe_yaml
 from detector.config.experiment import flat
+from detector.config.names import UNSUITABLE
 from detector.config.safe_yaml import Value
 from detector.config.schema import Config
 from detector.config.section import Section
@@ -284,6 +285,10 @@ def _wrong_value(dotted: str, setting: Value) -> str:
     schema = SECTIONS[section].model_json_schema()["properties"][key]
     choices = schema.get("enum", [])
     problem = f"must be {_allowed(schema)}, not {setting}"
+    if dotted == "train.optimizer" and (why := UNSUITABLE.get(str(setting.value))):
+        return (
+            f"{setting.value} is in torch.optim, but cannot train here: {why}; choose another such as AdamW"
+        )
     if isinstance(setting.value, bool) and setting.typed and setting.typed.lower() not in ("true", "false"):
         problem += f", which YAML reads as {str(setting.value).lower()}"
         if schema.get("anyOf", [schema])[0].get("type") == "string":

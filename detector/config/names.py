@@ -6,6 +6,7 @@ in it answered, without PyTorch.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
@@ -30,8 +31,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "logger": (),
 }  # fmt: skip
 # PyTorch's own, by the names of their classes: of torch.nn the activations that need no argument and work on
-# each number by itself, of torch.optim what trains a convolution. (LBFGS wants a closure, SparseAdam sparse
-# gradients, and Muon matrices.)
+# each number by itself, of torch.optim what trains a convolution.
 TORCH: dict[str, tuple[str, ...]] = {
     "activation": (
         "CELU", "ELU", "GELU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "Identity", "LeakyReLU",
@@ -43,6 +43,12 @@ TORCH: dict[str, tuple[str, ...]] = {
         "Rprop", "SGD",
     ),
 }  # fmt: skip
+# Those of torch.optim that do not, and why.
+UNSUITABLE = {
+    "LBFGS": "it needs a closure that repeats the step's passes",
+    "SparseAdam": "it takes sparse gradients only",
+    "Muon": "it takes matrices only",
+}
 _EXAMPLE = {
     "activation": "an activation of torch.nn such as GELU",
     "optimizer": "an optimizer of torch.optim such as RAdam",
@@ -56,12 +62,13 @@ def known(kind: str) -> list[str]:
     return [*BUILT_IN[kind], *added[kind], *TORCH.get(kind, ())]
 
 
-def plugin_needed(error: ValidationError, section: str = "") -> str | None:
+def plugin_needed(error: ValidationError, section: str = "", files: Iterable[str] = ()) -> str | None:
     """Of a stored configuration that was refused: what to add, if names that nobody knows here are in it.
 
     Args:
         error: what pydantic says.
         section: of the configuration, such as `model.`, if only that was checked.
+        files: the names of those that it was made with, if they are known.
 
     Returns:
         Such as `needs a plugin that brings model.act=snake: add --plugin FILE.py`.
@@ -70,7 +77,8 @@ def plugin_needed(error: ValidationError, section: str = "") -> str | None:
         d for d in error.errors(include_url=False, include_context=False) if d["type"] == "unknown_name"
     ]
     parts = [f"{section}{'.'.join(map(str, d['loc'][:2]))}={shorten(str(d['input']))}" for d in details]
-    return f"needs a plugin that brings {' and '.join(parts)}: add --plugin FILE.py" if parts else None
+    options = " ".join(f"--plugin {shorten(file)}" for file in files) or "--plugin FILE.py"
+    return f"needs a plugin that brings {' and '.join(parts)}: add {options}" if parts else None
 
 
 class NameOf:

@@ -32,7 +32,7 @@ class JsonlLogger(Logger):
         self.run = run
         self._report = report
         self._pictures: dict[str, list[PredictionImage]] = {}
-        self._history = run.open_history(keep_before_step)
+        self._history = run.open_history(keep_before_step, report=report)
 
     def log(self, row: Row) -> None:
         """Append one row; an evaluation's, which a checkpoint follows, is on the disk before that.

@@ -59,7 +59,7 @@ def find(name: str) -> Path:
     except (OSError, ValueError) as error:
         raise UserError(
             f"model.pretrained={name}: is not here and could not be downloaded from {url}: {error}; "
-            f"put the file into {WEIGHTS} or give its path"
+            f"put the file into {WEIGHTS} or give its path; without one: --config configs/from_scratch.yaml"
         ) from error
     return WEIGHTS / name
 

@@ -62,7 +62,8 @@ def read_if_own(path: Path) -> dict[str, Any] | None:
         check_regular(path)
         check_archive(path)
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no checkpoint here") from None
+        what = "there is no checkpoint here" if path.suffix == ".pt" else "there is no such file or directory"
+        raise UserError(f"{path}: {what}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: not a readable checkpoint: {reason}") from error

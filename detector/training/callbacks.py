@@ -6,13 +6,17 @@ A run's callbacks are called in the order of the list in `detector.fit`. Checkpo
 
 from __future__ import annotations
 
+import difflib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsFloat
+
+from torch import Tensor
 
 from detector.config.schema import Config, TrainConfig
 from detector.data.dataset import Dataset
 from detector.data.loader import Loader
+from detector.errors import UserError, shorten
 from detector.gradients.entries import Entry
 from detector.gradients.ledger import Ledger
 from detector.gradients.recorder import GradientRecorder
@@ -102,6 +106,45 @@ class CallbackList(Callback):
         """See `Callback`."""
         for callback in self.callbacks:
             callback.on_train_end()
+
+
+class OwnCallbacks(CallbackList):
+    """Those that `fit` was given: what they are and what they add to a row is checked.
+
+    Raises:
+        UserError: one is no instance of a `Callback`, has a method that is never called, or adds no number.
+    """
+
+    def __init__(self, callbacks: Iterable[Callback]) -> None:
+        super().__init__(callbacks)
+        for callback in self.callbacks:
+            if isinstance(callback, type):
+                name = callback.__name__
+                raise UserError(f"callbacks: {name} is a class: give an instance of it, {name}()")
+            hooks, kind = [name for name in dir(Callback) if name.startswith("on_")], type(callback)
+            if not all(hasattr(kind, hook) for hook in hooks):
+                raise UserError(f"callbacks: {shorten(repr(callback))} is not a detector.Callback")
+            for name in dir(kind):
+                if name.startswith("on_") and name not in hooks and callable(getattr(kind, name)):
+                    near = difflib.get_close_matches(name, hooks, n=1)
+                    hint = f"did you mean {near[0]}?" if near else f"the moments are {', '.join(hooks)}"
+                    raise UserError(f"callbacks: {kind.__name__}.{name} is never called; {hint}")
+
+    def on_record(self, row: Row) -> None:
+        """Call each, and turn what it added into numbers: a row with anything else could not be read back."""
+        for callback in self.callbacks:
+            before = dict(row)
+            callback.on_record(row)
+            for key in [key for key in row if key not in before or row[key] is not before[key]]:
+                value = row[key].detach() if isinstance(row[key], Tensor) else row[key]
+                try:
+                    if isinstance(value, str) or not isinstance(value, SupportsFloat):
+                        raise TypeError
+                    row[key] = value if isinstance(value, int) else float(value)
+                except (TypeError, ValueError, RuntimeError):
+                    where = f"{type(callback).__name__}.on_record: row[{key!r}]"
+                    wrong = shorten(repr(value))
+                    raise UserError(f"{where} must be a number, or a tensor of one, not {wrong}") from None
 
 
 class StopOnRequest(Callback):

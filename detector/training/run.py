@@ -13,13 +13,14 @@ from detector.analysis.explain import explain
 from detector.config.loading import LoadedConfig
 from detector.data.dataset import Dataset
 from detector.data.loader import Loader
-from detector.errors import UserError
+from detector.errors import UserError, say
 from detector.gradients.entries import Entry, read_ledger, write_ledger
 from detector.gradients.nonfinite import NonFiniteOrigin
 from detector.loggers.base import Logger
 from detector.loggers.build import build_loggers
 from detector.models.curve import curve_of
 from detector.models.size import measure
+from detector.registry import with_plugins
 from detector.rundir import RunDir
 from detector.runtime.checkpoint_check import CheckpointState, Metadata
 from detector.runtime.distributed import SingleProcess
@@ -84,18 +85,24 @@ class Run:
                 step, self.files, self.dataset, self.metadata, self.where, self.logger.message
             )
 
+    def checkpointing(self, state: TrainState, schedule: Schedule) -> Checkpointing:
+        """What writes this run's checkpoints; all processes take part."""
+        monitor = self.loaded.config.train.monitor
+        return Checkpointing(state, schedule, self.files, self.metadata, monitor, writes=self.is_main)
+
     def announce(
         self, state: TrainState, schedule: Schedule, loaders: Mapping[str, Loader], weights_note: str
     ) -> None:
         """Say what is about to be trained."""
-        config, say = self.loaded.config, self.logger.message
+        config, tell = self.loaded.config, self.logger.message
         counts = ", ".join(f"{len(loader)} {split}" for split, loader in loaders.items())
-        say(f"{self.label} on {self.dataset.name} ({counts} images), seed {config.train.seed}, {self.where}")
-        say(f"{measure(state.model, config.data.image_size)}; {schedule.steps} steps, to {self.files}")
-        changes = "; ".join(self.loaded.difference)
-        say(f"differs from the base in: {changes}" if changes else "no changes from the base configuration")
+        tell(f"{self.label} on {self.dataset.name} ({counts} images), seed {config.train.seed}, {self.where}")
+        tell(f"{measure(state.model, config.data.image_size)}; {schedule.steps} steps, to {self.files}")
+        changes = f"differs from the base in: {'; '.join(self.loaded.difference)}"
+        if self.loaded.path != self.files.config_file:  # else it is resumed: that file is its own base
+            tell(changes if self.loaded.difference else "no changes from the base configuration")
         for line in filter(None, (weights_note, *notes(config, self.dataset, schedule))):
-            say(line)
+            tell(line)
 
     def show_first_batch(
         self, state: TrainState, schedule: Schedule, loader: Loader, dist: SingleProcess
@@ -155,6 +162,24 @@ class Run:
             self.logger.finish(summary, self.files.best if self.files.best.exists() else None)
         self.exit_code = exit_code
         return FinishedRun(self.files.path, status, exit_code, summary)
+
+
+def finished_before(
+    resume: Path, saved: CheckpointState | None, schedule: Schedule, dist: SingleProcess
+) -> FinishedRun | None:
+    """A run that has nothing left to resume, after a line that says so; None for any other."""
+    files = RunDir(resume)
+    summary = dist.broadcast_object(files.scan_summary()[0] if dist.is_main_process else {})
+    done = summary.get("status") == "finished" and summary.get("steps") == schedule.steps
+    if saved is None or not done or saved["step"] != schedule.steps:
+        return None
+    if dist.is_main_process:
+        longer = f"python train.py --config {files.config_file} train.steps=N run.dir=ANOTHER"
+        say(
+            f"{files}: finished already ({schedule.steps}/{schedule.steps} steps), nothing is changed; "
+            f"to train longer, start a new run: {with_plugins(longer)}"
+        )
+    return FinishedRun(files.path, "finished", 0, summary if dist.is_main_process else {})
 
 
 def open_run(

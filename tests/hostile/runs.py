@@ -81,5 +81,5 @@ CASES = [
     _resumed("ledger with text for numbers", content(
         LEDGER, '[{"step": "x", "block": 1, "operation": [], "layer": {}, "factor": "y"}]'), "means", 0),
     _resumed("ledger is nested", content(LEDGER, DEEP), "what it means", 0),
-    _resumed("the directory is gone", lambda root: (root / "run").rename(root / "out.csv"), "no such file"),
+    _resumed("the directory is gone", lambda root: (root / "run").rename(root / "out.csv"), "such directory"),
 ]  # fmt: skip

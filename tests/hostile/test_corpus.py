@@ -19,7 +19,7 @@ import train as front_door
 from detector import cli
 from detector.data import coco8
 from detector.errors import UserError, for_terminal
-from tests.hostile.corpus import Case, every_case
+from tests.hostile.corpus import RESUME, Case, every_case
 
 pytestmark = pytest.mark.slow
 
@@ -103,6 +103,8 @@ def run(command: tuple[str, ...], root: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_it_ends_well(
     case: Case, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if case.command == RESUME:  # as if it had been killed before its end, else there is nothing to resume
+        (root / "run/summary.json").unlink()
     case.spoil(root)
     if case.command[0] == "unzip":
         (root / "datasets").mkdir()

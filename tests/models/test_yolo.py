@@ -10,6 +10,7 @@ from torch import nn
 from detector.config.schema import ModelConfig, TrainConfig
 from detector.errors import UserError
 from detector.gradients.recorder import GradientRecorder
+from detector.models import weights
 from detector.models.base import DetectionModel
 from detector.models.build import build_model, load_model, rebuild
 from detector.models.decode import decode
@@ -159,6 +160,18 @@ def test_a_description_cannot_run_code(tmp_path: Path) -> None:
 def test_what_cannot_be_had_is_said(name: str, problem: str) -> None:
     with pytest.raises(UserError, match=problem):
         build_model(ModelConfig(pretrained=name), NAMES)
+
+
+def test_without_a_network_the_configuration_that_needs_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(url: str, file: Path, **_: object) -> None:
+        raise ValueError("no network")
+
+    monkeypatch.setattr(weights, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(weights, "download", unreachable)
+    with pytest.raises(UserError, match=r"no network; .*configs/from_scratch\.yaml"):
+        weights.find("yolo26x.pt")
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:

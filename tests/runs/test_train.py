@@ -15,12 +15,14 @@ import torch
 import yaml
 
 import train as front_door
-from detector import cli
+from detector import Callback, cli, fit, load_config
 from detector.config.schema import ModelConfig
 from detector.models.detector import build_detector
+from detector.training.callbacks import Row
+from detector.training.state import TrainState
 from tests.data.preflight_data import SPOILED, make_dataset
 from tests.loggers import wandb_file
-from tests.support import ROOT, Run, environment
+from tests.support import ROOT, TINY, Run, environment
 
 TRUNK = list(build_detector(ModelConfig(), 80).backbone_layers())
 QUICK = ("data.image_size=64", "train.steps=12", "train.eval_every=6", "gradients.every=3")
@@ -176,6 +178,43 @@ def test_what_is_repaired_is_said_and_counted(train_py: TrainPy, tmp_path: Path)
     assert run.summary["data/notes"]["unlabelled"] == 2  # once in train, once in val
     refused = train_py(*QUICK, f"data.path={data}", "data.repair=false", check=False)
     assert refused.code == 2 and "05.txt:5: repeats line 2; remove one" in refused.err
+
+
+@pytest.mark.slow
+def test_a_resumed_run_is_not_called_the_baseline_and_a_finished_one_is_left_as_it_is(
+    coco8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class StopAtOne(Callback):
+        def on_record(self, row: Row) -> None:
+            self.state.should_stop = True
+
+        def on_train_begin(self, state: TrainState) -> None:
+            self.state = state
+
+    monkeypatch.chdir(tmp_path)
+    fit(load_config("coco8", [*TINY, "train.steps=2", "run.dir=a"]), callbacks=[StopAtOne()])
+    assert "\ndiffers from the base in: data.image_size: 256 -> 32; " in capsys.readouterr().err
+    assert front_door.main(["--resume", "a"]) == 0
+    resumed = capsys.readouterr()
+    assert "the base" not in resumed.out + resumed.err
+
+    def files() -> dict[Path, tuple[int, bytes]]:
+        return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in Path().rglob("*.*")}
+
+    before = files()
+
+    assert front_door.main(["--resume", "a"]) == 0
+    again = capsys.readouterr()
+    assert again.out == "" and again.err.count("\n") == 1
+    assert "a: finished already (2/2 steps)" in again.err
+    assert files() == before
+
+    arguments = again.err.strip().partition("train.py ")[2].replace("=N ", "=1 ").split()
+    assert front_door.main(arguments) == 0
+    assert json.loads(Path("ANOTHER/summary.json").read_text())["steps"] == 1
+    Path("a/config.yaml").write_text(Path("a/config.yaml").read_text().replace("steps: 2", "steps: 3"))
+    assert front_door.main(["--resume", "a"]) == 0  # edited, so not at its end
+    assert json.loads(Path("a/summary.json").read_text())["steps"] == 3
 
 
 @pytest.mark.slow

@@ -267,18 +267,22 @@ def _edges(groups: Sequence[Group]) -> list[str]:
     return lines
 
 
+BRACKETS = (
+    "Brackets are 95 % Student-t intervals, cut off where the number ends: mAP at 0 and 1, loss and seconds "
+    "at 0. Near such a bound they are only a guide."
+)
+
+
 def _notes(groups: Sequence[Group]) -> list[str]:
     """What a reader must know to trust the numbers."""
-    notes = [
-        "Mean ± standard deviation over seeds; brackets are 95 % Student-t intervals, cut off where "
-        "the number ends: mAP at 0 and 1, loss and seconds at 0. Near such a bound they are only a guide."
-    ]
     runs = [run for group in groups for run in group.runs]
     fewest, most = min(len(group.runs) for group in groups), max(len(group.runs) for group in groups)
     count = f"n = {fewest}" if fewest == most else f"n = {fewest} to {most}"
+    notes = ["Mean ± standard deviation over seeds.", BRACKETS] if most > 1 else []
     notes.append(
-        f"{count} seeds a row; {DESCRIBE} seeds to describe, {TEST} where a test is claimed"
-        + (f": fewer than {DESCRIBE} do not even describe" if fewest < DESCRIBE else "")
+        f"{count} seed{'s' * (most > 1)} a row; it takes {DESCRIBE} to describe what a configuration does, "
+        f"and {TEST} to claim a difference"
+        + (f": with fewer than {DESCRIBE}, the numbers are examples only" if fewest < DESCRIBE else "")
         + "."
     )
     notes += _edges(groups)

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from detector.analysis.statistics import Difference, Estimate
 from detector.errors import for_spreadsheet
-from detector.tools.compare.comparison import Comparison, Group
+from detector.tools.compare.comparison import BRACKETS, Comparison, Group
 from detector.tools.compare.metrics import Metric
 from detector.tools.compare.runs import Run
 
@@ -219,7 +219,8 @@ def print_console(comparison: Comparison, console: Console, *, wide: bool = Fals
     if not wide:
         console.print(Text("· With --wide: p values, loss, seconds and every interval."))
     for line in remarks(comparison):
-        console.print(Text("· " + line))
+        if wide or line != BRACKETS:  # else there are none
+            console.print(Text("· " + line))
 
 
 def _compact(sheet: Sheet, *, narrow: bool) -> Table:

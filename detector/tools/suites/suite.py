@@ -156,7 +156,8 @@ def _refuse_owned(layer: Layer) -> None:
 def _beside(suite: Path, name: Value) -> Path:
     path = Path(os.path.normpath(suite.parent / str(name.value)))
     if not os.path.isfile(path):  # unlike Path.is_file, no error for an overlong name
-        raise UserError(f"{name.where}: {shorten(str(name.value))}: no such file ({display_path(path)})")
+        beside = "; it is looked for relative to the suite's own folder"
+        raise UserError(f"{name.where}: {shorten(str(name.value))}: no such file{beside}")
     return path
 
 

@@ -26,18 +26,20 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title><style>{style}
 .plot [class$="tick"] text {{ fill: var(--ink) !important; }} /* of all the axes */
+.across {{ overflow-x: auto; overflow-y: hidden; }} /* on a phone: panels side by side, to be moved */
 </style></head><body>
 <h1>Is it the gradient?</h1>
 <p id="answer">{answer}</p>
 <p class="soft">{control}</p>
 <main>
 <figure class="wide"><h2>Forward pass against gradient</h2>
-<div class="plot" style="height: 540px">{crossed}</div>
+<div class="plot across" style="height: 560px"><div style="min-width: 58rem">{crossed}</div></div>
 <figcaption>Rows: whose forward pass. Columns: whose curve the trunk's gradient has. Solid: the gradient
 late in training at each layer, over the last layer's; dotted: what arrived before it was rescaled. Where the
 gradient is the cause, the column decides how training ends; where the forward pass is, the row.</figcaption>
 </figure>
-<figure class="wide"><h2>Shares of the gap</h2><div class="plot" style="height: 260px">{shares}</div>
+<figure class="wide"><h2>Shares of the gap</h2>
+<div class="plot across" style="height: 280px"><div style="min-width: 38rem">{shares}</div></div>
 <figcaption>{intervals}</figcaption><div class="scroll"><pre>{lines}</pre></div></figure>
 <div class="wide scroll"><table><caption>All cells</caption>
 <thead><tr><th>cell</th><th>what</th><th class="number">loss of each seed</th>

@@ -56,7 +56,8 @@ def test_holm_counts_the_ablations(make_run: Make) -> None:
     assert [group.differences[V].p for group in c.groups[1:]] == [2 / 64] * 3
     assert [group.differences[V].p_holm for group in c.groups[1:]] == [6 / 64] * 3
     assert any("fewer than 9 pairs claim no test" in note for note in c.notes)
-    assert any("n = 6 seeds a row; 5 seeds to describe, 9 where a test is claimed." in n for n in c.notes)
+    (seeds,) = [note for note in c.notes if note.startswith("n = ")]
+    assert seeds.startswith("n = 6 seeds a row; it takes 5 to describe") and "fewer" not in seeds
 
 
 def test_seeds_are_paired_by_number(make_run: Make) -> None:
@@ -336,7 +337,17 @@ def test_simple_effects_come_before_the_averages_that_hide_them(make_run: Make) 
     # y = … + 16·s·n: stripping the shortcut alone moves 2, on average over the batch norm it is 10.
     assert round(c.factorial.simple[V][0].mean, 6) == 2
     assert c.factorial.simple[V][0].n == 3
-    assert any("fewer than 5 do not even describe" in note for note in c.notes)
+    assert any("fewer than 5, the numbers are examples only" in note for note in c.notes)
+
+
+@pytest.mark.parametrize(("seeds", "wide"), [(1, True), (2, True), (2, False)])
+def test_brackets_are_explained_where_they_are_shown(make_run: Make, seeds: int, wide: bool) -> None:
+    c = compared(folder(make_run, ("baseline", {}), ("a", {"train.lr": 0.1}), seeds=seeds))
+    console = Console(file=io.StringIO(), width=200)
+    table.print_console(c, console, wide=wide)
+    tables, _, remarks = console.file.getvalue().partition("· ")
+    assert (re.search(r"\[[-+]?\d", tables) is not None) == (seeds > 1 and wide) == ("Brackets" in remarks)
+    assert f"n = {seeds} seed{'s' * (seeds > 1)} a row" in remarks
 
 
 def test_floors_and_ceilings_are_named_instead_of_intervals_without_width(make_run: Make) -> None:

@@ -128,7 +128,7 @@ def test_the_later_wins_and_seeds_are_paired(tmp_path: Path) -> None:
         ("cells:\n  a: {model: {shortcut: nope}}", r"mine\.yaml:3: model\.shortcut: must be one of"),
         ("cells:\n  a: {train: {seed: 3}}", r"mine\.yaml:3: train\.seed: .*--seeds"),
         ("settings: {run: {dir: here}}\ncells: {a: {}}", r"mine\.yaml:2: run\.dir: .*--out"),
-        ("cells:\n  a: nowhere.yaml", r"mine\.yaml:3: nowhere\.yaml: no such file"),
+        ("cells:\n  a: nowhere.yaml", r"mine\.yaml:3: nowhere\.yaml: no such file; .* relative to the suite"),
         (f"cells:\n  a: {BASE}", r"mine\.yaml:3: .*has no `base:`"),
         ("cells:\n  a/b: {}", r"mine\.yaml:3: a/b: a cell's name"),
         ("cells:\n  ..: {}", r"mine\.yaml:3: \.\.: a cell's name"),

@@ -51,7 +51,10 @@ def test_the_sweep_is_the_factorial_suite(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [(["--ablation=no_residul"], "no_residual.yaml"), (["--seed=one"], "--seed")],
+    [
+        (["--ablation=no_residul"], "did you mean no_residual?\n"),
+        (["--seed=one"], "--seed"),
+    ],
 )
 def test_a_mistyped_shorthand_is_named(
     arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]

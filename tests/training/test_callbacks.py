@@ -1,0 +1,64 @@
+"""Callbacks of one's own: what is refused, and what a row takes from them."""
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from detector.errors import UserError
+from detector.training.callbacks import Callback, OwnCallbacks
+
+
+class Adds(Callback):
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def on_record(self, row: dict[str, Any]) -> None:
+        row["mine/note"] = self.value
+
+
+class Typo(Callback):
+    def on_recrod(self, row: dict[str, Any]) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "value", ["hi", "3", None, [1.0], {"a": 1}, torch.ones(2), np.ones(2), 1j, torch.tensor(1j), np.str_("3")]
+)
+def test_a_value_that_is_no_number_is_refused_by_callback_and_key(value: Any) -> None:
+    with pytest.raises(UserError, match=r"^Adds\.on_record: row\['mine/note'\] must be a number") as error:
+        OwnCallbacks([Adds(1.0), Adds(value)]).on_record({"step": 0})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (3, 3),
+        (True, True),
+        (0.5, 0.5),
+        (math.inf, math.inf),
+        (torch.tensor(2.5, requires_grad=True), 2.5),
+        (torch.ones(1, 1), 1.0),
+        (np.float32(0.25), 0.25),
+        (np.int64(7), 7),
+        (Fraction(1, 4), 0.25),
+    ],
+)
+def test_numbers_and_tensors_of_one_become_numbers(value: Any, number: float) -> None:
+    row = {"step": 0, "train/loss": 1.5}
+    OwnCallbacks([Adds(value)]).on_record(row)
+    assert row == {"step": 0, "train/loss": 1.5, "mine/note": number}
+    assert type(row["mine/note"]) in (int, float, bool)
+
+
+def test_what_is_no_callback_or_never_called_is_refused() -> None:
+    for wrong, said in (
+        (Adds, r"Adds is a class: give an instance of it, Adds\(\)"),
+        (print, "print.* is not a detector.Callback"),
+        (Typo(), r"Typo\.on_recrod is never called; did you mean on_record\?"),
+    ):
+        with pytest.raises(UserError, match=said):
+            OwnCallbacks([wrong])  # type: ignore[list-item]
