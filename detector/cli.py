@@ -126,6 +126,7 @@ def _start(app: App, argv: Sequence[str], *, whole_process: bool) -> int:
     """Parse and call; see `run`."""
     if whole_process:
         streams.open_missing()
+        streams.ignore_broken_backend()
     streams.accept_any_text()
     code = main_process(lambda: _call(app, argv))
     if whole_process:

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from detector.errors import say
+from detector.errors import UserError, say, shorten
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -25,6 +25,16 @@ CONNECT = 60.0  # seconds; the store is there before the processes are
 
 class LostContactError(Exception):
     """Another process is gone, or did not answer in time."""
+
+
+def _number(name: str, least: int, most: int = 10**6) -> int:
+    text = os.environ[name]
+    if text.isascii() and text.isdigit() and len(text) < 8 and least <= int(text) <= most:
+        return int(text)
+    raise UserError(
+        f"{name}={shorten(text)}: torchrun sets it to a number from {least} to {most}; "
+        "unset RANK and WORLD_SIZE to train in one process"
+    )
 
 
 @dataclass(frozen=True)
@@ -40,18 +50,24 @@ class Launch:
 
     @classmethod
     def from_environment(cls) -> Launch:
-        """What torchrun, or a script that sets the same variables, says."""
+        """What torchrun, or a script that sets the same variables, says.
+
+        Raises:
+            UserError: one of them is no number, or out of range.
+        """
         env = os.environ
         if not all(name in env for name in ("RANK", "WORLD_SIZE", *ADDRESS)):
             return cls()
-        world_size = int(env["WORLD_SIZE"])
+        world_size = _number("WORLD_SIZE", 1)
+        rank = _number("RANK", 0, world_size - 1)
+        local_size = _number("LOCAL_WORLD_SIZE", 1, world_size) if "LOCAL_WORLD_SIZE" in env else world_size
         return cls(
-            rank=int(env["RANK"]),
+            rank=rank,
             world_size=world_size,
-            local_rank=int(env.get("LOCAL_RANK", env["RANK"])),
-            local_world_size=int(env.get("LOCAL_WORLD_SIZE", world_size)),
+            local_rank=_number("LOCAL_RANK", 0, local_size - 1) if "LOCAL_RANK" in env else rank,
+            local_world_size=local_size,
             managed=env.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
-            address=(env["MASTER_ADDR"], int(env["MASTER_PORT"])),
+            address=(env["MASTER_ADDR"], _number("MASTER_PORT", 0, 65535)),
         )
 
     @property

@@ -19,7 +19,11 @@ def main_process(body: Callable[[], int]) -> int:
 
     An end that was intended is published to torchrun's agent, so that a restart does not begin the run again.
     """
-    launch = Launch.from_environment()
+    try:
+        launch = Launch.from_environment()
+    except UserError as error:
+        say(f"error: {for_terminal(error)}")
+        return EXIT_USER_ERROR
     if (ended := launch.lookup("end")) is not None:
         return int(ended)
     try:

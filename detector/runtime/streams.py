@@ -32,6 +32,17 @@ def accept_any_text() -> None:
                 stream.reconfigure(errors="backslashreplace")
 
 
+def ignore_broken_backend() -> None:
+    """Forget an MPLBACKEND that matplotlib does not know, and would refuse to be imported for."""
+    backend = os.environ.pop("MPLBACKEND", None)
+    if backend is not None:
+        import matplotlib
+
+        with suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
+            os.environ["MPLBACKEND"] = backend
+
+
 def flush() -> None:
     """Write what is left. A pipe that nobody reads any more (`| head`) must not be heard of at exit."""
     for stream in (sys.stdout, sys.stderr):

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
+from multiprocessing.queues import Queue
 from typing import Any
 
 import cv2
 from torch.utils.data import DataLoader
 
 from detector.errors import InterruptedRunError
+
+EXIT_NO_SHARED_MEMORY = 75
+_LARGER = "enlarge /dev/shm (docker run --shm-size=2g), or lower data.workers"
 
 
 def iterate_with_timeout(loader: DataLoader[Any], timeout: float) -> Iterator[Any]:
@@ -26,7 +32,12 @@ def iterate_with_timeout(loader: DataLoader[Any], timeout: float) -> Iterator[An
     if not loader.num_workers:
         yield from loader
         return
-    batches, processes = _start(loader)
+    try:
+        batches, processes = _start(loader)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise InterruptedRunError(f"no loader process can be started: no shared memory: {_LARGER}") from error
     watch = _Watchdog(processes, timeout)
     try:
         while True:
@@ -45,11 +56,24 @@ def iterate_with_timeout(loader: DataLoader[Any], timeout: float) -> Iterator[An
 
 def start_worker(_: int) -> None:
     """Called in each process before it loads anything."""
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
     cv2.setNumThreads(0)  # the worker processes are the parallelism
     if hasattr(os, "setpgid"):
         # A signal for the training process's whole group, from a terminal or from torchrun, asks it to stop
         # after this step: for that it needs its workers.
         os.setpgid(0, 0)
+
+
+def _end_worker(error: Exception, batch: object) -> None:
+    """End a process that cannot hand over a batch: it would be waited for until `data.timeout`."""
+    if _no_shared_memory(error):
+        os._exit(EXIT_NO_SHARED_MEMORY)
+    traceback.print_exception(error)
+    os._exit(1)
+
+
+def _no_shared_memory(error: BaseException) -> bool:
+    return "shared memory" in str(error)  # PyTorch's words
 
 
 def _start(loader: DataLoader[Any]) -> tuple[Iterator[Any], Sequence[BaseProcess]]:
@@ -100,6 +124,8 @@ class _Watchdog:
             raise InterruptedRunError(f"{limit}: is the disk that the images are on still there?") from error
         if isinstance(error, Exception) and not isinstance(error, StopIteration):
             dead = [process for process in self._processes if not process.is_alive()]
+            if _no_shared_memory(error):
+                raise InterruptedRunError(f"a batch did not fit into shared memory: {_LARGER}") from error
             if dead:
                 raise InterruptedRunError(_describe_exit(dead[0])) from error
 
@@ -120,6 +146,8 @@ class _Watchdog:
 def _describe_exit(process: BaseProcess) -> str:
     """How a process ended."""
     code = process.exitcode or 0
+    if code == EXIT_NO_SHARED_MEMORY:
+        return f"loader process {process.pid}: a batch did not fit into shared memory: {_LARGER}"
     if code >= 0:
         return f"loader process {process.pid} ended with exit code {code}"
     name = str(-code)
@@ -127,6 +155,6 @@ def _describe_exit(process: BaseProcess) -> str:
         name = signal.Signals(-code).name
     hints = {
         "SIGKILL": "; the system does that when memory runs out: lower data.workers",
-        "SIGBUS": "; shared memory ran out: enlarge /dev/shm, or lower data.workers",
+        "SIGBUS": f"; shared memory ran out: {_LARGER}",
     }
     return f"loader process {process.pid} was killed by {name} (exit code {code}){hints.get(name, '')}"
