@@ -37,10 +37,10 @@ def table(answers: Iterable[Mapping[str, Any]]) -> str:
     """A row an ablation, and below it the control and what it was measured with."""
     columns = (
         "ablation",
-        "gap in loss",
+        "gap",
         *SHARES,
-        "sick curve alone",
-        "healthy curve heals",
+        "its curve on the baseline",
+        "own curve less the baseline's",
         "n",
         "more than half",
     )
