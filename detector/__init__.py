@@ -31,19 +31,8 @@ if TYPE_CHECKING:
     from detector.training.callbacks import Callback
 
 __version__ = "0.1.0"
-__all__ = [
-    "Callback",
-    "Detector",
-    "GradientRecorder",
-    "Predictor",
-    "build_model",
-    "compare",
-    "fit",
-    "load_config",
-    "load_run",
-    "register",
-    "strip",
-]
+__all__ = ["Callback", "Detector", "GradientRecorder", "Predictor", "build_model", "compare", "fit",
+           "load_config", "load_run", "register", "strip"]  # fmt: skip
 _MODULES = {
     "Callback": "training.callbacks",
     "Detector": "models.detector",

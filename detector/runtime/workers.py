@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from typing import Any
@@ -123,6 +124,8 @@ class _Watchdog:
             limit = f"no batch came from the loader processes within data.timeout={self._timeout:g} s"
             raise InterruptedRunError(f"{limit}: is the disk that the images are on still there?") from error
         if isinstance(error, Exception) and not isinstance(error, StopIteration):
+            if isinstance(error, ConnectionError | EOFError):  # its end is heard of before it is over
+                wait([process.sentinel for process in self._processes], timeout=5)
             dead = [process for process in self._processes if not process.is_alive()]
             if _no_shared_memory(error):
                 raise InterruptedRunError(f"a batch did not fit into shared memory: {_LARGER}") from error

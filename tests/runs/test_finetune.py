@@ -16,6 +16,7 @@ from detector.config.loading import load_config
 from detector.data.sources import load_configured
 from detector.models.build import load_model
 from detector.runtime.distributed import SingleProcess
+from detector.runtime.lock import FolderLock
 from detector.runtime.ultralytics_import import import_ultralytics
 from detector.training.checkpoints import load_state
 from detector.training.prepare import build_state
@@ -86,9 +87,9 @@ def test_our_own_checkpoint_is_a_start_too(train_py: TrainPy) -> None:
 
 @pytest.mark.slow
 def test_a_key_that_pretrained_weights_override_is_an_error(train_py: TrainPy) -> None:
-    run = train_py("model.pretrained=yolov8n.yaml", "model.act=relu", check=False)
+    run = train_py("model.pretrained=yolov8n.yaml", "model.neck_width=8", check=False)
     assert run.code == 2
-    assert "model.act: model.pretrained brings its own architecture" in run.err
+    assert "model.neck_width: model.pretrained brings its own architecture" in run.err
 
 
 @pytest.mark.slow
@@ -108,7 +109,8 @@ def test_an_ablation_of_another_network_trains_resumes_and_is_used(
 
     loaded = load_config(run.directory / "config.yaml")
     dataset = load_configured(loaded.config.data, loaded.config.train.seed)
-    state, saved, _ = build_state(loaded.config, dataset, run.directory, SingleProcess())
+    with FolderLock() as lock:
+        state, saved, _ = build_state(loaded.config, dataset, run.directory, SingleProcess(), lock)
     assert saved is not None
     load_state(saved, state)
     for key, value in state.model.state_dict().items():

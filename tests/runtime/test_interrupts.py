@@ -20,6 +20,7 @@ from tests.support import ROOT, environment
 WRAPPER = """
 import os, runpy, signal, sys
 module, times, *arguments = sys.argv[1:]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run in the background
 class Press:
     def find_spec(self, name, path=None, target=None):
         if name == module:
@@ -107,6 +108,7 @@ def test_ctrl_c_that_is_ignored_stays_ignored() -> None:
 def test_while_it_ends(times: int) -> None:
     code = (
         "import atexit, os, signal, sys; from detector.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"atexit.register(lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range({times})])\n"
         "sys.exit(main())"
     )
