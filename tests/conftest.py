@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import settings
 
 from detector.data.coco8 import DatasetUnavailable
 from detector.data.sources import load_dataset
+from detector.runtime import interrupts
 from tests.starter import Starter
 from tests.support import Run, forgetting_names
 
@@ -33,6 +35,17 @@ def own_names() -> Iterator[None]:
     """What a test registers is forgotten after it."""
     with forgetting_names():
         yield
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test begins as a process that nobody has interrupted yet, and leaves Ctrl-C as it was."""
+    monkeypatch.setattr(interrupts, "_raised", -interrupts._BURST)
+    monkeypatch.setattr(interrupts, "_over", False)
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    if signal.getsignal(signal.SIGINT) is not before:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ Each value remembers the line it came from, so that an error can point there.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -27,23 +26,11 @@ from pydantic import ValidationError
 
 from detector.config import safe_yaml
 from detector.config.experiment import flat
-from detector.config.names import UNSUITABLE
+from detector.config.messages import COMMAND_LINE, KEYS, SECTIONS, near, unknown, wrong_value
 from detector.config.safe_yaml import Value
 from detector.config.schema import Config
-from detector.config.section import Section
 from detector.errors import UserError, display_path, shorten
 from detector.runtime.files import PROJECT, write_text
-
-COMMAND_LINE = "command line"
-
-SECTIONS: dict[str, type[Section]] = {
-    name: type(field.default)
-    for name, field in Config.model_fields.items()
-    if isinstance(field.default, Section)
-}
-KEYS = tuple(f"{section}.{key}" for section, model in SECTIONS.items() for key in model.model_fields)
-
-OWNER = {key.partition(".")[2]: key for key in KEYS}  # "shortcut" -> "model.shortcut"
 
 Layer = dict[str, Value]  # "model.shortcut" -> its value
 
@@ -147,8 +134,8 @@ def find_file(path: Path | str, folders: Sequence[str] = ("configs", "ablations"
     if _exists(path):
         return path  # a folder: whoever reads it says so
     hint = _near_file(path, str(path))
-    if not hint and (near := _near(name, (file.stem for place in places for file in place.glob("*.yaml")))):
-        hint = f"; did you mean {near if alone else path.with_name(f'{near}.yaml')}?"
+    if not hint and (alike := near(name, (file.stem for place in places for file in place.glob("*.yaml")))):
+        hint = f"; did you mean {alike if alone else path.with_name(f'{alike}.yaml')}?"
     raise UserError(f"{display_path(path)}: no such file{hint}")
 
 
@@ -200,11 +187,11 @@ def as_layer(document: Value) -> tuple[Layer, Value | None]:
         if section == "base":
             base = keys
         elif section not in SECTIONS:
-            raise UserError(_unknown(section, keys.where))
+            raise UserError(unknown(section, keys.where))
         elif isinstance(keys.value, dict):
             for key, value in keys.value.items():
                 if f"{section}.{key}" not in KEYS:
-                    raise UserError(_unknown(f"{section}.{key}", value.where))
+                    raise UserError(unknown(f"{section}.{key}", value.where))
                 layer[f"{section}.{key}"] = value
         elif keys.value is not None:  # `model:` with nothing under it sets nothing
             raise UserError(f"{keys.where}: {section}: must be a mapping such as {{key: value}}, not {keys}")
@@ -221,7 +208,7 @@ def parse_overrides(overrides: Iterable[str]) -> Layer:
             hint = f"; to run that file: --config {override}" if override.endswith((".yaml", ".yml")) else ""
             raise UserError(f"{COMMAND_LINE}: {shorten(override)}: expected section.key=value{hint}")
         if key not in KEYS:
-            raise UserError(_unknown(key, COMMAND_LINE))
+            raise UserError(unknown(key, COMMAND_LINE))
         if not text.strip(" \t\n"):
             raise UserError(f"{COMMAND_LINE}: {key}: no value after '='; write {key}=null for none")
         value = safe_yaml.parse(text, f"{COMMAND_LINE}: {key}", numbered=False)
@@ -253,7 +240,7 @@ def merge(layers: Iterable[Layer]) -> Layer:
     return merged
 
 
-# --- checking, and the words of the errors -------------------------------------------------------
+# --- checking -------------------------------------------------------
 
 
 def check(layer: Layer) -> Config:
@@ -272,92 +259,12 @@ def check(layer: Layer) -> Config:
                 problem = detail["ctx"]["problem"]
             else:
                 dotted = ".".join(map(str, detail["loc"][:2]))
-                problem = _wrong_value(dotted, layer[dotted])
+                problem = wrong_value(dotted, layer[dotted])
             problems.setdefault(dotted, f"{layer[dotted].where}: {dotted}: {problem}")
         lines = list(problems.values())
         if len(lines) > 2:
             lines = [lines[0], f"and {len(lines) - 1} more wrong values"]
         raise UserError("\n".join(lines)) from None
-
-
-def _wrong_value(dotted: str, setting: Value) -> str:
-    section, _, key = dotted.partition(".")
-    schema = SECTIONS[section].model_json_schema()["properties"][key]
-    choices = schema.get("enum", [])
-    problem = f"must be {_allowed(schema)}, not {setting}"
-    if dotted == "train.optimizer" and (why := UNSUITABLE.get(str(setting.value))):
-        return (
-            f"{setting.value} is in torch.optim, but cannot train here: {why}; choose another such as AdamW"
-        )
-    if isinstance(setting.value, bool) and setting.typed and setting.typed.lower() not in ("true", "false"):
-        problem += f", which YAML reads as {str(setting.value).lower()}"
-        if schema.get("anyOf", [schema])[0].get("type") == "string":
-            problem += " (put quotes around text)"
-    if setting.value in (None, False) and "none" in choices:
-        match: str | None = "none"
-    else:
-        match = _near(str(setting.value), choices)
-    if match:
-        problem += f"; did you mean {match}?"
-    kind = schema.get("items", schema).get("kind")
-    if kind and not isinstance(setting.value, bool | int | float | None):
-        problem += f" (a plugin's {kind} needs --plugin FILE.py)"
-    return problem
-
-
-def _allowed(schema: dict[str, Any]) -> str:
-    """A field's JSON schema in words: "a number above 0, or null"."""
-    if "anyOf" in schema:  # every optional field is [type, null]
-        return f"{_allowed(schema['anyOf'][0])}, or null"
-    if "kind" in schema:
-        return str(schema["description"])
-    if "enum" in schema:
-        return f"one of {', '.join(schema['enum'])}"
-    if schema["type"] == "array":
-        items = schema.get("prefixItems") or [schema["items"]]
-        count = f"{len(items)} values" if "prefixItems" in schema else "values"
-        return f"a list of {count}, each {_allowed(items[0])}"
-    if schema["type"] == "boolean":
-        return "true or false"
-    if "description" in schema:
-        return str(schema["description"])
-    words = {
-        "minimum": "at least",
-        "exclusiveMinimum": "above",
-        "maximum": "at most",
-        "exclusiveMaximum": "below",
-        "multipleOf": "a multiple of",
-    }
-    limits = [f"{word} {schema[key]}" for key, word in words.items() if key in schema]
-    kind = {"integer": "a whole number", "number": "a number", "string": "text"}[schema["type"]]
-    return " ".join([kind, " and ".join([*filter(None, [", ".join(limits[:-1])]), *limits[-1:]])]).strip()
-
-
-def _unknown(key: str, where: str) -> str:
-    """The message for a key or section that does not exist, with the nearest that does."""
-    section, _, last = key.rpartition(".")
-    if key in KEYS:
-        return f"{where}: {key}: in a file, write it as {section}: {{{last}: …}}"
-    if key in SECTIONS:
-        return f"{where}: {key}: is a section; write {key}.KEY=value"
-    if section in SECTIONS:
-        siblings = {known: f"{section}.{known}" for known in SECTIONS[section].model_fields}
-    else:
-        siblings = {known: known for known in SECTIONS}
-    match = OWNER.get(last)  # the right key in the wrong section, or without one
-    for table in (siblings, OWNER):
-        near = _near(last, table)
-        match = match or (table[near] if near else None)
-    kind = "key" if section or where == COMMAND_LINE else "section"
-    key = shorten(key)
-    advice = f"did you mean {match}?" if match else f"the known ones are {', '.join(siblings.values())}"
-    return f"{where}: {key}: unknown {kind}; {advice}"
-
-
-def _near(word: str, known: Iterable[str]) -> str | None:
-    by_lower = {name.lower(): name for name in reversed(list(known))}  # of two alike, the first
-    found = difflib.get_close_matches(word.lower(), list(by_lower), n=1)
-    return by_lower[found[0]] if found else None
 
 
 def _near_file(path: Path, written: str) -> str:
@@ -366,8 +273,8 @@ def _near_file(path: Path, written: str) -> str:
         siblings = [file.name for file in path.parent.iterdir() if file.suffix in (".yaml", ".yml")]
     except (OSError, ValueError):
         return ""
-    near = _near(path.name, siblings)
-    return f"; did you mean {os.path.join(os.path.dirname(written), near)}?" if near else ""
+    alike = near(path.name, siblings)
+    return f"; did you mean {os.path.join(os.path.dirname(written), alike)}?" if alike else ""
 
 
 def _exists(path: Path) -> bool:

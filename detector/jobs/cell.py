@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detector.config import safe_yaml
-from detector.config.loading import COMMAND_LINE, Layer, merge, read_chain
+from detector.config.loading import Layer, merge, read_chain
+from detector.config.messages import COMMAND_LINE
 from detector.config.schema import Config
 from detector.errors import UserError
 

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector.config import safe_yaml
-from detector.config.loading import KEYS, load_config, save
+from detector.config.loading import load_config, save
+from detector.config.messages import KEYS
 from detector.config.schema import Config, ModelConfig, TrackingConfig, TrainConfig
 from detector.errors import UserError
 

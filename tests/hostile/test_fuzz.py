@@ -21,7 +21,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from detector.config import safe_yaml
-from detector.config.loading import KEYS, load_config
+from detector.config.loading import load_config
+from detector.config.messages import KEYS
 from detector.config.schema import Config, ModelConfig
 from detector.data.data_yaml import read_data_yaml
 from detector.data.images import MAX_PIXELS, BadImage, decode
