@@ -125,7 +125,10 @@ class _Watchdog:
             raise InterruptedRunError(f"{limit}: is the disk that the images are on still there?") from error
         if isinstance(error, Exception) and not isinstance(error, StopIteration):
             if isinstance(error, ConnectionError | EOFError):  # its end is heard of before it is over
-                wait([process.sentinel for process in self._processes], timeout=5)
+                ended = wait([process.sentinel for process in self._processes], timeout=5)
+                for process in self._processes:
+                    if process.sentinel in ended:  # its files are closed: in a moment it has an exit code
+                        process.join(timeout=5)
             dead = [process for process in self._processes if not process.is_alive()]
             if _no_shared_memory(error):
                 raise InterruptedRunError(f"a batch did not fit into shared memory: {_LARGER}") from error

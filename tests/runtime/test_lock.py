@@ -24,9 +24,9 @@ lock = FolderLock()
 lock.acquire(Path(sys.argv[1]))
 child = os.fork()  # as a loader process, which outlives its parent for a while
 if child == 0:
+    print(os.getpid(), flush=True)  # only a child that runs has let go of its parent's lock
     time.sleep(60)
     os._exit(0)
-print(child, flush=True)
 time.sleep(60)
 """
 
