@@ -95,6 +95,8 @@ def run_cell(cell: Cell, out: Path, threads: int) -> str:
         return f"{cell.name}: was there"
     resume = (directory / "checkpoints" / "last.pt").exists()
     settings = [f"run.dir={directory}", f"train.threads={threads}", "tracking.wandb=disabled"]
+    if cell.dataset == "coco8":  # of shapes, one picture of predictions is shown
+        settings.append("tracking.plots=false")
     arguments = ["--resume", str(directory)] if resume else [*cell.arguments(), *settings]
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *arguments],
@@ -216,7 +218,7 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=ROOT / "runs" / "ablations", help="where the runs are kept"
     )
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
     parser.add_argument("--report-only", action="store_true", help="train nothing")
     options = parser.parse_args()

@@ -15,7 +15,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from detector.config.experiment import experiment
-from detector.config.schema import Config
+from detector.config.rules import STRIPPED
+from detector.config.schema import Config, ModelConfig
 from detector.rundir import Key, RunDir
 from detector.runtime.json_numbers import to_json
 
@@ -41,7 +42,15 @@ class Effect:
 
 def settings(config: Config) -> dict[str, Any]:
     """What must be equal for two runs to be the same measurement, besides the dataset."""
-    return {key: value for key, value in experiment(config).items() if key not in FAILURES}
+    return _same_network({key: value for key, value in experiment(config).items() if key not in FAILURES})
+
+
+def _same_network(found: dict[str, Any]) -> dict[str, Any]:
+    """Where nothing is stripped, every `model.scope` is the same network, and is written as the default."""
+    default = ModelConfig()
+    if any(found[f"model.{key}"] != getattr(default, key) for key in STRIPPED):
+        return found
+    return found | {"model.scope": default.scope}
 
 
 def metric_of(dataset: str) -> str:
@@ -113,5 +122,7 @@ def read_effects(path: Path = EFFECTS) -> list[Effect]:
 def find(effects: Iterable[Effect], config: Config, dataset: str, **model: object) -> Effect | None:
     """What was measured under a run's conditions, with its model or with parts of that swapped."""
     own = settings(config)  # without the keys that do not make it another experiment
-    wanted = own | {f"model.{key}": value for key, value in model.items() if f"model.{key}" in own}
+    swapped = {f"model.{key}": value for key, value in model.items() if f"model.{key}" in own}
+    # What is not stripped has lost its scope above; a part that is swapped in needs the run's own.
+    wanted = _same_network(own | {"model.scope": config.model.scope} | swapped)
     return next((e for e in effects if e.dataset == dataset and e.settings == wanted), None)

@@ -78,9 +78,6 @@ def pretrained_brings_its_architecture(model: ModelConfig) -> None:
             raise broken_rule(key, "model.pretrained brings its own architecture; leave this key out")
     if model.act.startswith("tailored_"):
         raise broken_rule("act", f"{model.act} is shaped for the depth of our own trunk, not of another's")
-    if model.scope != "all" and all(getattr(model, key) == default(model, key) for key in STRIPPED):
-        changed = ", ".join(f"model.{key}" for key in STRIPPED)
-        raise broken_rule("scope", f"only a change of {changed} uses it beside model.pretrained")
 
 
 def max_skipped_is_used(train: TrainConfig) -> None:

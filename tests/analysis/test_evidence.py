@@ -13,7 +13,7 @@ from detector.analysis.evidence import Effect, collect, find, read_effects, sett
 from detector.analysis.explain import explain
 from detector.config.experiment import experiment
 from detector.config.loading import load_config
-from detector.config.schema import Config, DataConfig, TrainConfig
+from detector.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 from detector.rundir import Key, RunDir
 from tests.support import ROOT
 
@@ -74,6 +74,19 @@ def test_a_key_that_came_later_had_its_default(tmp_path: Path, monkeypatch: pyte
     assert find([found], Config(), "coco8") == found
     assert find([found], Config(train=TrainConfig(sync_norms=False)), "coco8") is None
     assert find([found], Config(data=DataConfig(mosaic=0.5)), "coco8") is None
+
+
+def test_a_scope_counts_only_where_something_is_stripped() -> None:
+    def config(**model: str) -> Config:
+        return Config(model=ModelConfig(**model))  # type: ignore[arg-type]
+
+    assert settings(config(scope="trunk")) == settings(config())
+    assert settings(config(scope="trunk", act="tanh")) != settings(config(act="tanh"))
+    found = [effect(config(scope="trunk", act="tanh"))]
+    assert find(found, config(scope="trunk"), "coco8", act="tanh") == found[0]
+    assert find(found, config(), "coco8", act="tanh") is None
+    baseline = [effect(config())]
+    assert find(baseline, config(scope="trunk", act="tanh"), "coco8", act="silu") == baseline[0]
 
 
 def test_a_default_that_changes_changes_nothing_that_was_measured(

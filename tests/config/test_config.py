@@ -63,7 +63,9 @@ def test_the_baseline_spells_out_every_default() -> None:
         for key in keys.value
     }
     assert written == set(KEYS)
-    assert loaded.config.model_copy(update={"run": Config().run}) == Config()
+    assert loaded.config.model.scope == "trunk"  # the one default that only the file has
+    model = loaded.config.model.model_copy(update={"scope": "all"})
+    assert loaded.config.model_copy(update={"model": model, "run": Config().run}) == Config()
     assert (loaded.name, loaded.config.run.name, loaded.difference) == ("baseline", "baseline", [])
     assert loaded.sources == (BASELINE,)
 

@@ -318,7 +318,6 @@ def test_what_is_not_there_stops_unless_it_is_allowed() -> None:
     ("change", "problem"),
     [
         ({"act": "tailored_relu"}, "shaped for the depth of our own trunk"),
-        ({"scope": "trunk"}, "only a change of model.act, model.norm, model.shortcut uses it"),
         ({"init": "xavier"}, "brings its own architecture"),
         ({"depths": (1, 1, 1, 1)}, "brings its own architecture"),
     ],

@@ -81,6 +81,8 @@ def design(ablation: Path, on: str, seeds: int, out: Path, overrides: Sequence[s
             )
     base = find_file(f"why_{on}" if on in ("shapes", "coco8") else "why_shapes")
     command_line = parse_overrides(overrides)
+    if scope := command_line.pop("model.scope", None):  # of the ablation: the cells vary it
+        strip = strip | {"model.scope": scope}
     for key in command_line.keys() & _DECIDED.keys():
         raise UserError(f"{command_line[key].where}: {key}: {_DECIDED[key]}")
     if on not in ("shapes", "coco8"):

@@ -112,7 +112,7 @@ def test_the_later_wins_and_seeds_are_paired(tmp_path: Path) -> None:
     a, b = cells[0].config, cells[1].config
     assert (a.model.act, a.train.steps, a.train.epochs, a.train.lr) == ("relu", 9, None, 0.25)
     assert (b.model.act, b.train.steps, b.train.epochs, b.train.lr) == ("tanh", None, 3, 0.25)
-    assert a.model == ModelConfig(act="relu")
+    assert a.model == ModelConfig(act="relu", scope="trunk")
     assert [cell.seed for cell in expand(load_suite(path), seeds=1)] == [0, 0]
 
 

@@ -45,13 +45,13 @@ def test_the_cells_of_an_ablation_of_the_trunk() -> None:
 
 
 def test_what_is_stripped_everywhere_is_grafted() -> None:
-    plan = design(Path("plain_sigmoid"), "shapes", 1, Path("out"))
-    strip = {"model.shortcut": "none", "model.norm": "none", "model.act": "sigmoid"}
+    plan = design(Path("plain_sigmoid"), "shapes", 1, Path("out"), ["model.scope=all"])
+    strip = {"model.shortcut": "none", "model.norm": "none", "model.act": "sigmoid", "model.scope": "all"}
     assert plan.strips_rest
     assert changed(plan, "ablation") == strip
-    assert changed(plan, "trunk") == strip | {"model.scope": "trunk"}
+    assert changed(plan, "trunk") == {key: strip[key] for key in strip if key != "model.scope"}
     assert changed(plan, "rest") == strip | {"model.scope": "neck_and_head"}
-    assert changed(plan, "trunk_frozen") == strip | {"model.scope": "trunk", "model.freeze": "backbone"}
+    assert changed(plan, "trunk_frozen") == changed(plan, "trunk") | {"model.freeze": "backbone"}
     assert changed(plan, "sufficiency") == {"gradients.impose": "out/plain_sigmoid.trunk-s{seed}"}
     assert plan.sources == {"sufficiency": "trunk", "necessity": "baseline"}
 
@@ -182,6 +182,8 @@ def test_an_ablation_that_diverged_has_no_loss_to_explain(
 
 def test_a_dry_run_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert why(Path("plain_silu"), seeds=2, out=tmp_path / "out", dry_run=True) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2 * 7
+    assert why(Path("plain_silu"), "model.scope=all", seeds=2, out=tmp_path / "out", dry_run=True) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2 * 9
     assert not (tmp_path / "out").exists()
 
