@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
@@ -20,6 +22,9 @@ from detector.data.geometry import Floats, Image, Letterbox, letterbox
 from detector.data.images import read_image
 from detector.data.sampler import Key
 from detector.errors import UserError
+
+if TYPE_CHECKING:
+    from detector.data.image_cache import ImageCache
 
 AUGMENT = 2  # first word of the random seed: no other purpose shares this stream
 
@@ -42,11 +47,18 @@ class LetterboxedImages:
         self.items = items
         self.size = config.image_size
         self._cache: list[Sample] | None = None
+        self._disk: ImageCache | None = None
         # Every shard shows every image sooner or later, so each keeps them all.
         needed = len(items) * self.size**2 * 3 * copies
-        if config.cache and needed <= psutil.virtual_memory().available / 4:
+        if config.cache is True and needed <= psutil.virtual_memory().available / 4:
             with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the GIL
                 self._cache = list(pool.map(self._read, range(len(items))))
+        elif config.cache == "disk":
+            if sys.platform == "win32":
+                raise UserError("data.cache: disk: not on Windows; use true or false")
+            from detector.data.image_cache import ImageCache
+
+            self._disk = ImageCache([item.image for item in items], self.size)
 
     @property
     def cached(self) -> bool:
@@ -66,7 +78,10 @@ class LetterboxedImages:
 
     def _read(self, index: int) -> Sample:
         item = self.items[index]
-        image, box = letterbox(read_image(item.image), self.size)
+        found = self._disk.get(index) if self._disk else None
+        image, box = found or letterbox(read_image(item.image), self.size)
+        if self._disk and not found:
+            self._disk.put(index, image, box)
         return Sample(image, box.to_square(item.boxes), item.classes, index, box)
 
 
