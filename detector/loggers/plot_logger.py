@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from detector.analysis.theory import overlay
+from detector.analysis.trunk_theory import overlay
 from detector.config.schema import ModelConfig
 from detector.loggers.base import Logger, PredictionImage
 from detector.loggers.plots import write_plots

@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from detector.analysis.evidence import collect, find, metric_of, read_effects, write_effects
-from detector.analysis.explain import candidates, explain
-from detector.analysis.theory import block_factors, layer_names, stage_factor
+from detector.analysis.explain import explain
+from detector.analysis.remedies import candidates
+from detector.analysis.trunk_theory import block_factors, layer_names, stage_factor
 from detector.config.schema import Config, ModelConfig
 from detector.gradients.entries import Entry, read_ledger
 from detector.models.curve import curve_of

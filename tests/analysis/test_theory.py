@@ -18,17 +18,19 @@ from detector.analysis.theory import (
     LEAK,
     _panels,
     batch_norm_factor,
-    block_factors,
     expectation,
-    expected_profile,
     layer_factor,
+    power_exponent,
+    residual_ratio,
+    weight_gain,
+)
+from detector.analysis.trunk_theory import (
+    block_factors,
+    expected_profile,
     layer_names,
     measured_factor,
     overlay,
-    power_exponent,
-    residual_ratio,
     stage_factor,
-    weight_gain,
 )
 from detector.cli import main
 from detector.config.schema import ModelConfig

@@ -21,7 +21,7 @@ def expected(run: Run) -> Array | None:
         return None
     section = {key.removeprefix("model."): v for key, v in run.config.items() if key.startswith("model.")}
     try:
-        from detector.analysis.theory import overlay
+        from detector.analysis.trunk_theory import overlay
 
         model = ModelConfig(**section)
     except (ImportError, ValidationError):  # the configuration is another version's

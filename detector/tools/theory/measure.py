@@ -11,14 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detector.analysis.theory import (
-    batch_norm_factor,
-    block_factors,
-    layer_factor,
-    measured_factor,
-    residual_ratio,
-    stage_factor,
-)
+from detector.analysis.theory import batch_norm_factor, layer_factor, residual_ratio
+from detector.analysis.trunk_theory import block_factors, measured_factor, stage_factor
 from detector.config.schema import ModelConfig
 from detector.gradients.recorder import GradientRecorder
 from detector.models.blocks import ACTIVATIONS

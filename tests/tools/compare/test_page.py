@@ -241,9 +241,9 @@ def theory_in(text: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_theory_is_drawn_where_there_is_one(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    theory = ModuleType("detector.analysis.theory")
+    theory = ModuleType("detector.analysis.trunk_theory")
     theory.overlay = lambda model, measured: {name: norm * 10 for name, norm in measured.items()}  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "detector.analysis.theory", theory)
+    monkeypatch.setitem(sys.modules, "detector.analysis.trunk_theory", theory)
     text = written(make_run(v=-1.0))
     (trace,) = theory_in(text)
     assert np.log10(trace["y"]) == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], abs=0.01)
@@ -251,7 +251,7 @@ def test_theory_is_drawn_where_there_is_one(make_run: Make, monkeypatch: pytest.
     assert frame(text, "depth", "weight_grad 0")[at]["y"] == [None] * 6  # it is about activations
     theory.overlay = lambda model, measured: None  # type: ignore[attr-defined]
     assert theory_in(written(make_run("silent"))) == []
-    monkeypatch.setitem(sys.modules, "detector.analysis.theory", None)
+    monkeypatch.setitem(sys.modules, "detector.analysis.trunk_theory", None)
     assert theory_in(written(make_run("without"))) == []
 
 
