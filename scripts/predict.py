@@ -1,11 +1,11 @@
 """How well does what is measured at initialisation sort the cells of an experiment by what they learn?
 
-    python -m scripts.predict runs/ablations            # finished runs of any suite
-    python -m scripts.predict runs/ablations --outcome train/mAP50-95
+    python -m scripts.predict runs/ablations runs/cures runs/factorial_shapes     # finished runs of any suite
+    python -m scripts.predict runs/ablations … --write                            # into docs/findings.md
 
-For each index: the rank correlation (Spearman's ρ) between its mean over a cell's seeds and the outcome, with
-a 95 % interval from resampling the cells. Judge an index only by runs on which it was not chosen: by other
-seeds and depths.
+For each index, on each data set: the rank correlation (Spearman's ρ) between its mean over a cell's seeds and
+the outcome, with a 95 % interval from resampling the cells. Judge an index only by runs on which it was not
+chosen: by other seeds and depths.
 """
 
 from __future__ import annotations
@@ -20,12 +20,17 @@ from typing import Any
 import numpy as np
 
 from detector.rundir import Key, RunDir
+from scripts.pages import write_between
 
 RESAMPLES = 2000
 FEWEST = 5  # cells: of fewer, no order says anything
+ROOT = Path(__file__).resolve().parents[1]
+MARKER = "table: predict"
+SIZE_OF_V = "size of V at init"  # vanishing and exploding count alike
 # Index -> its key in the summary.
 INDICES = {
     "V at init": Key.VANISHING_INDEX + Key.INIT,
+    SIZE_OF_V: Key.VANISHING_INDEX + Key.INIT,
     "V a layer": Key.DECADES_PER_LAYER + Key.INIT,
     "W at init": Key.WEIGHT_INDEX + Key.INIT,
     "RMS of P3": f"{Key.RMS}_p3{Key.INIT}",
@@ -69,24 +74,48 @@ def cells(runs: Sequence[Mapping[str, Any]], key: str, outcome: str) -> list[tup
     return [(fmean(a for a, _ in found), fmean(b for _, b in found)) for found in by_cell.values()]
 
 
+def table(runs: Sequence[Mapping[str, Any]], outcome: str) -> str:
+    """A row an index, and of each data set its correlation with the outcome."""
+    datasets = sorted({str(run["dataset"]) for run in runs})
+    heads = "".join(f" on {dataset} | 95 % interval | cells |" for dataset in datasets)
+    lines = [f"| ρ with {outcome} of |{heads}", "|---|" + "--:|--:|--:|" * len(datasets)]
+    for name, key in INDICES.items():
+        row = f"| {name} |"
+        for dataset in datasets:
+            pairs = cells([run for run in runs if run["dataset"] == dataset], key, outcome)
+            if len(pairs) < FEWEST:
+                row += f" – | fewer than {FEWEST} | {len(pairs)} |"
+                continue
+            a, b = zip(*pairs, strict=True)
+            if name == SIZE_OF_V:
+                a = tuple(map(abs, a))
+            low, high = interval(a, b)
+            row += f" {rank_correlation(a, b):+.2f} | \\[{low:+.2f}, {high:+.2f}\\] | {len(pairs)} |"
+        lines.append(row.replace("-0.", "−0.").replace("-1.", "−1."))
+    commits = sorted({str(run.get("commit"))[:7] for run in runs})
+    seeds = sorted(
+        {len({r["seed"] for r in runs if r["ablation"] == a}) for a in {r["ablation"] for r in runs}}
+    )
+    n = "–".join(map(str, sorted({seeds[0], seeds[-1]})))
+    return "\n".join([*lines, "", f"Means over n = {n} seeds a cell; commit {', '.join(commits)}."])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Read and print."""
+    """Read, and print or write."""
     parser = argparse.ArgumentParser(description="What is measured at initialisation against an outcome.")
     parser.add_argument("folders", nargs="+", type=Path, help="with run directories inside")
     parser.add_argument("--outcome", default=Key.LOSS, help="a key of summary.json")
+    parser.add_argument("--write", action="store_true", help="into docs/findings.md")
     options = parser.parse_args(arguments)
     files = sorted({file.parent for folder in options.folders for file in folder.rglob("summary.json")})
     summaries = [RunDir(file).scan_summary()[0] for file in files]
     runs = [run for run in summaries if run.get("status") == "finished"]
-    print(f"| index | ρ with {options.outcome} | 95 % interval | cells |\n|---|--:|--:|--:|")
-    for name, key in INDICES.items():
-        pairs = cells(runs, key, options.outcome)
-        if len(pairs) < FEWEST:
-            print(f"| {name} | – | fewer than {FEWEST} cells | {len(pairs)} |")
-            continue
-        a, b = zip(*pairs, strict=True)
-        low, high = interval(a, b)
-        print(f"| {name} | {rank_correlation(a, b):+.2f} | [{low:+.2f}, {high:+.2f}] | {len(pairs)} |")
+    if not runs:
+        parser.error(f"{', '.join(map(str, options.folders))}: no finished run")
+    text = table(runs, options.outcome)
+    print(text)
+    if options.write:
+        write_between(ROOT / "docs" / "findings.md", MARKER, text)
     return 0
 
 

@@ -34,6 +34,7 @@ def test_seeds_are_averaged_and_runs_without_a_number_left_out(
 ) -> None:
     runs = [
         {"status": "finished", "ablation": f"a{n}", "dataset": "mine", "train/loss": 5.0 - n + seed,
+         "seed": seed, "commit": "abcdefghi", "gradient/vanishing_index_init": (-1.0) ** n * n,
          "signal/probe_auc_p3_init": 0.5 + n / 20 if seed < 2 else None}
         for n in range(6) for seed in range(3)
     ]  # fmt: skip
@@ -44,5 +45,7 @@ def test_seeds_are_averaged_and_runs_without_a_number_left_out(
         (tmp_path / f"r{number}" / "summary.json").write_text(json.dumps(run))
     assert main([str(tmp_path)]) == 0
     text = capsys.readouterr().out
-    assert "| probe on P3 | -1.00 | [-1.00, -1.00] | 6 |" in text
-    assert "| V at init | – | fewer than 5 cells | 0 |" in text
+    assert "| probe on P3 | −1.00 | \\[−1.00, −1.00\\] | 6 |" in text
+    assert "| size of V at init | −1.00 | \\[−1.00, −1.00\\] | 6 |" in text  # the loss falls as it grows
+    assert "| W at init | – | fewer than 5 | 0 |" in text
+    assert text.endswith("Means over n = 3 seeds a cell; commit abcdefg.\n")
