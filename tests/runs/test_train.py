@@ -128,7 +128,8 @@ def test_a_run_is_never_overwritten(train_py: TrainPy) -> None:
 
 @pytest.mark.slow
 def test_divergence_is_exit_3_unless_it_is_the_finding(train_py: TrainPy) -> None:
-    config = ("--config", str(ROOT / "ablations/no_batchnorm_no_clip.yaml"), "data.image_size=128")
+    file = str(ROOT / "ablations/no_batchnorm_no_clip.yaml")
+    config = ("--config", file, "model.scope=all", "data.image_size=128")
     stopped = train_py(*config, "train.on_nonfinite=stop", name="stopped", check=False)
     assert stopped.code == 3
     recorded = train_py(*config, name="recorded")
