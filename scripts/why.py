@@ -3,8 +3,8 @@
     python scripts/why.py                 # runs what is missing (about half an hour on 2 cores)
     python scripts/why.py --report-only   # only writes, from the answers that are there
 
-On shapes with five seeds; on COCO8 one ablation, whose data cannot answer. The table goes to docs/findings.md,
-a short one to README.md, and the picture to docs/why.png.
+On shapes with five seeds; on COCO8 one ablation, whose data cannot answer. Writes docs/findings.md, a
+short table in README.md, and the picture docs/why.png.
 """
 
 from __future__ import annotations
