@@ -63,7 +63,7 @@ def crossed(answer: Mapping[str, Any]) -> Figure:
     outcomes = answer["outcomes"]
     cells = {role: outcomes[role if role in outcomes else "ablation"] for role in CROSSED}
     seeds = sorted(set.intersection(*(set(cell) for cell in cells.values())))
-    figure = Figure(figsize=(7.2, 3.9), layout="constrained")
+    figure = Figure(figsize=(6.2, 3.7), layout="constrained")
     left, right = figure.subplots(1, 2)
     for at, (role, cell) in enumerate(cells.items()):
         colour = CROSSED[role][1]

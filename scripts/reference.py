@@ -20,20 +20,30 @@ from unittest.mock import patch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-SECTIONS_OF_A_RUN = {
+SUMMARY = {
     "ablation": "the run's name: the ablation's, or `baseline`",
     "seed": "`train.seed`",
     "dataset": "what it was trained on; `shapes` where COCO8 could not be had",
     "status": "`finished`, `stopped` by Ctrl-C, or `diverged`",
     "steps, epochs, seconds": "taken by all of the run together, also where it was resumed",
     "steps_skipped": "left out because they were not finite (`train.on_nonfinite=skip`)",
-    "processes, threads, cpu, device": "what it was computed on",
+    "processes, threads, cpu, cpus, device, platform": "what it was computed on",
     "parameters": "of the network",
     "data_fingerprint, pixel_fingerprint": "of the labels and of the images: equal data have equal ones",
     "data/repaired, data/skipped, data/warnings, data/notes": "what was found in the labels, counted",
     "precision": "fp32, bf16 or fp16, also where `auto` was asked for",
     "plugins": "files that were named by `--plugin`, and the digest of each",
-    "versions, commit, dirty, command": "what made it: dirty is with changes that were not committed",
+    "versions, commit, dirty, code, command": "what made it: dirty is with changes that were not committed, "
+    "code a digest of all of the package's",
+    "gradient/worst_blocks, gradient/decades_lost": "the stretch of blocks that loses the most, and how much",
+    "gradient/worst_operation, gradient/worst_operation_decades_lost": "the operation that loses the most",
+    "gradient/other_operations_decades_lost": "what all others lose, or gain where it is negative",
+    "gradient/identity_share": "how much of the gradient comes through the shortcuts there",
+    "gradient/cause": "what the measured controls allow to say of a gradient that is not healthy",
+    "control/": "the controls: the baseline, and the baseline with a frozen trunk, with n",
+    "remedy/, cure/": "the change to try first, and what was measured of it, with n",
+    "theory/factor, theory/measured_factor, theory/difference": "a layer's backward factor: expected, "
+    "measured at initialisation, and by how much they differ",
 }
 
 
@@ -110,7 +120,7 @@ def keys() -> str:
             text.append(f"| `{value}` | {comment} |")
             last = above
     text.append("\n## Only in `summary.json`\n\n| key | is |\n|---|---|")
-    for names, meaning in SECTIONS_OF_A_RUN.items():
+    for names, meaning in SUMMARY.items():
         text.append(f"| {', '.join(f'`{name}`' for name in names.split(', '))} | {meaning} |")
     return "\n".join(text) + "\n"
 
