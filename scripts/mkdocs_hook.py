@@ -16,6 +16,7 @@ from griffe import Extension, Object
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
+from pymdownx.slugs import slugify
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -35,7 +36,8 @@ SOURCE = "source/"  # where the pages are that show a file
 
 
 def on_config(config: MkDocsConfig) -> None:
-    """Put the pages that are there in place of patterns such as lesson/en/*.md."""
+    """Put the pages that are there in place of patterns such as lesson/en/*.md; anchors are GitHub's."""
+    config.mdx_configs["toc"]["slugify"] = slugify(case="lower")
     config.nav = _expand(config.nav or [], Path(config.docs_dir))
 
 
