@@ -10,7 +10,7 @@ ARGS ?=
 WORKERS ?= $(shell $(BIN)/python -c 'import os; print(min(os.cpu_count() or 1, 4))')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-fast check bench reliability audit lint types format clean
+.PHONY: help setup train test test-fast check docs bench reliability audit lint types format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -27,6 +27,10 @@ test-fast: $(STAMP)  ## what answers in about a minute: no training, no process 
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
 
 check: lint types  ## style, formatting and types
+
+docs: $(STAMP)  ## build the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "$(CURDIR)/build/site/index.html"
 
 bench: $(STAMP)  ## measure speed beside what people use today; ARGS="startup memory" for some of it
 	$(BIN)/python benchmarks/bench.py $(ARGS)

@@ -6,7 +6,7 @@
 Each run has one core and one thread to itself; two run at a time, on cores of their own, if there are two.
 Time is what the core spent on the whole process, imports and validation included. Both sides' final weights
 (theirs: the best epoch on val; ours: the last step) are scored by the same official COCO evaluation.
-Writes the README's table and, with every figure, docs/bccd.json.
+Writes the table in docs/speed.md and, with every figure, docs/bccd.json.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def main() -> int:
     machine = (f"one core of {os.cpu_count()} ({platform.machine()}), torch {torch.__version__}, "
                f"ultralytics {ultralytics.__version__}, commit {commit}")  # fmt: skip
     text = f"{table(rows)}\n\nMean ± standard deviation over n seeds; {machine}."
-    write_between(ROOT / "README.md", "table: bccd", text)
+    write_between(ROOT / "docs" / "speed.md", "table: bccd", text)
     (ROOT / "docs" / "bccd.json").write_text(json.dumps({"machine": machine, "runs": rows}, indent=1) + "\n")
     print(text)
     return 0

@@ -50,16 +50,16 @@ MOST_PLUGINS = 9  # that an error names
 class Key:
     """What the keys of a row are called, in `history.jsonl` and on W&B, and some of `summary.json`."""
 
-    STEP, EPOCH = "step", "epoch"
-    LOSS = "train/loss"  # the sum of the three below, weighted by their gains
-    LOSS_BOX, LOSS_CLS, LOSS_DFL = "train/loss_box", "train/loss_cls", "train/loss_dfl"
-    LR = "train/lr"
+    STEP, EPOCH = "step", "epoch"  # both from 0
+    LOSS = "train/loss"  # the sum of the three below
+    LOSS_BOX, LOSS_CLS, LOSS_DFL = "train/loss_box", "train/loss_cls", "train/loss_dfl"  # each with its gain
+    LR = "train/lr"  # of this step
     GRAD_NORM = "train/grad_norm"  # of all weights together, before clipping
     # What clipping multiplied the gradients by. Clipped by part, trunk and rest have theirs behind it.
     CLIP_FACTOR, TRUNK, REST = "train/clip_factor", "_trunk", "_rest"
     TRUNK_SHARE = "train/trunk_share"  # of the squared norm before clipping, 0 to 1
     SKIPPED = "train/skipped"  # steps that were not taken so far; only in the row of such a step
-    STEP_MS = "time/step_ms"
+    STEP_MS = "time/step_ms"  # milliseconds
     # An evaluation's row has these too. On COCO8 the train images show what was memorized.
     MAP, MAP50 = "mAP50-95", "mAP50"  # behind `train/` or `val/`
     TRAIN_MAP, TRAIN_MAP50 = f"train/{MAP}", f"train/{MAP50}"
@@ -81,8 +81,9 @@ class Key:
     PROBE_AUC, AUTOCORRELATION = "signal/probe_auc", "gradient/autocorrelation"
     # Only in the summary. `_INIT` behind a key means before the first step.
     INIT = "_init"
-    VERDICT = "gradient/verdict"
+    VERDICT = "gradient/verdict"  # such as vanishing
     DIAGNOSIS = "gradient/diagnosis"  # a paragraph
+    # Where numbers first were not finite.
     FIRST_BAD_LAYER, FIRST_BAD_OPERATION = "gradient/first_bad_layer", "gradient/first_bad_operation"
 
     LOSSES = LOSS_BOX, LOSS_CLS, LOSS_DFL

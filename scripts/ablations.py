@@ -1,11 +1,11 @@
-"""Measure every ablation over several seeds, and write the README's tables and pictures from the runs.
+"""Measure every ablation over several seeds, and write their table and pictures from the runs.
 
     python scripts/ablations.py                 # trains what is missing, then writes
     python scripts/ablations.py --report-only   # only writes, from the runs that are there
 
 A run that has finished is not run again, so an interrupted measurement goes on where it stopped.
-Each run is one process of `train.py` on its share of the cores; 22 ablations on COCO8 and 3 on shapes,
-3 seeds each, take about an hour on 2 cores.
+Each run is one process of `train.py` on its share of the cores; 22 ablations on COCO8, 5 seeds each, take
+about an hour on 2 cores. One run on shapes comes first: what it predicts is a picture.
 """
 
 from __future__ import annotations
@@ -16,19 +16,17 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import yaml
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-# Name -> what it strips, in the order of the README's table.
+# Name -> what it strips, in the order of the table.
 ABLATIONS = {
     "baseline": "nothing",
     "no_residual": "shortcut",
@@ -53,51 +51,38 @@ ABLATIONS = {
     "deep": "41 → 81 trunk convolutions",
     "adamw": "SGD → AdamW",
 }
-ON_SHAPES = ("baseline", "no_residual", "plain_sigmoid")
 
 
 @dataclass(frozen=True)
 class Cell:
     """One run to be measured."""
 
-    dataset: str
-    ablation: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Its folder."""
-        return f"{self.dataset}-{self.ablation}-s{self.seed}"
-
-    def arguments(self) -> list[str]:
-        """What `train.py` is called with."""
-        delta = ROOT / "ablations" / f"{self.ablation}.yaml"
-        if self.dataset == "coco8":
-            config = ROOT / "configs" / "coco8.yaml" if self.ablation == "baseline" else delta
-            return ["--config", str(config), f"train.seed={self.seed}", "data.fallback=none"]
-        # The same delta, on the shapes' own schedule.
-        changes = [] if self.ablation == "baseline" else flatten(delta)
-        config = ROOT / "configs" / "shapes.yaml"
-        return ["--config", str(config), *changes, f"run.name={self.ablation}", f"train.seed={self.seed}"]
+    directory: Path
+    arguments: list[str]  # of `train.py`
 
 
-def flatten(delta: Path) -> list[str]:
-    """An ablation file as `section.key=value` arguments."""
-    sections = yaml.safe_load(delta.read_text())
-    sections.pop("base")
-    return [f"{s}.{k}={json.dumps(v)}" for s, keys in sections.items() for k, v in keys.items()]
+def cells(out: Path, seeds: int) -> Iterator[Cell]:
+    """Every ablation on COCO8, over the seeds; and the shapes that are drawn in the documentation."""
+    yield Cell(out.parent / "shapes", ["--config", str(ROOT / "configs" / "shapes.yaml")])
+    for name in ABLATIONS:
+        for seed in range(seeds):
+            settings = [f"train.seed={seed}", "data.fallback=none", "tracking.plots=false"]
+            yield Cell(out / f"coco8-{name}-s{seed}", ["--config", str(file_of(name)), *settings])
 
 
-def run_cell(cell: Cell, out: Path, threads: int) -> str:
+def file_of(ablation: str) -> Path:
+    """The experiment's configuration."""
+    return ROOT / ("configs/coco8.yaml" if ablation == "baseline" else f"ablations/{ablation}.yaml")
+
+
+def run_cell(cell: Cell, threads: int) -> str:
     """Train one cell, unless it exists already; return a line about it."""
-    directory = out / cell.name
+    directory = cell.directory
     if (directory / "summary.json").exists():
-        return f"{cell.name}: was there"
+        return f"{directory.name}: was there"
     resume = (directory / "checkpoints" / "last.pt").exists()
     settings = [f"run.dir={directory}", f"train.threads={threads}", "tracking.wandb=disabled"]
-    if cell.dataset == "coco8":  # of shapes, one picture of predictions is shown
-        settings.append("tracking.plots=false")
-    arguments = ["--resume", str(directory)] if resume else [*cell.arguments(), *settings]
+    arguments = ["--resume", str(directory)] if resume else [*cell.arguments, *settings]
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *arguments],
         env=os.environ | {"OMP_NUM_THREADS": str(threads)},
@@ -107,14 +92,14 @@ def run_cell(cell: Cell, out: Path, threads: int) -> str:
         check=False,
     )
     # Exit 3 is a run whose numbers broke: its summary is a result like any other.
-    return f"{cell.name}: exit {done.returncode}" + (
+    return f"{directory.name}: exit {done.returncode}" + (
         "" if done.returncode in (0, 3) else f"\n{done.stderr[-2000:]}"
     )
 
 
-def load(out: Path, dataset: str, ablation: str) -> list[dict[str, Any]]:
-    """The summaries of an ablation's finished runs, by seed."""
-    found = (out / f"{dataset}-{ablation}-s{seed}" / "summary.json" for seed in range(100))
+def load(folder: Path, pattern: str) -> list[dict[str, Any]]:
+    """The summaries of finished runs in directories such as `coco8-tanh-s{seed}`, by seed."""
+    found = (folder / pattern.format(seed=seed) / "summary.json" for seed in range(100))
     return [json.loads(path.read_text()) for path in found if path.exists()]
 
 
@@ -134,22 +119,21 @@ def verdicts(summaries: list[dict[str, Any]], key: str) -> str:
     return kinds[0] if len(kinds) == 1 else ", ".join(f"{kind} {values.count(kind)}" for kind in kinds)
 
 
-def table(out: Path, dataset: str, ablations: Iterable[str], metrics: Sequence[str]) -> str:
-    """A Markdown table with a column a metric, and under it what it was measured on."""
+def table(measured: Mapping[str, list[dict[str, Any]]], metrics: Sequence[str]) -> str:
+    """A Markdown table with a row an ablation, a column a metric, and under it what it was measured on."""
     columns = " | ".join(metric.replace("/", " ") for metric in metrics)
     lines = [
         f"| ablation | stripped or swapped | V at init | verdict | V late | verdict | {columns} | n |",
         "|---|---|--:|---|--:|---|" + "--:|" * (len(metrics) + 1),
     ]
     commits: set[str] = set()
-    for name in ablations:
-        runs = load(out, dataset, name)
+    for name, runs in measured.items():
         if not runs:
             continue
         commits |= {str(run["commit"])[:7] + ("-dirty" if run["dirty"] else "") for run in runs}
         # A run whose numbers broke has no late V: only its verdict.
         sound = [run for run in runs if run["status"] == "finished"]
-        cells = (
+        row = (
             f"`{name}`",
             ABLATIONS[name],
             spread((r["gradient/vanishing_index_init"] for r in runs), 2, "+"),
@@ -159,8 +143,8 @@ def table(out: Path, dataset: str, ablations: Iterable[str], metrics: Sequence[s
             *(spread((r[metric] for r in runs), 2) for metric in metrics),
             str(len(runs)),
         )
-        lines.append("| " + " | ".join(cells) + " |")
-    one = load(out, dataset, "baseline")[0]
+        lines.append("| " + " | ".join(row) + " |")
+    one = measured["baseline"][0]
     versions = one["versions"]
     lines.append(
         f"\nMean ± standard deviation over n seeds; commit {', '.join(sorted(commits))}; "
@@ -213,7 +197,7 @@ def update_effects(runs: Path, ablations: Path) -> None:
 def main() -> int:
     """Measure, then write."""
     parser = argparse.ArgumentParser(
-        description="Measure every ablation; write the README's tables and pictures."
+        description="Measure every ablation; write the table and the pictures of docs/findings.md."
     )
     parser.add_argument(
         "--out", type=Path, default=ROOT / "runs" / "ablations", help="where the runs are kept"
@@ -224,27 +208,23 @@ def main() -> int:
     options = parser.parse_args()
 
     if not options.report_only:
-        cells = [Cell("coco8", name, seed) for name in ABLATIONS for seed in range(options.seeds)]
-        on_shapes = [Cell("shapes", name, seed) for name in ON_SHAPES for seed in range(options.seeds)]
-        cells[18:18] = on_shapes  # the long ones are not left to the end
         threads = max(1, (os.cpu_count() or 1) // options.jobs)
         with ThreadPoolExecutor(options.jobs) as pool:
-            for line in pool.map(lambda cell: run_cell(cell, options.out, threads), cells):
+            for line in pool.map(lambda cell: run_cell(cell, threads), cells(options.out, options.seeds)):
                 print(line, flush=True)
 
     from scripts.pages import write_between
-    from scripts.pictures import draw
+    from scripts.pictures import draw, photograph
 
     update_effects(options.out.parent, options.out)
-    readme, measured = ROOT / "README.md", ("train/loss", "train/mAP50-95", "val/mAP50-95")
-    write_between(readme, "table: coco8", table(options.out, "coco8", ABLATIONS, measured))
-    measured += ("val/mAP50",)
-    write_between(readme, "table: shapes", table(options.out, "shapes", ON_SHAPES, measured))
-    for name in ABLATIONS:
-        file = ROOT / ("configs/coco8.yaml" if name == "baseline" else f"ablations/{name}.yaml")
-        write_header(file, load(options.out, "coco8", name))
+    measured = {name: load(options.out, f"coco8-{name}-s{{seed}}") for name in ABLATIONS}
+    metrics = "train/loss", "train/mAP50-95", "val/mAP50-95"
+    write_between(ROOT / "docs" / "findings.md", "table: coco8", table(measured, metrics))
+    for name, runs in measured.items():
+        write_header(file_of(name), runs)
     for path in draw(options.out, ROOT / "docs"):
         print(path)
+    photograph(options.out.parent / "shapes", ROOT / "docs" / "shapes_predictions.jpg")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Run the suite of cures on COCO8, and write the README's table of what repairs what.
+"""Run the suite of cures on COCO8, and write the table of what repairs what.
 
     python scripts/cures.py                 # runs what is missing (about 40 minutes on 2 cores)
     python scripts/cures.py --report-only   # only writes, from the runs that are there
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not runs.is_dir():
         print(f"{runs}: no runs yet", file=sys.stderr)
         return 2
-    write_between(ROOT / "README.md", "table: cures", table(load_suite(SUITE), runs))
+    write_between(ROOT / "docs" / "findings.md", "table: cures", table(load_suite(SUITE), runs))
     update_effects(options.out, options.out / "ablations")
     return 0
 

@@ -4,7 +4,8 @@
     python scripts/factorial.py --report-only   # only writes
 
 Writes docs/factorial_coco8.md and docs/factorial_shapes.md (what `detector compare --markdown` prints), the
-effects in the README, and docs/report.png, a picture of the web page, if Chromium is there.
+effects and the cells on shapes in docs/findings.md, and docs/report.png, a picture of the web page, if
+Chromium is there.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+FINDINGS = ROOT / "docs" / "findings.md"
+METRICS = "train/loss", "val/mAP50-95", "val/mAP50"
 SUITES = {"coco8": "factorial", "shapes": "factorial_shapes"}
 
 
@@ -48,10 +51,11 @@ def photograph(page: Path, picture: Path) -> None:
 
 def main() -> int:
     """Run, then write."""
-    from scripts.ablations import update_effects
+    from scripts.ablations import ABLATIONS, load, update_effects
+    from scripts.ablations import table as ablation_table
     from scripts.pages import write_between
 
-    parser = argparse.ArgumentParser(description="Run the factorials and write what the README says of them.")
+    parser = argparse.ArgumentParser(description="Run the factorials, and write what came of them.")
     parser.add_argument("--out", type=Path, default=ROOT / "runs", help="where the suites' runs are kept")
     parser.add_argument("--jobs", default="2")
     parser.add_argument("--report-only", action="store_true", help="train nothing")
@@ -71,9 +75,12 @@ def main() -> int:
         if status := detector("compare", str(runs), f"--markdown={table}", f"--html={page}"):
             return status
         effects = block(table.read_text(encoding="utf-8"), "Factorial effects")
-        write_between(ROOT / "README.md", f"effects: {dataset}", effects)
+        write_between(FINDINGS, f"effects: {dataset}", effects)
         if dataset == "coco8":
             photograph(page.resolve(), ROOT / "docs" / "report.png")
+        else:
+            measured = {name: load(runs, f"{name}-s{{seed}}") for name in ABLATIONS}
+            write_between(FINDINGS, f"table: {dataset}", ablation_table(measured, METRICS))
     update_effects(options.out, options.out / "ablations")
     return 0
 

@@ -1,8 +1,8 @@
-"""The README's pictures, drawn from the runs that `ablations.py` measured."""
+"""The pictures of README and docs, drawn from the runs that `ablations.py` and `why.py` measured."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,13 @@ LABELS = {
     "plain_silu": "plain_silu (no shortcut, no BN)",
     "plain_sigmoid": "plain_sigmoid (the same, sigmoid)",
 }
+# The README's: forward pass and gradient curve, of the baseline or of the ablation, crossed.
+CROSSED = {
+    "baseline": ("baseline", "#009E73"),
+    "sufficiency": ("baseline with\n{}'s\ngradient curve", "#56B4E9"),
+    "necessity": ("{} with\nthe baseline's\ngradient curve", "#E69F00"),
+    "trunk": ("{}", "#D55E00"),
+}
 
 History = list[dict[str, Any]]
 
@@ -38,11 +45,51 @@ def draw(runs: Path, docs: Path) -> list[Path]:
     written = [docs / "gradient_depth.png", docs / "gradient_training.png"]
     depth_picture({k: v for k, v in histories.items() if v}).savefig(written[0], dpi=110)
     training_picture({k: v for k, v in histories.items() if v}).savefig(written[1], dpi=110)
-    predictions = cv2.imread(str(runs / "shapes-baseline-s0" / "plots" / "predictions_val.png"))
-    if predictions is not None:
-        written.append(docs / "shapes_predictions.jpg")
-        cv2.imwrite(str(written[-1]), predictions, [cv2.IMWRITE_JPEG_QUALITY, 85])
     return written
+
+
+def photograph(run: Path, picture: Path) -> None:
+    """What a run predicted on the validation images, as a small JPEG; nothing where it drew none."""
+    predictions = cv2.imread(str(run / "plots" / "predictions_val.png"))
+    if predictions is not None:
+        cv2.imwrite(str(picture), predictions, [cv2.IMWRITE_JPEG_QUALITY, 85])
+
+
+def crossed(answer: Mapping[str, Any]) -> Figure:
+    """What comes back beside what is learnt, of an answer of `detector why`: 2 forward passes x 2 curves.
+
+    Lines of one curve lie on each other, and differ in what they lead to. Few, large words: for phones too.
+    """
+    outcomes = answer["outcomes"]
+    cells = {role: outcomes[role if role in outcomes else "ablation"] for role in CROSSED}
+    seeds = sorted(set.intersection(*(set(cell) for cell in cells.values())))
+    figure = Figure(figsize=(6.2, 3.7), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for at, (role, cell) in enumerate(cells.items()):
+        colour = CROSSED[role][1]
+        curves = np.array([list(cell[seed]["curve"].values()) for seed in seeds])  # (seeds, layers)
+        style = "--" if role in ("sufficiency", "necessity") else "-"
+        left.plot(np.median(curves, axis=0), style, color=colour, linewidth=3, zorder=2 + (style == "--"))
+        losses = np.array([cell[seed]["loss"] for seed in seeds])
+        right.plot(losses, np.full(len(losses), at), "o", color=colour, alpha=0.5)
+        right.plot(losses.mean(), at, "|", color=colour, markersize=26, markeredgewidth=3)
+        score = float(np.mean([cell[seed]["metric"] for seed in seeds]))
+        right.text(1.03, at, f"{score:.2f}", transform=right.get_yaxis_transform(), color=colour,
+                   fontsize=12, va="center", weight="bold")  # fmt: skip
+    left.set_yscale("log")
+    left.set_title("what comes back", fontsize=13)
+    left.set_ylabel("gradient, relative to the last block", fontsize=11)
+    left.set_xlabel("trunk block, image (0) → head", fontsize=10)
+    left.grid(alpha=0.25)
+    right.set_yticks(range(len(cells)), [text.format(answer["ablation"]) for text, _ in CROSSED.values()])
+    for label, (_, colour) in zip(right.get_yticklabels(), CROSSED.values(), strict=True):
+        label.set(color=colour, fontsize=10, weight="bold")
+    right.set_ylim(len(cells) - 0.5, -0.5)
+    right.set_title("what is learnt", fontsize=13)
+    right.text(1.02, 1.02, "val mAP", transform=right.transAxes, fontsize=9)
+    right.set_xlabel(f"training loss at the end ({len(seeds)} seeds)", fontsize=10)
+    right.grid(alpha=0.25, axis="x")
+    return figure
 
 
 def load(runs: Path, ablation: str) -> list[History]:

@@ -6,7 +6,7 @@
 
 Every figure is counted from what the project's own tests report when they are run here: pytest's junit XML,
 hypothesis' statistics, coverage's and the mutation run's JSON. All of it goes to scripts/reliability.json,
-with the commit, the versions and the command; the table is written into README.md from that.
+with the commit, the versions and the command; the table is written into docs/reliability.md from that.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from scripts.pages import write_between  # noqa: E402
 
-RESULTS, PAGE = ROOT / "scripts" / "reliability.json", ROOT / "README.md"
+RESULTS, PAGE = ROOT / "scripts" / "reliability.json", ROOT / "docs" / "reliability.md"
 MUTATIONS = ROOT / "scripts" / "mutation.json"
 MARKER = "table: reliability"
 KILLS = 20

@@ -4,7 +4,7 @@
 
 What an untrained trunk should do is known beforehand, from mean-field theory: see `CELLS`. Each threshold
 lies halfway between the two groups that it separates. So it rests on no trained run, and on none of the
-depths and sizes of the README (21, 41 and 81 convolutions; 96, 192 and 256 px).
+depths and sizes of the documentation (21, 41 and 81 convolutions; 96, 192 and 256 px).
 """
 
 from __future__ import annotations

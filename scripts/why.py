@@ -3,7 +3,8 @@
     python scripts/why.py                 # runs what is missing (about half an hour on 2 cores)
     python scripts/why.py --report-only   # only writes, from the answers that are there
 
-On shapes with five seeds; on COCO8 one ablation, whose data cannot answer. Writes README.md and docs/why.md.
+On shapes with five seeds; on COCO8 one ablation, whose data cannot answer. Writes docs/findings.md, a
+short table in README.md, and the picture docs/why.png.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 ABLATIONS = ("no_residual", "plain_silu", "sigmoid", "no_batchnorm", "plain_sigmoid")
 SHARES = ("forward", "backward", "neck and head", "remainder")
+PICTURED = "plain_sigmoid"  # loses most of its gradient
 SEEDS = 5
 
 
@@ -62,6 +64,19 @@ def table(answers: Iterable[Mapping[str, Any]]) -> str:
     ])  # fmt: skip
 
 
+def short(answers: Iterable[Mapping[str, Any]]) -> str:
+    """The README's: what an ablation costs, and whose it is."""
+    lines = [
+        "| ablation | costs, in loss | by its forward pass | by its gradient | its curve on the baseline |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for found in answers:
+        answer, shares = found["answer"], found["answer"]["shares"]
+        effects = answer["gap"], shares["forward"], shares["backward"], answer["sufficiency"]
+        lines.append(f"| `{found['ablation']}` | {' | '.join(map(interval, effects))} |")
+    return "\n".join(lines)
+
+
 def answers(out: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     """The stored answers that are there."""
     paths = [out / f"{name}.json" for name in names]
@@ -72,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run, then write."""
     from scripts.factorial import detector
     from scripts.pages import write_between
+    from scripts.pictures import crossed
 
     parser = argparse.ArgumentParser(description="Ask of five ablations whether it is the gradient.")
     parser.add_argument("--out", type=Path, default=ROOT / "runs", help="where the runs are kept")
@@ -93,8 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for refused in answers(coco8, ABLATIONS[:1]):
         answer = refused["answer"]
         text += f"\n\nOn COCO8, `{refused['ablation']}`, n = {answer['gap']['n']}: {answer['says']}"
-    for page in ("README.md", "docs/why.md"):
-        write_between(ROOT / page, "table: why", text)
+    write_between(ROOT / "docs" / "findings.md", "table: why", text)
+    write_between(ROOT / "README.md", "table: shares", short(found))
+    for answer in found:
+        if answer["ablation"] == PICTURED:
+            crossed(answer).savefig(ROOT / "docs" / "why.png", dpi=150)
     return 0
 
 

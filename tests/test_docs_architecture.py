@@ -1,4 +1,4 @@
-"""docs/architecture.md and CONTRIBUTING.md name what is there, and the floors as they are checked."""
+"""The documentation names what is there, and the floors as they are checked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.support import ROOT
 from tests.test_layers import FLOORS
 
-PAGES = ("docs/architecture.md", "docs/extending.md", "CONTRIBUTING.md", "README.md")
+PAGES = ("CONTRIBUTING.md", "README.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")))
 TEXT = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 
 
@@ -23,7 +23,7 @@ def test_every_path_in_code_and_every_link_leads_somewhere(page: str) -> None:
     folders = "detector|docs|tests|configs|ablations|datasets|scripts|benchmarks"
     named = re.findall(rf"`((?:{folders})/[\w./-]*|train\.py)`", TEXT[page])
     linked = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", TEXT[page])
-    assert named
+    assert named or linked or page not in ("README.md", "docs/architecture.md")
     missing = [path for path in named if not (ROOT / path).exists()]
     missing += [path for path in linked if not (ROOT / page).parent.joinpath(path).exists()]
     assert not missing

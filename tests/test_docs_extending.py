@@ -27,10 +27,10 @@ from detector.config import names
 from detector.config.schema import ModelConfig
 from detector.rundir import RunDir
 from detector.training.metrics import Prediction, Result, Truth
+from tests.docs_blocks import blocks
 from tests.support import ROOT, TINY, forgetting_names
 
-PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+BLOCKS = [(block.language, block.text) for block in blocks("docs/extending.md")]
 FILES = {
     text.splitlines()[0].removeprefix("# "): text
     for language, text in BLOCKS

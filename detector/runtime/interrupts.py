@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from types import FrameType
 
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = 130  # by Ctrl-C: the step in progress was finished
 _BURST = 1.0  # seconds in which more of them are the same one
 _IMPORTING = "<frozen importlib._bootstrap>"
 

@@ -8,10 +8,10 @@ from detector.errors import InterruptedRunError, UserError, for_terminal, say
 from detector.runtime.interrupts import EXIT_INTERRUPTED
 from detector.runtime.launch import Launch, LostContactError
 
-EXIT_LOST_CONTACT = 1
-EXIT_USER_ERROR = 2
-EXIT_DIVERGED = 3
-EXIT_INTERRUPTED_BY_SYSTEM = 4
+EXIT_LOST_CONTACT = 1  # a process of a distributed run lost the others
+EXIT_USER_ERROR = 2  # a mistake that the message names, with the fix
+EXIT_DIVERGED = 3  # a run's numbers stopped being finite: `detector replay` repeats the step
+EXIT_INTERRUPTED_BY_SYSTEM = 4  # something outside ended a run, such as a full disk; --resume goes on
 
 
 def main_process(body: Callable[[], int]) -> int:

@@ -14,7 +14,9 @@ from detector.analysis.explain import explain
 from detector.config.experiment import experiment
 from detector.config.loading import load_config
 from detector.config.schema import Config, DataConfig, ModelConfig, TrainConfig
+from detector.jobs.cell import written
 from detector.rundir import Key, RunDir
+from detector.tools.suites.suite import load_suite
 from tests.support import ROOT
 
 ABLATIONS = sorted(file for file in (ROOT / "ablations").glob("*.yaml") if file.stem != "sweep")
@@ -40,8 +42,9 @@ def test_each_shipped_ablation_finds_what_was_measured_of_it(file: Path) -> None
 
 @pytest.mark.parametrize("name", sorted(ON_SHAPES))
 def test_an_ablation_on_shapes_finds_it_too(name: str) -> None:
-    loaded = load_config(ROOT / "ablations" / f"{name}.yaml", fallback=ROOT / "configs" / "shapes.yaml")
-    found = find(read_effects(), loaded.config, "shapes")
+    suite = load_suite(ROOT / "ablations" / "suites" / "factorial_shapes.yaml")
+    changes = [f"{key}={written(value.value)}" for key, value in (suite.settings | suite.cells[name]).items()]
+    found = find(read_effects(), load_config(suite.base, changes).config, "shapes")
     assert found is not None and found.ablation == name and found.metric == Key.VAL_MAP
 
 

@@ -20,7 +20,7 @@ from scripts.thresholds import CELLS, OUT, TRUNKS, calibrate, measure
 
 STORED: dict[str, Any] = json.loads(OUT.read_text(encoding="utf-8"))
 ROWS: list[dict[str, Any]] = STORED["rows"]
-REPORTED = {21, 41, 81}, {96, 192, 256}  # convolutions and pixels of the README's tables
+REPORTED = {21, 41, 81}, {96, 192, 256}  # convolutions and pixels of the documentation's tables
 
 
 def test_what_is_shipped_is_what_was_calibrated() -> None:

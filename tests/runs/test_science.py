@@ -1,8 +1,8 @@
-"""What the ablations must show: the claims of the README as assertions.
+"""What the ablations must show: the claims of docs/findings.md as assertions.
 
 At initialisation on three seeds; in training on one, or with `--seeds 3` on all three.
 
-Each threshold leaves room around the measured values, which the README's table gives.
+Each threshold leaves room around the measured values, which its table gives.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scripts.why import interval, table
+from scripts.why import interval, short, table
 
 
 def estimate(mean: float, low: float, high: float, n: int = 5) -> dict[str, Any]:
@@ -47,3 +47,12 @@ def test_what_the_seeds_do_not_decide_is_said() -> None:
     undecided = ANSWER | {"answer": ANSWER["answer"] | {"main": None}}  # type: ignore[operator]
     assert "| not decided |" in table([undecided])
     assert interval(estimate(0.5, 0.5, 0.5, n=1)) == "+0.50"  # one seed has no interval
+
+
+def test_the_short_table_has_the_same_numbers() -> None:
+    head, rule, row = short([ANSWER]).splitlines()
+    assert head.count("|") == rule.count("|") == row.count("|")
+    assert [cell.strip() for cell in row.strip("|").split("|")] == [
+        "`mine`", "+1.50<br>\\[+1.00, +2.00\\]", "+1.60<br>\\[+1.20, +2.00\\]",
+        "−0.25<br>\\[−1.00, +0.50\\]", "+0.10<br>\\[−0.10, +0.30\\]",
+    ]  # fmt: skip

@@ -1,0 +1,90 @@
+"""The pages' tables and pictures: where scripts write them, and that the README says what the tables say."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from scripts.ablations import ABLATIONS, table
+from scripts.pictures import crossed
+from tests.support import ROOT
+
+README, FINDINGS = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/findings.md"))
+WRITTEN = {
+    "table: why": "docs/findings.md",
+    "table: coco8": "docs/findings.md",
+    "table: shapes": "docs/findings.md",
+    "table: cures": "docs/findings.md",
+    "effects: coco8": "docs/findings.md",
+    "effects: shapes": "docs/findings.md",
+    "table: shares": "README.md",
+    "table: reliability": "docs/reliability.md",
+    "table: bccd": "docs/speed.md",
+}
+
+
+@pytest.mark.parametrize("marker", WRITTEN)
+def test_a_table_has_one_place(marker: str) -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    found = [page for page in pages if f"<!-- {marker} -->" in page.read_text(encoding="utf-8")]
+    assert found == [ROOT / WRITTEN[marker]]
+    text = found[0].read_text(encoding="utf-8")
+    assert text.count(f"<!-- {marker} -->") == text.count(f"<!-- /{marker} -->") == 1
+
+
+def test_every_number_of_the_readme_is_in_the_tables() -> None:
+    findings = README.split("## Three findings")[1].split("\n## ")[0]
+    numbers = set(re.findall(r"[+−]?\d\.\d\d\b", findings))
+    assert len(numbers) > 20
+    assert sorted(n for n in numbers if not re.search(rf"(?<![\d.]){re.escape(n)}(?!\d)", FINDINGS)) == []
+
+
+def test_the_readme_is_short() -> None:
+    assert README.count("\n") < 130
+    assert README.index("![") < 1200
+
+
+def summary(seed: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "commit": "0123456789", "dirty": False, "status": "finished", "device": "cpu",
+        "versions": {"torch": "2.15.0", "ultralytics": "8.4.190"}, "val/mAP50": 0.1 * seed,
+        "gradient/vanishing_index_init": 0.5, "gradient/verdict_init": "healthy",
+        "gradient/vanishing_index": -1.0 - seed, "gradient/verdict": "vanishing",
+    } | changes  # fmt: skip
+
+
+def test_a_row_has_mean_spread_and_n_and_the_verdicts_that_differ() -> None:
+    measured = {
+        "baseline": [summary(0), summary(1)],
+        "tanh": [],
+        "no_residual": [summary(0), summary(1), summary(2, status="diverged", **{
+            "gradient/verdict": "diverged", "gradient/vanishing_index": float("nan"), "val/mAP50": None,
+        })],
+    }  # fmt: skip
+    lines = table(measured, ["val/mAP50"]).splitlines()
+    rows = {line.split("|")[1].strip(" `"): line for line in lines if line.startswith("| `")}
+    assert list(rows) == ["baseline", "no_residual"]  # what has no runs has no row
+    assert rows["no_residual"] == (
+        f"| `no_residual` | {ABLATIONS['no_residual']} | +0.50 ± 0.00 | healthy | −1.50 ± 0.71 "
+        "| vanishing 2, diverged 1 | 0.05 ± 0.07 | 3 |"
+    )
+    assert lines[0].count("|") == lines[1].count("|") == rows["baseline"].count("|")
+    assert "commit 0123456; torch 2.15.0" in lines[-1]
+
+
+@pytest.mark.parametrize("trunk", ["ablation", "trunk"])
+def test_the_picture_shows_curves_and_outcomes(trunk: str) -> None:
+    def cell(decades: float, loss: float, metric: float) -> dict[str, Any]:
+        curve = {"00_stem": 10**-decades, "01_p2": 1.0}
+        return {str(seed): {"curve": curve, "loss": loss + seed, "metric": metric} for seed in range(3)}
+
+    outcomes = {"baseline": cell(0, 4, 0.5), "sufficiency": cell(3, 5, 0.25), "necessity": cell(0, 7, 0.125),
+                "ablation": cell(3, 8, 0.0), trunk: cell(3, 8, 0.0)}  # fmt: skip
+    left, right = crossed({"ablation": "mine", "outcomes": outcomes}).axes
+    assert [line.get_ydata()[0] for line in left.lines] == pytest.approx([1, 1e-3, 1, 1e-3])  # type: ignore[index]
+    means = [line.get_xdata()[0] for line in right.lines[1::2]]  # type: ignore[index]
+    assert means == [5, 6, 8, 9]
+    assert [text.get_text() for text in right.texts] == ["0.50", "0.25", "0.12", "0.00", "val mAP"]
+    assert right.get_yticklabels()[-1].get_text() == "mine"
