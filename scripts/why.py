@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,34 @@ def short(answers: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def parts(answers: Iterable[Mapping[str, Any]]) -> str:
+    """What is lost in the trunk alone, in neck and head alone, and by both together beyond the sum."""
+    from detector.analysis.statistics import estimate
+
+    lines = [
+        "| ablation | of the trunk | of neck and head | together, more than the sum | n |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for found in answers:
+        if not {"trunk", "rest"} <= found["outcomes"].keys():
+            continue  # it has nothing to strip in neck and head
+        by_role = {
+            role: {s: y["loss"] for s, y in seeds.items()} for role, seeds in found["outcomes"].items()
+        }
+        y = {role: by_role[role] for role in ("baseline", "trunk", "rest", "ablation")}
+        seeds = sorted(set.intersection(*(set(cell) for cell in y.values())))
+        effects = [
+            [y["trunk"][s] - y["baseline"][s] for s in seeds],
+            [y["rest"][s] - y["baseline"][s] for s in seeds],
+            [y["ablation"][s] - y["trunk"][s] - y["rest"][s] + y["baseline"][s] for s in seeds],
+        ]
+        cells = " | ".join(interval(asdict(estimate(effect))) for effect in effects)
+        lines.append(f"| `{found['ablation']}` | {cells} | {len(seeds)} |")
+    return "\n".join(
+        [*lines, "", "Training loss, mean of the last 20 steps; 95 % t intervals, paired by seed."]
+    )
+
+
 def answers(out: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     """The stored answers that are there."""
     paths = [out / f"{name}.json" for name in names]
@@ -110,6 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         answer = refused["answer"]
         text += f"\n\nOn COCO8, `{refused['ablation']}`, n = {answer['gap']['n']}: {answer['says']}"
     write_between(ROOT / "docs" / "findings.md", "table: why", text)
+    write_between(ROOT / "docs" / "findings.md", "table: scope", parts(found))
     write_between(ROOT / "README.md", "table: shares", short(found))
     for answer in found:
         if answer["ablation"] == PICTURED:
