@@ -100,6 +100,11 @@ class GradientRecorder:
         """Whether the current step is being recorded."""
         return bool(self._handles)
 
+    @property
+    def reached(self) -> list[str]:
+        """The layers at which a gradient has arrived in the step so far."""
+        return [name for name in self.points if name in self._squares]
+
     def __enter__(self) -> Self:
         """As `begin`: the forward and the backward pass belong inside."""
         self.begin()
@@ -132,8 +137,7 @@ class GradientRecorder:
         """
         if not self.active:
             return
-        reached = [name for name in self.points if name in self._squares]
-        if reached:
+        if reached := self.reached:
             squares = torch.stack([torch.stack(self._squares[name]).sum() for name in reached])
             for name, square in zip(reached, self.gather(squares).sum(0), strict=True):
                 self._measured[Key.ACTIVATION_GRAD + name] = square.sqrt() / scale
