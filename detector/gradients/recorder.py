@@ -116,7 +116,7 @@ class GradientRecorder:
             self.cancel()
             return
         self.gradients()
-        self._take_hooks_off()
+        self.take_hooks_off()
 
     def measure(self) -> Record:
         """The record of the last `with` block; after the optimizer's step, with the update ratios."""
@@ -179,11 +179,12 @@ class GradientRecorder:
 
     def cancel(self) -> None:
         """Take the hooks off and forget the step."""
-        self._take_hooks_off()
+        self.take_hooks_off()
         self._squares, self._measured = {}, {}
         self.signal.clear()
 
-    def _take_hooks_off(self) -> None:
+    def take_hooks_off(self) -> None:
+        """Between `gradients` and `end`, where other passes come in between: evaluations, copies of the model."""
         for handle in self._handles:
             handle.remove()
         self._handles = []

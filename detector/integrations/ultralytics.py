@@ -63,6 +63,7 @@ class _Watcher:
     def __init__(self, to: tuple[object, ...], every: int, layers: Layers) -> None:
         self.to, self.every, self.layers = to, every, layers
         self.flow: GradientFlow | None = None
+        self._epoch = 0  # in progress
         self._restarts: tuple[int, int] = 0, 0
 
     def on_train_batch_start(self, trainer: Any) -> None:
@@ -72,6 +73,7 @@ class _Watcher:
 
     def on_train_epoch_start(self, trainer: Any) -> None:
         """A trainer that ran out of memory, or met a NaN, begins the epoch anew."""
+        self._epoch = trainer.epoch
         if self.flow is None:
             return
         self.flow.soon()
@@ -82,7 +84,7 @@ class _Watcher:
 
     def on_fit_epoch_end(self, trainer: Any) -> None:
         """Put the epoch's mAP beside the gradients."""
-        if self.flow is not None:
+        if self.flow is not None and trainer.epoch == self._epoch:  # else it is best.pt's, after the last one
             found = {ours: trainer.metrics[key] for key, ours in THEIR_METRICS.items() if key in trainer.metrics}
             self.flow.log({Key.EPOCH: int(trainer.epoch), **found})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from detector.analysis.diagnosis import diagnose
+from detector.config.experiment import WATCHED
 from detector.errors import UserError
 from detector.gradients.layers import trainable_weights
 from detector.gradients.recorder import GradientRecorder, Record, alone
@@ -100,17 +102,26 @@ class GradientFlow:
         levels = levels_of(model) if layers == "auto" else {}
         # Two: one waits for the optimizer's step while the other records the next.
         self._recorders = [GradientRecorder(self.layers, self._gather, levels=levels) for _ in range(2)]
+        for recorder in self._recorders:
+            recorder.signal.gather = alone  # other processes' images may have another size
         self._armed: GradientRecorder | None = None
+        self._in_case = False  # the step in progress is to be recorded only if the one before was skipped
         self._pending: _Pending | None = None
         self._first: dict[str, float] | None = None
         self._skipped, self._started, self._finished = 0, time.perf_counter(), False
         self._latest: dict[str, float] = {}  # of each metric
         self._settings = {"train.seed": torch.initial_seed(), "gradients.every": every} | dict(settings or {})
-        self._settings["watch.model"] = type(unwrapped(model)).__name__
+        self._settings[WATCHED] = type(unwrapped(model)).__name__
         self._ids = frozenset(map(id, self.layers.values()))
         self._until_measured = ExitStack()
         self._logger, self.runs = loggers_for(to if rank == 0 else (), self._settings)
+        weakref.finalize(self, self._until_measured.close)
         self._arm()
+
+    @property
+    def recording(self) -> bool:
+        """Whether the next `step` measures."""
+        return self._armed is not None
 
     def __enter__(self) -> Self:
         """Nothing is to be done before."""
@@ -138,11 +149,16 @@ class GradientFlow:
         recorder, self._armed = self._armed, None
         if recorder is not None:
             self._until_measured.close()
-            self._measure(recorder, pending, loss, scaler, unscaled)
+            if self._in_case and self._first is not None:
+                recorder.cancel()
+            else:
+                self._measure(recorder, pending, loss, scaler, unscaled)
         self._pending = pending
         self.steps += 1
-        waiting_for_first = self._first is None and scaler is not None  # which may skip it
-        if self.steps % self.every == 0 or waiting_for_first:
+        due = self.steps % self.every == 0
+        # A scaler may skip the first steps, as the row will tell: then the next one is the first.
+        self._in_case = not due and self._first is None and scaler is not None
+        if due or self._in_case:
             self._arm()
 
     def log(self, numbers: Mapping[str, Any]) -> None:
@@ -155,6 +171,7 @@ class GradientFlow:
 
     def soon(self) -> None:
         """Record the next step, whatever `every` says; nothing where the step in progress has begun."""
+        self._in_case = False
         if self._armed is None:
             self._arm()
 
@@ -195,6 +212,8 @@ class GradientFlow:
         measured = self._pending.recorder if self._pending else None
         self._armed = next(recorder for recorder in self._recorders if recorder is not measured)
         if _is_compiled(self.model):  # whose graphs know no hooks that come and go
+            # It warns of global hooks, such as ours below, which only looks for watched layers.
+            warnings.filterwarnings("ignore", message=".*when there are global hooks on modules")
             self._until_measured.enter_context(torch.compiler.set_stance("force_eager"))
         this = weakref.ref(self)
 
@@ -232,6 +251,7 @@ class GradientFlow:
             _check_there_is_something(recorder, self.layers, bool(gradients))
         joined = self._gather is not alone
         recorder.gradients(scale * self._world if joined else scale)  # the gradients were averaged
+        recorder.take_hooks_off()
         pending.recorder, pending.scaled_by = recorder, 1.0 if unscaled else scale
         pending.may_be_skipped = scaler is not None and scaler.is_enabled()
         if isinstance(loss, Tensor):
@@ -273,7 +293,7 @@ class GradientFlow:
             "dataset": known.get("data.path"),
             "status": status,
             "steps": self.steps,
-            "epochs": self._latest.get(Key.EPOCH),
+            "epochs": self._latest[Key.EPOCH] + 1 if Key.EPOCH in self._latest else None,
             "seconds": time.perf_counter() - self._started,
             **{key: self._latest.get(key) for key in METRICS},
             **others,
