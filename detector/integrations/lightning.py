@@ -87,14 +87,15 @@ class WatchGradients(_lightning().Callback):  # type: ignore[misc]
         loss = None
         if losses and self.flow.recording:
             loss = torch.stack(losses).sum() / (1.0 if scaler is None else scaler.get_scale())
-        self.flow.step(loss, scaler=scaler, unscaled=True)
-        self.flow.log({Key.EPOCH: int(trainer.current_epoch)})
+        if self.flow.step(loss, scaler=scaler, unscaled=True):
+            self.flow.log({Key.EPOCH: int(trainer.current_epoch)})
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Put what the module has logged beside the gradients."""
         if self.flow is not None and not trainer.sanity_checking:
             found = trainer.callback_metrics
-            self.flow.log({key: value for key, value in found.items() if value.numel() == 1})
+            numbers = {key: value for key, value in found.items() if value.numel() == 1}
+            self.flow.log({Key.EPOCH: int(trainer.current_epoch), **numbers})
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Training reached its end."""

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import inspect
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from detector.integrations.layers import Layers
 from detector.integrations.watch import GradientFlow
 from detector.rundir import Key
 from detector.runtime.files import new_folder
+from detector.runtime.ultralytics_import import import_ultralytics
 
 FOLDER = "gradients"  # in the trainer's own folder
 THEIR_METRICS = {"metrics/mAP50-95(B)": Key.VAL_MAP, "metrics/mAP50(B)": Key.VAL_MAP50}
@@ -121,8 +123,8 @@ class _Watcher:
 
         def optimizer_step() -> None:
             """Record, then unscale, clip and step as they do."""
-            flow.step(sum(trainer.loss_items.values()), scaler=trainer.scaler)
-            flow.log({Key.EPOCH: int(trainer.epoch), Key.LR: trainer.optimizer.param_groups[0]["lr"]})
+            if flow.step(sum(trainer.loss_items.values()), scaler=trainer.scaler):
+                flow.log({Key.EPOCH: int(trainer.epoch), Key.LR: trainer.optimizer.param_groups[0]["lr"]})
             step()
 
         trainer.optimizer_step = optimizer_step  # of this trainer alone, until it ends
@@ -147,25 +149,19 @@ def _check(trainer: Any) -> None:
     except (AttributeError, TypeError):
         missing.append("optimizer_step()")
     if missing:
-        import ultralytics
-
         raise UserError(
-            f"attach: {type(trainer).__name__} of ultralytics {ultralytics.__version__} has no {', '.join(missing)}: "
-            "this trainer is not supported; detector.watch works in a loop of your own"
+            f"attach: {type(trainer).__name__} of ultralytics {version('ultralytics')} has no "
+            f"{', '.join(missing)}: this trainer is not supported; detector.watch works in a loop of your own"
         )
 
 
 def _rank() -> int:
-    from ultralytics.utils import RANK
-
-    return int(RANK)
+    return int(import_ultralytics("utils").RANK)
 
 
 def _wandb_run() -> list[Any]:
     """The run that their callback opened, or the user before them."""
-    from ultralytics.utils import SETTINGS
-
-    if SETTINGS.get("wandb") is not True:
+    if import_ultralytics("utils").SETTINGS.get("wandb") is not True:
         return []
     import wandb
 
@@ -174,10 +170,7 @@ def _wandb_run() -> list[Any]:
 
 def _tensorboard_writer() -> list[Any]:
     """The one that their callback opened."""
-    from ultralytics.utils import SETTINGS
-
-    if SETTINGS.get("tensorboard") is not True:
+    if import_ultralytics("utils").SETTINGS.get("tensorboard") is not True:
         return []
-    from ultralytics.utils.callbacks import tensorboard
-
-    return [tensorboard.WRITER] if tensorboard.WRITER is not None else []
+    writer = getattr(import_ultralytics("utils.callbacks.tensorboard"), "WRITER", None)
+    return [writer] if writer is not None else []

@@ -133,7 +133,7 @@ class GradientFlow:
         """Finish; a run that an error ended is `stopped`."""
         self.finish(status="finished" if error is None else "stopped")
 
-    def step(self, loss: Tensor | float | None = None, *, scaler: Any = None, unscaled: bool = False) -> None:
+    def step(self, loss: Tensor | float | None = None, *, scaler: Any = None, unscaled: bool = False) -> bool:
         """Measure a step: after its last `backward()`, before clipping, `optimizer.step()` and `zero_grad()`.
 
         Args:
@@ -141,10 +141,14 @@ class GradientFlow:
             scaler: the `GradScaler` that the loss was scaled by.
             unscaled: whether `scaler.unscale_(optimizer)` was called before.
 
+        Returns:
+            Whether this step is recorded.
+
         Raises:
             UserError: at the first step, if no gradient is there to measure.
         """
         self._complete()
+        scaler = scaler if scaler is not None and scaler.is_enabled() else None
         pending = _Pending(self.steps)
         recorder, self._armed = self._armed, None
         if recorder is not None:
@@ -160,6 +164,7 @@ class GradientFlow:
         self._in_case = not due and self._first is None and scaler is not None
         if due or self._in_case:
             self._arm()
+        return pending.recorder is not None
 
     def log(self, numbers: Mapping[str, Any]) -> None:
         """Add numbers to the row of the newest step, such as `{"val/mAP50-95": 0.3, "epoch": 2}`."""
@@ -253,7 +258,7 @@ class GradientFlow:
         recorder.gradients(scale * self._world if joined else scale)  # the gradients were averaged
         recorder.take_hooks_off()
         pending.recorder, pending.scaled_by = recorder, 1.0 if unscaled else scale
-        pending.may_be_skipped = scaler is not None and scaler.is_enabled()
+        pending.may_be_skipped = scaler is not None
         if isinstance(loss, Tensor):
             pending.tensors[Key.LOSS] = self._gather(loss.detach().mean()).mean()
         elif loss is not None:
