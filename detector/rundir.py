@@ -219,7 +219,9 @@ class RunDir:
             into[last] = value
         try:
             run.path.mkdir(parents=True, exist_ok=True)
-            write_text(run.config_file, "# What is known of a training loop that was watched.\n" + dump(sections))
+            write_text(
+                run.config_file, "# What is known of a training loop that was watched.\n" + dump(sections)
+            )
         except OSError as error:
             raise UserError(f"{run}: cannot be made: {error.strerror}; name another") from error
         return run

@@ -41,7 +41,14 @@ def run(folder: Path, name: str) -> dict[str, Any]:
 
 
 def test_every_file_of_the_page_is_run_by_a_test_below() -> None:
-    assert sorted(FILES) == ["imposed.py", "lightning_loop.py", "plain_loop.py", "retinanet.py", "scaled.py", "sinks.py"]
+    assert sorted(FILES) == [
+        "imposed.py",
+        "lightning_loop.py",
+        "plain_loop.py",
+        "retinanet.py",
+        "scaled.py",
+        "sinks.py",
+    ]
     assert len(SNIPPETS) == 3
 
 

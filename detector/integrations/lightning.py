@@ -1,8 +1,8 @@
 """The gradients of a `LightningModule`, as a callback of Lightning's trainer.
 
-    from detector.integrations.lightning import WatchGradients
+from detector.integrations.lightning import WatchGradients
 
-    trainer = Trainer(callbacks=[WatchGradients("runs/mine")])
+trainer = Trainer(callbacks=[WatchGradients("runs/mine")])
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def _lightning() -> Any:
             return importlib.import_module(name)
         except ImportError:
             continue
-    raise UserError("detector.integrations.lightning: Lightning is not installed: pip install pytorch-lightning")
+    raise UserError(
+        "detector.integrations.lightning: Lightning is not installed: pip install pytorch-lightning"
+    )
 
 
 class WatchGradients(_lightning().Callback):  # type: ignore[misc]

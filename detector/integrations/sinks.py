@@ -68,7 +68,9 @@ class ToTensorBoard(Logger):
         """Write a row's curves. V is signed, and norms span decades: these are written as their log10."""
         for key, value in row.items():
             if key.startswith(PER_LAYER):
-                self.writer.add_scalar(f"log10_{key}", math.log10(value) if value > 0 else math.nan, row[Key.STEP])
+                self.writer.add_scalar(
+                    f"log10_{key}", math.log10(value) if value > 0 else math.nan, row[Key.STEP]
+                )
             elif key not in (Key.STEP, Key.EPOCH):
                 self.writer.add_scalar(key, value, row[Key.STEP])
 

@@ -1,10 +1,10 @@
 """The gradients of a network in ultralytics' own trainer.
 
-    from ultralytics import YOLO
-    from detector.integrations.ultralytics import attach
+from ultralytics import YOLO
+from detector.integrations.ultralytics import attach
 
-    model = attach(YOLO("yolo26n.yaml"))
-    model.train(data="coco8.yaml", epochs=100)
+model = attach(YOLO("yolo26n.yaml"))
+model.train(data="coco8.yaml", epochs=100)
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def attach(model: Model, *to: object, every: int = 10, layers: Layers = "auto") 
     """
     add: Any = getattr(model, "add_callback", None)
     if add is None:
-        raise UserError(f"attach: {type(model).__name__} is not a model of ultralytics, such as YOLO('yolo26n.yaml')")
+        raise UserError(
+            f"attach: {type(model).__name__} is not a model of ultralytics, such as YOLO('yolo26n.yaml')"
+        )
     watcher = _Watcher(to, every, layers)
     add("on_train_batch_start", watcher.on_train_batch_start)
     add("on_train_epoch_start", watcher.on_train_epoch_start)
@@ -87,7 +89,9 @@ class _Watcher:
     def on_fit_epoch_end(self, trainer: Any) -> None:
         """Put the epoch's mAP beside the gradients."""
         if self.flow is not None and trainer.epoch == self._epoch:  # else it is best.pt's, after the last one
-            found = {ours: trainer.metrics[key] for key, ours in THEIR_METRICS.items() if key in trainer.metrics}
+            found = {
+                ours: trainer.metrics[key] for key, ours in THEIR_METRICS.items() if key in trainer.metrics
+            }
             self.flow.log({Key.EPOCH: int(trainer.epoch), **found})
 
     def on_train_end(self, trainer: Any) -> None:

@@ -93,7 +93,9 @@ class GradientFlow:
         across_ranks: bool = False,
     ) -> None:
         if every < 1:
-            raise UserError(f"watch: every={every}: is the number of steps from one recorded to the next: 1, 2, …")
+            raise UserError(
+                f"watch: every={every}: is the number of steps from one recorded to the next: 1, 2, …"
+            )
         self.model, self.every, self.steps = model, every, 0
         self.layers = choose_layers(model, layers)
         self.rows: deque[dict[str, float]] = deque(maxlen=MOST_ROWS)
@@ -280,7 +282,9 @@ class GradientFlow:
         if not numbers:
             return
         row = {Key.STEP: pending.step, **numbers}
-        self._latest |= {key: value for key, value in row.items() if key in (*METRICS, Key.EPOCH) or "val/" in key}
+        self._latest |= {
+            key: value for key, value in row.items() if key in (*METRICS, Key.EPOCH) or "val/" in key
+        }
         if Key.VANISHING_INDEX in row:
             self._first = self._first or row
         self.rows.append(row)
@@ -290,7 +294,11 @@ class GradientFlow:
         rows = list(self.rows)
         if self._first is not None and self._first not in rows:
             rows.insert(0, self._first)
-        others = {key: self._latest[key] for key in self._latest if key.removeprefix("val/") in own_metrics(self._latest)}
+        others = {
+            key: self._latest[key]
+            for key in self._latest
+            if key.removeprefix("val/") in own_metrics(self._latest)
+        }
         known = self._settings
         return {
             "ablation": known.get("run.name") or (self.runs[0].path.name if self.runs else "watched"),

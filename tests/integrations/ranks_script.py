@@ -22,7 +22,9 @@ def images(step: int) -> Tensor:
     return torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
 
 
-def train(model: nn.Module, shard: slice, *to: object, across_ranks: bool) -> tuple[list[dict[str, float]], nn.Module]:
+def train(
+    model: nn.Module, shard: slice, *to: object, across_ranks: bool
+) -> tuple[list[dict[str, float]], nn.Module]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     flow = watch(model, *to, every=1, across_ranks=across_ranks)
     for step in range(2):

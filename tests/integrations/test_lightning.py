@@ -48,7 +48,9 @@ class Module(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
 
 
-def fit(folder: Path, *callbacks: WatchGradients, module: Module | None = None, logger: Any = False) -> Module:
+def fit(
+    folder: Path, *callbacks: WatchGradients, module: Module | None = None, logger: Any = False
+) -> Module:
     """Two epochs of two steps of two batches of four, clipped."""
     module = module or Module()
     trainer = lightning.Trainer(
@@ -84,7 +86,12 @@ def test_its_rows_are_those_of_the_loop_by_hand_and_the_weights_are_the_same(tmp
     watched = fit(tmp_path, WatchGradients(run, rows.append, every=1, module="net"), logger=logger)
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), watched.parameters(), strict=True))
     others = [{key: row.pop(key) for key in ("epoch", "val/mAP50-95") if key in row} for row in rows]
-    assert others == [{"epoch": 0}, {"epoch": 0, "val/mAP50-95": 0.125}, {"epoch": 1}, {"epoch": 1, "val/mAP50-95": 0.25}]
+    assert others == [
+        {"epoch": 0},
+        {"epoch": 0, "val/mAP50-95": 0.125},
+        {"epoch": 1},
+        {"epoch": 1, "val/mAP50-95": 0.25},
+    ]
     for ours, by_hand in zip(rows, rows_by_hand(), strict=True):
         assert list(ours) == list(by_hand)
         assert ours == pytest.approx(by_hand, rel=1e-5)

@@ -24,7 +24,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str
     folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     subprocess.run(
-        [*command, "-m", "tests.integrations.ranks_script", str(folder)], cwd=ROOT, env=environment(), check=True
+        [*command, "-m", "tests.integrations.ranks_script", str(folder)],
+        cwd=ROOT,
+        env=environment(),
+        check=True,
     )
     return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 

@@ -65,7 +65,11 @@ def test_a_flat_gradient_is_imposed_on_the_backbone_and_the_forward_pass_stays(n
     def run(impose: bool) -> tuple[dict[str, float], float, dict[str, Tensor]]:
         model = build(name)
         flow = watch(model)
-        imposed = ImposedProfile(flow.layers, read_profile("flat", list(flow.layers), steps=1, seed=0)) if impose else None
+        imposed = (
+            ImposedProfile(flow.layers, read_profile("flat", list(flow.layers), steps=1, seed=0))
+            if impose
+            else None
+        )
         if imposed:
             imposed.begin(0)
         loss = loss_of(model)

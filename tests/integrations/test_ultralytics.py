@@ -50,7 +50,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory, coco8: Path) -> Path:
         "YOLO_CONFIG_DIR": str(folder / "settings"), "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false",
         "WANDB_MODE": "offline", "WANDB_SILENT": "true",
     }  # fmt: skip
-    command = [sys.executable, "-m", "tests.integrations.ultralytics_script", str(folder), str(folder / "coco8.yaml")]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.integrations.ultralytics_script",
+        str(folder),
+        str(folder / "coco8.yaml"),
+    ]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     (folder / "printed.txt").write_text(done.stdout + done.stderr)
@@ -83,7 +89,9 @@ def test_every_backbone_layer_has_a_curve_beside_map(trained: Path) -> None:
     recorded = [row for row in rows if "train/grad_norm" in row]
     assert [row["step"] for row in recorded] == [0, 2, 3]  # the first of each epoch
     for row in recorded:
-        assert [key for key in row if key.startswith("activation_grad/")] == [f"activation_grad/{n}" for n in BACKBONE]
+        assert [key for key in row if key.startswith("activation_grad/")] == [
+            f"activation_grad/{n}" for n in BACKBONE
+        ]
         assert all(math.isfinite(value) for value in row.values())
         assert row["train/grad_norm"] > 10  # before their clipping to 10
     assert ["val/mAP50-95" in row for row in rows] == [False, True, True, True]

@@ -54,11 +54,14 @@ def train(steps: int = 4, *to: object, watched: bool = True, **options: Any) -> 
     return model, flow
 
 
-def by_hand(model: nn.Module, loss_of: Callable[[], Tensor], layers: dict[str, nn.Module]) -> dict[str, float]:
+def by_hand(
+    model: nn.Module, loss_of: Callable[[], Tensor], layers: dict[str, nn.Module]
+) -> dict[str, float]:
     """‖dL/d(output)‖ and ‖dL/dw‖ of each layer by `torch.autograd.grad`."""
     outputs: dict[str, list[Tensor]] = {name: [] for name in layers}
     handles = [
-        m.register_forward_hook(lambda _m, _i, out, name=name: outputs[name].append(out)) for name, m in layers.items()
+        m.register_forward_hook(lambda _m, _i, out, name=name: outputs[name].append(out))
+        for name, m in layers.items()
     ]
     loss = loss_of()
     for handle in handles:
@@ -98,7 +101,9 @@ def test_a_row_is_what_autograd_says_by_hand() -> None:
         assert row["gradient/vanishing_index"] == pytest.approx(math.log10(norms[0] / norms[-1]))
         assert row["gradient/vanishing_index"] == vanishing_index(norms)
     for (name, layer), old, new in zip(flow.layers.items(), before[0], before[1], strict=True):
-        assert flow.rows[0][f"update_ratio/{name}"] == pytest.approx(float((new - old).norm() / old.norm()), rel=1e-5)
+        assert flow.rows[0][f"update_ratio/{name}"] == pytest.approx(
+            float((new - old).norm() / old.norm()), rel=1e-5
+        )
         assert layer is flow.layers[name]
     assert flow.rows[1]["train/grad_norm"] == pytest.approx(total, rel=1e-6)
     assert flow.rows[1]["train/loss"] == pytest.approx(float(loss.detach()))
@@ -108,7 +113,10 @@ def test_a_row_is_what_autograd_says_by_hand() -> None:
 def test_the_weights_are_the_same_bit_for_bit_and_the_rows_at_their_steps(every: int) -> None:
     plain, _ = train(7, watched=False)
     model, flow = train(7, every=every)
-    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), model.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(plain.state_dict().values(), model.state_dict().values(), strict=True)
+    )
     assert [row["step"] for row in flow.rows] == [step for step in range(7) if step % every == 0]
     assert all(row["train/grad_norm"] > 0.01 for row in flow.rows)  # before clipping
 
@@ -259,7 +267,9 @@ def test_a_head_at_two_scales_has_a_gradient_and_no_input_dependence() -> None:
 def test_in_place_activations_do_not_change_what_is_measured() -> None:
     def first_row(inplace: bool) -> dict[str, float]:
         torch.manual_seed(3)
-        model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(inplace), nn.Linear(6, 6), nn.SiLU(inplace), nn.Linear(6, 2))
+        model = nn.Sequential(
+            nn.Linear(4, 6), nn.ReLU(inplace), nn.Linear(6, 6), nn.SiLU(inplace), nn.Linear(6, 2)
+        )
         flow = watch(model)
         model(images(0)).square().mean().backward()
         flow.step()
@@ -312,7 +322,13 @@ def test_evaluation_between_the_steps_is_not_recorded() -> None:
 def test_a_run_directory_that_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (0, 1):
         torch.manual_seed(seed)
-        settings = {"run.name": "mine", "train.seed": seed, "data.path": "toy", "data.image_size": 64, "my.lr": 0.1}
+        settings = {
+            "run.name": "mine",
+            "train.seed": seed,
+            "data.path": "toy",
+            "data.image_size": 64,
+            "my.lr": 0.1,
+        }
         _, flow = train(6, tmp_path / f"s{seed}", every=2, settings=settings)
         run = RunDir(tmp_path / f"s{seed}")
         assert run.read_history() == list(flow.rows)
@@ -409,7 +425,10 @@ def test_layers_by_pattern_by_name_and_as_they_are() -> None:
     [
         (lambda: watch(nn.ReLU()), "no parameter of ReLU needs a gradient"),
         (lambda: watch(network().requires_grad_(False)), "no parameter of Sequential needs a gradient"),
-        (lambda: watch(network(), layers="stage*"), r"layers=stage\*: no trained layer of Sequential is called that; it has"),
+        (
+            lambda: watch(network(), layers="stage*"),
+            r"layers=stage\*: no trained layer of Sequential is called that; it has",
+        ),
         (lambda: watch(network(), layers=["0", "stage1"]), "layers=stage1: no trained layer"),
         (lambda: watch(network(), every=0), "every=0"),
         (lambda: watch(network(), 3), "3 takes no rows"),

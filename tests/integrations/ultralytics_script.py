@@ -33,7 +33,9 @@ def measure_first_step(found: dict[str, float]) -> Any:
             def forward_hook(_module: Any, _inputs: Any, out: Tensor, at: int = at) -> None:
                 if f"activation/{at}" not in found and out.requires_grad:
                     out.register_hook(
-                        lambda grad: found.setdefault(f"activation/{at}", float(grad.double().norm())) and None
+                        lambda grad: (
+                            found.setdefault(f"activation/{at}", float(grad.double().norm())) and None
+                        )
                     )
 
             layer.register_forward_hook(forward_hook)
