@@ -1,4 +1,4 @@
-"""docs/any_loop.md, executed: each block that is a file is run, and each first three lines are what is tested."""
+"""docs/any_loop.md, executed: each block that is a file, and the first three lines of each way."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ from typing import Any
 from detector.config.schema import Config
 from detector.config.section import NotTheExperiment
 
-
 WATCHED = "watch.model"  # a key that only the configuration of a watched training loop has
 
 

@@ -184,7 +184,7 @@ class GradientRecorder:
         self.signal.clear()
 
     def take_hooks_off(self) -> None:
-        """Between `gradients` and `end`, where other passes come in between: evaluations, copies of the model."""
+        """After `gradients`, where other passes come before `end`: evaluations, copies of the model."""
         for handle in self._handles:
             handle.remove()
         self._handles = []

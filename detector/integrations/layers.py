@@ -65,13 +65,13 @@ def levels_of(model: nn.Module) -> dict[str, str]:
         sources = [layer.f] if isinstance(layer.f, int) else layer.f
         if index >= len(names):
             read |= {at for at in (f if f >= 0 else index + f for f in sources) if at < len(names)}
-    strides = sorted((int(stride) for stride in head), reverse=True)  # type: ignore[operator, union-attr]
+    strides = sorted((int(stride) for stride in head), reverse=True)
     levels = zip(strides, sorted(read, reverse=True), strict=False)
     return {f"p{stride.bit_length() - 1}": names[at] for stride, at in reversed(list(levels))}
 
 
 def _ultralytics(model: nn.Module) -> dict[str, nn.Module]:
-    """The backbone's layers under the names that they have in a run of `train.py`; empty for other networks."""
+    """The backbone's layers under the names of a run of `train.py`; empty for other networks."""
     description, layers = getattr(model, "yaml", None), getattr(model, "model", None)
     if not isinstance(description, Mapping) or not isinstance(layers, nn.Sequential):
         return {}

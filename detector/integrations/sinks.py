@@ -47,7 +47,7 @@ class ToWandb(Logger):
         kept = {key: value for key, value in row.items() if key.startswith(OURS)}
         for key in kept.keys() - self._defined - {Key.STEP}:
             self._defined.add(key)
-            # W&B reads a dot as nesting. Layers stay out of the table of runs, where they would bury the rest.
+            # W&B reads a dot as nesting. Layers would bury the rest in the table of runs.
             summary = "none" if key.startswith(PER_LAYER) else None
             self.run.define_metric(key.replace(".", r"\."), step_metric=Key.STEP, summary=summary)
         if len(kept) > 1:

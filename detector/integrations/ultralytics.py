@@ -31,9 +31,9 @@ Model = TypeVar("Model")
 def attach(model: Model, *to: object, every: int = 10, layers: Layers = "auto") -> Model:
     """Record every layer's gradient when this `YOLO` is trained: call it before `.train(…)`.
 
-    Gradients are measured as they are unscaled and not yet clipped. The curves go beside ultralytics' mAP into
-    the W&B run and the TensorBoard folder that it opens, if its settings say so, and in any case with the
-    mAP into a run directory, `gradients` in its folder, for `detector compare`. The weights come out the same.
+    Gradients are measured unscaled and not yet clipped. The curves go beside ultralytics' mAP into the W&B
+    run and the TensorBoard folder that it opens, if its settings say so, and in any case with the mAP into
+    a run directory, `gradients` in its folder, for `detector compare`. The weights come out the same.
 
     Args:
         model: `ultralytics.YOLO(…)`, or another of its models that are trained by its trainer.
@@ -62,7 +62,7 @@ def attach(model: Model, *to: object, every: int = 10, layers: Layers = "auto") 
 
 
 class _Watcher:
-    """The callbacks. It is copied into the processes of a training on several GPUs, of which the first records."""
+    """The callbacks. On several GPUs each process has a copy, and the first one records."""
 
     def __init__(self, to: tuple[object, ...], every: int, layers: Layers) -> None:
         self.to, self.every, self.layers = to, every, layers

@@ -61,14 +61,14 @@ def watch(
 
     Args:
         model: any module; `DistributedDataParallel` and `torch.compile` around it are looked through.
-        to: where rows go: the directory of a new run, which `detector compare` reads, a W&B run, a TensorBoard
-            `SummaryWriter`, or a function such as `rows.append`. The newest are in `flow.rows` in any case.
+        to: where rows go: the directory of a new run, which `detector compare` reads, a W&B run, a
+            TensorBoard `SummaryWriter`, or a function such as `rows.append`. The newest are in `flow.rows`.
         every: steps between recorded ones; the first one is recorded.
         layers: see `choose_layers`.
         settings: what the run's config.yaml is to say for `detector compare`, such as
             `{"run.name": "retinanet", "data.path": "coco8", "data.image_size": 320, "train.lr": 0.01}`.
-        across_ranks: of several processes each with a shard of the batch: measure the whole batch; then all of
-            them must call `step`. Otherwise activation gradients are those of this process's shard alone.
+        across_ranks: of several processes each with a shard of the batch: measure the whole batch; then all
+            of them must call `step`. Otherwise activation gradients are those of this process's shard.
 
     Raises:
         UserError: nothing of the model is trained, no such layer or sink, or the directory holds a run.
@@ -215,7 +215,7 @@ class GradientFlow:
     # --- hooks -----------------------------------------------------------------------------------
 
     def _arm(self) -> None:
-        """Record the next step: from its first forward pass on, so that no copy of the model has the hooks."""
+        """Record the next step, from its first forward pass on: no copy of the model has the hooks."""
         measured = self._pending.recorder if self._pending else None
         self._armed = next(recorder for recorder in self._recorders if recorder is not measured)
         if _is_compiled(self.model):  # whose graphs know no hooks that come and go

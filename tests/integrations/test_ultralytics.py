@@ -150,7 +150,7 @@ def test_layers_and_levels_have_the_names_of_a_run_of_train_py(name: str) -> Non
 
 def trainer(**other: Any) -> Any:
     model = nn.Linear(2, 2)
-    known = {name: None for name in ("scaler", "optimizer", "args", "epoch", "save_dir")}
+    known = dict.fromkeys(("scaler", "optimizer", "args", "epoch", "save_dir"))
     return SimpleNamespace(**{**known, "model": model, "optimizer_step": lambda: None, **other})
 
 

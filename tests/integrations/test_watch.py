@@ -26,7 +26,8 @@ def network() -> nn.Sequential:
     """With what could give a difference away: batch norm's statistics, dropout's random numbers."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(inplace=True), nn.Linear(6, 6), nn.Dropout(0.3), nn.Tanh(), nn.Linear(6, 2)
+        nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(inplace=True), nn.Linear(6, 6), nn.Dropout(0.3),
+        nn.Tanh(), nn.Linear(6, 2),
     )  # fmt: skip
 
 
@@ -342,7 +343,7 @@ def test_a_run_directory_that_is_compared(tmp_path: Path, capsys: pytest.Capture
     assert "mine" in table and "2" in table
     assert "lacks" not in table and "another version" not in table
     assert "activation_grad" in (tmp_path / "page.html").read_text()
-    with pytest.raises(UserError, match="already holds|holds a run already"):
+    with pytest.raises(UserError, match=r"already holds|holds a run already"):
         watch(network(), tmp_path / "s0")
 
 
