@@ -112,8 +112,9 @@ def test_a_scaled_gradient_is_unscaled(tmp_path: Path, monkeypatch: pytest.Monke
         plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
         plugin.autocast_context_manager = lambda: torch.autocast("cpu", enabled=False)  # type: ignore[method-assign]
         trainer = lightning.Trainer(
-            callbacks=[WatchGradients(into.append, every=1)], plugins=[plugin], max_epochs=1, accelerator="cpu",
-            logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            callbacks=[WatchGradients(into.append, every=1)], plugins=[plugin], max_epochs=1,
+            accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False,
         )  # fmt: skip
         trainer.fit(Module(), DataLoader(DATA, 8))
     assert len(rows[1.0]) == 2
