@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from detector.config.loading import load_config
     from detector.fit import fit
     from detector.gradients.recorder import GradientRecorder
+    from detector.integrations.watch import watch
     from detector.models.build import build_model
     from detector.models.detector import Detector
     from detector.models.strip import strip
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Callback", "Detector", "GradientRecorder", "Predictor", "build_model", "compare", "fit",
-           "load_config", "load_run", "register", "strip"]  # fmt: skip
+           "load_config", "load_run", "register", "strip", "watch"]  # fmt: skip
 _MODULES = {
     "Callback": "training.callbacks",
     "Detector": "models.detector",
@@ -44,6 +45,7 @@ _MODULES = {
     "load_run": "rundir",
     "register": "registry",
     "strip": "models.strip",
+    "watch": "integrations.watch",
 }
 
 

@@ -26,6 +26,7 @@ from pydantic import ValidationError
 
 from detector.config.loading import LoadedConfig, load_config, save
 from detector.config.names import plugin_needed
+from detector.config.safe_yaml import dump
 from detector.config.schema import Config
 from detector.errors import UserError
 from detector.runtime.files import check_regular, read_bytes, with_filename, write_bytes, write_text
@@ -195,6 +196,35 @@ class RunDir:
             save(config, run.config_file)
         except OSError as error:
             raise UserError(f"run.dir={run} cannot be made: {error.strerror}; name another") from error
+        return run
+
+    @classmethod
+    def create_watched(cls, path: Path, settings: Mapping[str, Any]) -> RunDir:
+        """Make the directory of a run that another training loop does, and save what is known of it.
+
+        Args:
+            path: of the directory.
+            settings: by key, such as `data.image_size`; `watch.model` tells it from a run of `train.py`.
+
+        Raises:
+            UserError: it holds a run, or files that look like one's, or it cannot be made.
+        """
+        run = cls(path)
+        run._check_unused()
+        sections: dict[str, Any] = {}
+        for key, value in settings.items():
+            *outer, last = key.split(".")
+            into = sections
+            for name in outer:
+                into = into.setdefault(name, {})
+            into[last] = value
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            write_text(
+                run.config_file, "# What is known of a training loop that was watched.\n" + dump(sections)
+            )
+        except OSError as error:
+            raise UserError(f"{run}: cannot be made: {error.strerror}; name another") from error
         return run
 
     def _check_unused(self) -> None:

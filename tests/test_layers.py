@@ -11,7 +11,7 @@ from tests.support import ROOT
 PACKAGE = ROOT / "detector"
 FLOORS = [
     "errors", "runtime", "config", "rundir", "registry", "data", "models", "gradients", "analysis", "loggers",
-    "training", "fit", "predictor", "jobs", "report", "tools", "cli",
+    "training", "fit", "predictor", "integrations", "jobs", "report", "tools", "cli",
 ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from tests.support import ROOT
 EXAMPLES = (
     "load_config", "fit", "", "load_run", "compare", "Predictor", "Detector", "build_model",
     "GradientRecorder", "Callback", "register", "strip",
+    "watch",
 )  # fmt: skip
 
 

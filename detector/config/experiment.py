@@ -8,6 +8,8 @@ from typing import Any
 from detector.config.schema import Config
 from detector.config.section import NotTheExperiment
 
+WATCHED = "watch.model"  # a key that only the configuration of a watched training loop has
+
 
 def markers() -> dict[str, NotTheExperiment | None]:
     """Of every key, such as `train.lr`, why it is not the experiment; None where it is."""
@@ -30,10 +32,14 @@ def experiment(config: Config | Mapping[str, Any], *but: NotTheExperiment) -> di
 
     Args:
         config: of the run. Where another version of this schema may have written it, in the form of `flat`:
-            a key that it did not have yet has its default, and one that is not known here counts.
+            a key that it did not have yet has its default, and one that is not known here counts. Of another
+            training loop (see `detector.watch`) only what it said of itself is known: no default holds there.
         but: kinds of marked keys that count all the same.
     """
-    values = flat(config) if isinstance(config, Config) else flat(Config()) | dict(config)
+    if isinstance(config, Config):
+        values = flat(config)
+    else:
+        values = ({} if WATCHED in config else flat(Config())) | dict(config)
     return {k: v for k, v in values.items() if (mark := MARKERS.get(k)) is None or mark in but}
 
 

@@ -100,6 +100,11 @@ class GradientRecorder:
         """Whether the current step is being recorded."""
         return bool(self._handles)
 
+    @property
+    def reached(self) -> list[str]:
+        """The layers at which a gradient has arrived in the step so far."""
+        return [name for name in self.points if name in self._squares]
+
     def __enter__(self) -> Self:
         """As `begin`: the forward and the backward pass belong inside."""
         self.begin()
@@ -111,7 +116,7 @@ class GradientRecorder:
             self.cancel()
             return
         self.gradients()
-        self._take_hooks_off()
+        self.take_hooks_off()
 
     def measure(self) -> Record:
         """The record of the last `with` block; after the optimizer's step, with the update ratios."""
@@ -132,8 +137,7 @@ class GradientRecorder:
         """
         if not self.active:
             return
-        reached = [name for name in self.points if name in self._squares]
-        if reached:
+        if reached := self.reached:
             squares = torch.stack([torch.stack(self._squares[name]).sum() for name in reached])
             for name, square in zip(reached, self.gather(squares).sum(0), strict=True):
                 self._measured[Key.ACTIVATION_GRAD + name] = square.sqrt() / scale
@@ -175,11 +179,12 @@ class GradientRecorder:
 
     def cancel(self) -> None:
         """Take the hooks off and forget the step."""
-        self._take_hooks_off()
+        self.take_hooks_off()
         self._squares, self._measured = {}, {}
         self.signal.clear()
 
-    def _take_hooks_off(self) -> None:
+    def take_hooks_off(self) -> None:
+        """After `gradients`, where other passes come before `end`: evaluations, copies of the model."""
         for handle in self._handles:
             handle.remove()
         self._handles = []

@@ -50,7 +50,11 @@ class SignalMeter:
     def measure(self) -> dict[str, Tensor]:
         """The measured values as scalars on their device; `report` turns them into the record's."""
         found: dict[str, Tensor] = {}
-        joint = {layer: join(torch.cat([self.gather(m) for m in ms])) for layer, ms in self._moments.items()}
+        joint = {
+            layer: join(torch.cat([self.gather(m) for m in ms]))
+            for layer, ms in self._moments.items()
+            if len({m.shape for m in ms}) == 1
+        }
         for level, layer in self.layers.items():
             if layer in joint:
                 counts, rms, dependence = summary_of(joint[layer])

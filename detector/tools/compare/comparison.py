@@ -143,7 +143,7 @@ def mixed(runs: Sequence[Run]) -> list[str]:
     """What differs among the runs that makes their numbers incomparable, in words."""
     kinds: dict[str, Callable[[Run], str]] = {
         "data": lambda run: f"{run.dataset} {run.data[:8]}" if run.data else _UNKNOWN,
-        "image size": lambda run: f"{run.config['data.image_size']} px",
+        "image size": lambda run: f"{size} px" if (size := run.config.get("data.image_size")) else _UNKNOWN,
         "length": planned,
     }
     if not any(run.data for run in runs):  # nothing has ended yet: the name is all there is to go by

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detector.analysis.diagnosis import diagnose
-from detector.config.experiment import experiment
+from detector.config.experiment import WATCHED, experiment
 from detector.config.safe_yaml import Value, read
 from detector.errors import UserError, escape_control, shorten
 from detector.rundir import Key, RunDir
@@ -113,7 +113,8 @@ def _load(directory: Path) -> Run | LeftOut:
         config = flatten(read(run.config_file, run.config_file.name))
     except UserError as error:
         return LeftOut(directory, f"what it was trained on is unknown: {error}")
-    missing = [key for key in ("data.image_size", "train.seed") if not isinstance(config.get(key), int)]
+    needed = ("train.seed",) if WATCHED in config else ("data.image_size", "train.seed")
+    missing = [key for key in needed if not isinstance(config.get(key), int)]
     if missing:
         return LeftOut(directory, f"config.yaml has no usable {', '.join(missing)} (another version's?)")
     summary, problem = run.scan_summary()
@@ -158,7 +159,7 @@ def _load(directory: Path) -> Run | LeftOut:
         values=values,
         verdicts=verdicts,
         data=fingerprint if isinstance(fingerprint, str) else None,
-        dataset=shorten(str(summary.get("dataset") or Path(str(config.get("data.path"))).stem)),
+        dataset=shorten(str(summary.get("dataset") or Path(str(config.get("data.path", "unknown"))).stem)),
         commit=escape_control(commit[:7]) if isinstance(commit, str) else None,
         curves=curves(rows),
         ledger=tuple(

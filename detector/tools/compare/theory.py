@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import ValidationError
 
+from detector.config.experiment import WATCHED
 from detector.config.schema import ModelConfig
 from detector.tools.compare.history import Array
 from detector.tools.compare.runs import Run
@@ -17,7 +18,7 @@ def expected(run: Run) -> Array | None:
         One value a layer; None where the theory does not cover the model, or step 0 was not recorded.
     """
     curves = run.curves
-    if not curves.steps or curves.steps[0] != 0:
+    if not curves.steps or curves.steps[0] != 0 or WATCHED in run.config:
         return None
     section = {key.removeprefix("model."): v for key, v in run.config.items() if key.startswith("model.")}
     try:
