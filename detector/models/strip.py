@@ -97,6 +97,10 @@ class PlainPSA(nn.Module):
         return out
 
 
+class PlainABlock(nn.Sequential):
+    """Ultralytics' `ABlock` without its two additions: its parts in a row, under their names."""
+
+
 def strip(
     model: Network,
     *,
@@ -283,8 +287,8 @@ def _exchange_shortcuts(sites: list[Site], shortcut: str) -> int:
             parts = ATTENDING[kind]
             if kind == "PSABlock":
                 block.add = False
-            elif kind == "ABlock":  # in a row, under their names
-                block = nn.Sequential(OrderedDict((name, getattr(block, name)) for name in parts))
+            elif kind == "ABlock":
+                block = PlainABlock(OrderedDict((name, getattr(block, name)) for name in parts))
                 site.put(block)
             else:
                 block = PlainPSA(block)
