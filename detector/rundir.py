@@ -68,6 +68,8 @@ class Key:
     ACTIVATION_GRAD = "activation_grad/"  # ‖dL/d(output)‖
     WEIGHT_GRAD = "weight_grad/"  # ‖dL/dw‖
     UPDATE_RATIO = "update_ratio/"  # ‖change of w in this step‖ / ‖w‖
+    # The first two of other modules, such as `point_activation_grad/017_model.4.m.0.cv1`: `gradients.points`.
+    POINT_ACTIVATION_GRAD, POINT_WEIGHT_GRAD = "point_activation_grad/", "point_weight_grad/"
     # The same before `gradients.impose` or `gradients.equalise` rescaled them; only where one of them does.
     RAW_ACTIVATION_GRAD, RAW_WEIGHT_GRAD = "raw_activation_grad/", "raw_weight_grad/"
     VANISHING_INDEX = "gradient/vanishing_index"  # decades; in the summary late in training

@@ -16,11 +16,13 @@ from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from detector.errors import UserError, shorten
 from detector.gradients.layers import CONTAINERS, tensors
+from detector.models.base import DetectionModel
 from detector.models.blocks import HighwayGate, NoShortcut, Residual, SkipInit
 from detector.models.strip import Around
 
@@ -64,6 +66,18 @@ class Calls:
                 self.finished.setdefault(name, one)
 
         return forward_hook
+
+
+@torch.no_grad()
+def points_inside(model: DetectionModel, which: str) -> dict[str, nn.Module]:
+    """What `gradients.points` asks for beside the trunk's layers; runs a detector on an empty image."""
+    if which == "layers":
+        return {}
+    training, side = model.training, 2 * max(model.strides)
+    with Calls(model.body()) as calls:
+        model.eval()(torch.zeros(1, 3, side, side, device=next(model.parameters()).device))
+    model.train(training)
+    return points(calls, which)
 
 
 def points(calls: Calls, which: str) -> dict[str, nn.Module]:

@@ -119,6 +119,10 @@ class YoloModel(DetectionModel):
         """See `DetectionModel.backbone_modules`: what the description lists under that name."""
         return list(self.net.model)[: len(self.description["backbone"])]  # type: ignore[arg-type]
 
+    def body(self) -> nn.Module:
+        """See `DetectionModel.body`: ultralytics' network, whose modules are `model.2.m.0` and so on."""
+        return self.net
+
     def level_ends(self) -> dict[str, str]:
         """See `DetectionModel.level_ends`: the backbone's layers that the neck reads, and its last."""
         names = list(self.backbone_layers())

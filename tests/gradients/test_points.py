@@ -1,16 +1,20 @@
 """Points inside a network, against lists written by hand and counts of its convolutions."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from detector.config.schema import ModelConfig
 from detector.errors import UserError
-from detector.gradients.points import Calls, points
+from detector.gradients.points import Calls, points, points_inside
+from detector.gradients.recorder import GradientRecorder
 from detector.models.build import build_model
 from detector.models.strip import strip
 from detector.models.yolo import YoloModel
 from detector.runtime.ultralytics_import import import_ultralytics
+from tests.models.test_strip import backward
 from tests.models.test_yolo import IMAGES, built
 
 FAMILIES = ["yolov8n.yaml", "yolov10n.yaml", "yolo11n.yaml", "yolo12n.yaml", "yolo26n.yaml"]
@@ -85,6 +89,53 @@ def test_our_own_network_and_a_pattern() -> None:
     assert list(points(calls, "neck.lateral.?")) == [f"00{n}_neck.lateral.{n}" for n in range(3)]
     with pytest.raises(UserError, match=r"points=model\.2: no module of this network"):
         points(calls, "model.2")
+
+
+@pytest.mark.parametrize("freeze", ["none", "backbone"])
+def test_what_is_recorded_inside_is_plain_autograd_and_v_is_the_trunks(freeze: str) -> None:
+    model, alone = built("yolo11n.yaml", freeze=freeze), built("yolo11n.yaml", freeze=freeze)
+    inside = points_inside(model, "convs")
+    assert model.training
+    recorder = GradientRecorder(model.backbone_layers(), inside=inside)
+    only = GradientRecorder(alone.backbone_layers())
+    outputs: dict[str, Tensor] = {}
+
+    def kept(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+            if output.requires_grad:
+                output.retain_grad()
+                outputs[name] = output
+
+        return hook
+
+    with recorder, only:
+        for name, module in inside.items():
+            module.register_forward_hook(kept(name))
+        backward(model), backward(alone)
+    row, expected = recorder.measure(), only.measure()
+    norms = {
+        f"point_activation_grad/{name}": float(out.grad.double().norm()) for name, out in outputs.items()
+    }  # type: ignore[union-attr]
+    weights = {
+        f"point_weight_grad/{name}": float(conv.weight.grad.double().norm())
+        for name, unit in inside.items()
+        for conv in unit.modules()
+        if isinstance(conv, nn.Conv2d) and conv.weight.grad is not None
+    }
+    assert {key: value for key, value in row.items() if "point_" in key} == pytest.approx(
+        norms | weights, rel=1e-5
+    )
+    assert {key: value for key, value in row.items() if "point_" not in key} == expected
+    assert len(norms) == len(inside)
+    assert len(weights) == sum(any(p.requires_grad for p in unit.parameters()) for unit in inside.values())
+
+
+def test_a_norm_before_an_activation_in_place_can_be_watched_in_a_frozen_trunk() -> None:
+    model = built("yolo26n.yaml", freeze="backbone")
+    inside = points_inside(model, "model.0*.bn")
+    with GradientRecorder(model.backbone_layers(), inside=inside) as recorder:
+        backward(model)
+    assert not any("point_" in key for key in recorder.measure())
 
 
 class Shared(nn.Module):
