@@ -19,6 +19,7 @@ from detector.runtime.description_check import check_description
 from detector.runtime.ultralytics_import import import_safe_tasks, import_ultralytics
 
 # The head's class branches: of the usual head, and of the one that needs no suppression (YOLO26, v10).
+BOX_BRANCHES = "cv2", "one2one_cv2"
 CLASS_BRANCHES = "cv3", "one2one_cv3"
 
 
@@ -142,6 +143,11 @@ class YoloModel(DetectionModel):
             for name in CLASS_BRANCHES
             for index, branch in enumerate(getattr(self.head, name, None) or ())
         }
+
+    def predictors(self) -> set[nn.Module]:
+        """The head's last convolutions: what comes out of them are the boxes and the classes."""
+        names = (*BOX_BRANCHES, *CLASS_BRANCHES)
+        return {branch[-1] for name in names for branch in getattr(self.head, name, None) or ()}
 
     def architecture(self) -> dict[str, Any]:
         """See `DetectionModel.architecture`."""
