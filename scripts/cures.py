@@ -1,6 +1,6 @@
 """Run the suite of cures on COCO8, and write the README's table of what repairs what.
 
-    python scripts/cures.py                 # runs what is missing (about 55 minutes on 2 cores)
+    python scripts/cures.py                 # runs what is missing (about 40 minutes on 2 cores)
     python scripts/cures.py --report-only   # only writes, from the runs that are there
 
 The diagnosis quotes the cures from then on: they are in the file of evidence, with n.
