@@ -1,7 +1,7 @@
 """Strip YOLOs as ultralytics describes them, and write the tables of docs/any_yolo.md.
 
     python scripts/yolos.py --init          # V at initialisation of four networks (10 minutes of one core)
-    python scripts/yolos.py                 # the suite yolo26 on three data sets (about 50 core-minutes)
+    python scripts/yolos.py                 # the suite yolo26 on three data sets (about 50 minutes of one core)
     python scripts/yolos.py --on bccd       # one of them; --suite yolov8 or yolo11 for another network
     python scripts/yolos.py --report-only   # only writes, from the runs that are there
 
@@ -27,7 +27,7 @@ SCOPES = {"trunk": "backbone alone", "all": "everywhere"}
 # What the suite is run on: a title, and what that changes in it.
 UNSEEN = "train.eval_train=false", "train.batch=8", "train.warmup_steps=50"
 DATA: dict[str, tuple[str, tuple[str, ...]]] = {
-    "coco8": ("COCO8, memorised: 150 steps at 160 px", ()),
+    "coco8": ("COCO8, memorised: 300 steps at 160 px", ()),
     "tutorial": (
         "COCO8, the 10 epochs of the usual tutorial: 10 steps at 160 px",
         ("train.steps=null", "train.epochs=10", "train.warmup_steps=3", "gradients.every=1"),
