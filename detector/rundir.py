@@ -81,6 +81,9 @@ class Key:
     # In the first row and the last, see `detector.gradients.probe`. A level is behind PROBE_AUC, such as _p3,
     # and _p3_position is what the place alone gives away.
     PROBE_AUC, AUTOCORRELATION = "signal/probe_auc", "gradient/autocorrelation"
+    # What a network costs, only in the summary. A pass is the fastest of several: see `models.size.image_ms`.
+    PARAMETERS, FLOPS, IMAGE_MS = "parameters", "flops", "time/image_ms"
+    NETWORK = "network"  # the layers of a YOLO as in its YAML: [from, repeats, module, arguments]
     # Only in the summary. `_INIT` behind a key means before the first step.
     INIT = "_init"
     VERDICT = "gradient/verdict"

@@ -1,7 +1,7 @@
 """Strip YOLOs as ultralytics describes them, and write the tables of docs/any_yolo.md.
 
     python scripts/yolos.py --init          # V at initialisation of four networks (10 minutes of one core)
-    python scripts/yolos.py                 # the suite yolo26 on three data sets (about 50 minutes of one core)
+    python scripts/yolos.py                 # the suite yolo26 on three data sets (50 minutes of one core)
     python scripts/yolos.py --on bccd       # one of them; --suite yolov8 or yolo11 for another network
     python scripts/yolos.py --report-only   # only writes, from the runs that are there
 
