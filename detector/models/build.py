@@ -188,7 +188,10 @@ def read_yolo(path: Path) -> tuple[YoloModel, Pretrained]:
     """
     source = read_weights(path)
     with torch.random.fork_rng(devices=[]):  # its random weights are replaced, and nobody else's change
-        model = YoloModel(source.description, len(source.names))
+        try:
+            model = YoloModel(source.description, len(source.names))
+        except UserError as error:  # it is the file that is to be named, by whichever key or command it came
+            raise UserError(f"{path}: {str(error).removeprefix('model.pretrained: ')}") from error
     stored, built = source.net, model.net
     try:
         if settings := settings_of(stored, built):
