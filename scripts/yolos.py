@@ -1,7 +1,7 @@
 """Strip YOLOs as ultralytics describes them, and write the tables of docs/any_yolo.md.
 
     python scripts/yolos.py --init          # V at initialisation of four networks (10 minutes of one core)
-    python scripts/yolos.py                 # the suite yolo26 on three data sets (50 minutes of one core)
+    python scripts/yolos.py                 # the suite yolo26 on three data sets (55 minutes of one core)
     python scripts/yolos.py --on bccd       # one of them; --suite yolov8 or yolo11 for another network
     python scripts/yolos.py --report-only   # only writes, from the runs that are there
 
@@ -33,8 +33,8 @@ DATA: dict[str, tuple[str, tuple[str, ...]]] = {
         ("train.steps=null", "train.epochs=10", "train.warmup_steps=3", "gradients.every=1"),
     ),
     "shapes": (
-        "shapes, unseen images: 240 steps at 96 px",
-        ("data.path=datasets/shapes.yaml", "data.image_size=96", "train.steps=240", *UNSEEN),
+        "shapes, unseen images: 480 steps at 96 px",
+        ("data.path=datasets/shapes.yaml", "data.image_size=96", "train.steps=480", *UNSEEN),
     ),
     "bccd": (
         "BCCD, one's own data: 10 epochs at 160 px",
