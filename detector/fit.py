@@ -7,6 +7,7 @@ from pathlib import Path
 
 from detector.config.loading import LoadedConfig
 from detector.gradients.ledger import Ledger
+from detector.gradients.points import points_inside
 from detector.gradients.recorder import GradientRecorder
 from detector.models.loss import DetectionLoss
 from detector.registry import with_plugins
@@ -81,10 +82,12 @@ def fit_process(
     loss_fn = DetectionLoss(state.model, config.train, schedule.epochs)
     dist.prepare_loss(loss_fn.heads)
 
+    inside = points_inside(state.model, config.gradients.points)
+
     # The run's directory and loggers, and everything that happens besides fitting.
     run = open_run(loaded, dataset, schedule, state, saved, resume, dist, lock)
     layers, stop = state.model.backbone_layers(), StopRequest(dist.all_reduce_max)
-    recorder = GradientRecorder(layers, dist.all_gather, levels=state.model.level_ends())
+    recorder = GradientRecorder(layers, dist.all_gather, levels=state.model.level_ends(), inside=inside)
     probe = ProbeTrunk(state, schedule, loaders["train"], config.train.batch)
     guard = NonFiniteGuard(state, loss_fn, config.train, dist, run.save_nonfinite_step)
     checkpoints = run.checkpointing(state, schedule)

@@ -69,6 +69,8 @@ class Key:
     ACTIVATION_GRAD = "activation_grad/"  # ‖dL/d(output)‖
     WEIGHT_GRAD = "weight_grad/"  # ‖dL/dw‖
     UPDATE_RATIO = "update_ratio/"  # ‖change of w in this step‖ / ‖w‖
+    # The first two of other modules, such as `point_activation_grad/017_model.4.m.0.cv1`: `gradients.points`.
+    POINT_ACTIVATION_GRAD, POINT_WEIGHT_GRAD = "point_activation_grad/", "point_weight_grad/"
     # The same before `gradients.impose` or `gradients.equalise` rescaled them; only where one of them does.
     RAW_ACTIVATION_GRAD, RAW_WEIGHT_GRAD = "raw_activation_grad/", "raw_weight_grad/"
     VANISHING_INDEX = "gradient/vanishing_index"  # decades; in the summary late in training
@@ -80,6 +82,9 @@ class Key:
     # In the first row and the last, see `detector.gradients.probe`. A level is behind PROBE_AUC, such as _p3,
     # and _p3_position is what the place alone gives away.
     PROBE_AUC, AUTOCORRELATION = "signal/probe_auc", "gradient/autocorrelation"
+    # What a network costs, only in the summary. A pass is the fastest of several: see `models.size.image_ms`.
+    PARAMETERS, FLOPS, IMAGE_MS = "parameters", "flops", "time/image_ms"
+    NETWORK = "network"  # the layers of a YOLO as in its YAML: [from, repeats, module, arguments]
     # Only in the summary. `_INIT` behind a key means before the first step.
     INIT = "_init"
     VERDICT = "gradient/verdict"  # such as vanishing

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from detector.config.names import BUILT_IN
 from detector.config.section import Section, broken_rule
+from detector.errors import shorten
 
 if TYPE_CHECKING:
     from detector.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 
 STRIPPED = "act", "norm", "shortcut"  # what can be taken out of a network that stands already
 BESIDE_PRETRAINED = "pretrained", "freeze", "scope", "allow_noop"
+FROM_SCRATCH = "init", "init_std"  # of a network of which there is only the description
 MOST_WEIGHTS = 1_000_000_000  # of the detector: with gradients and momentum, 12 GB
 
 
@@ -73,9 +75,16 @@ def pretrained_brings_its_architecture(model: ModelConfig) -> None:
     """Pretrained weights come with their network; components can be taken out of it."""
     if model.pretrained is None:
         return
+    scratch = model.pretrained.endswith((".yaml", ".yml"))
     for key, field in type(model).model_fields.items():
-        if key not in (*BESIDE_PRETRAINED, *STRIPPED) and getattr(model, key) != field.default:
-            raise broken_rule(key, "model.pretrained brings its own architecture; leave this key out")
+        if key in (*BESIDE_PRETRAINED, *STRIPPED) or getattr(model, key) == field.default:
+            continue
+        if key not in FROM_SCRATCH:
+            what = "it is our own network's, and model.pretrained brings its own architecture"
+            raise broken_rule(key, f"{what}; leave this key out")
+        if not scratch:
+            what = f"model.pretrained={shorten(model.pretrained)} brings its weights"
+            raise broken_rule(key, f"{what}; {key} is for a network from scratch, such as yolo26n.yaml")
     if model.act.startswith("tailored_"):
         raise broken_rule("act", f"{model.act} is shaped for the depth of our own trunk, not of another's")
 

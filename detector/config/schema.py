@@ -200,6 +200,8 @@ class GradientsConfig(Section):
 
     # Steps between recordings; the first and last step are always recorded.
     every: Annotated[Positive, MEASUREMENT] = 5
+    # Layers: the trunk's. Blocks, convs or a pattern of names: these too, in the whole network.
+    points: Annotated[Text, MEASUREMENT] = "layers"
     # Every operation's backward factor, at the first and the last step; not where a curve is imposed.
     ledger: Annotated[bool, MEASUREMENT] = True
     # Rescale the trunk's activation gradients to another curve: flat, a run's directory, or a JSON file.

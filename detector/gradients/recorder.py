@@ -19,6 +19,8 @@ from detector.gradients.norms import Copies, joint_norm, norm
 from detector.gradients.signal import SignalMeter
 from detector.rundir import Key
 
+INSIDE = "inside/"  # before the names of points that are not layers, since both count from 0
+POINTS = {Key.ACTIVATION_GRAD: Key.POINT_ACTIVATION_GRAD, Key.WEIGHT_GRAD: Key.POINT_WEIGHT_GRAD}
 Record = dict[str, float]
 Gather = Callable[[Tensor], Tensor]
 
@@ -59,10 +61,12 @@ class GradientRecorder:
       size says nothing: they start at 0 and 1)
     - `update_ratio/NN_name`: ‖w after - w before‖ / ‖w before‖ of the optimiser's step
 
-    and `gradient/vanishing_index` (V), `gradient/weight_index` (W: the index of ‖dL/dw‖ / ‖w‖) and
-    `signal/input_dependence` (I: how far the last layer's output differs between the images, see
-    `SignalMeter`), with `signal/input_dependence_p3` and `signal/rms_p3` of each level. A layer without
-    trainable weights has no weight keys.
+    for each module `NNN_name` inside, `point_activation_grad/NNN_name` and `point_weight_grad/NNN_name`,
+
+    and, of the points alone, `gradient/vanishing_index` (V), `gradient/weight_index` (W: the index of
+    ‖dL/dw‖ / ‖w‖) and `signal/input_dependence` (I: how far the last layer's output differs between the
+    images, see `SignalMeter`), with `signal/input_dependence_p3` and `signal/rms_p3` of each level. A layer
+    without trainable weights has no weight keys.
 
     A vanished gradient of 1e-30 keeps its norm, though its square is zero in float32: see `norms`.
 
@@ -74,6 +78,7 @@ class GradientRecorder:
         gather: stacks a tensor of every shard, (…) -> (shards, …).
         layers: of a model: `auto` for its blocks (see `layers_of`), or the names of its submodules.
         levels: the points where the levels of a feature pyramid end, such as `{"p3": "14_p3.9"}`.
+        inside: more modules to record, which no index takes into account; see `detector.gradients.points`.
     """
 
     def __init__(
@@ -83,12 +88,14 @@ class GradientRecorder:
         *,
         layers: Literal["auto"] | Sequence[str] = "auto",
         levels: Mapping[str, str] | None = None,
+        inside: Mapping[str, nn.Module] | None = None,
     ) -> None:
         if isinstance(points, nn.Module):
             points = layers_of(points) if layers == "auto" else numbered(points, layers)
         if not points:
             raise ValueError("at least one layer must be recorded")
         self.points, self.gather = dict(points), gather
+        self._inside = {INSIDE + name: module for name, module in (inside or {}).items()}
         self.signal = SignalMeter({"": list(self.points)[-1], **(levels or {})}, gather)
         self._handles: list[RemovableHandle] = []
         self._squares: dict[str, list[Tensor]] = {}
@@ -125,7 +132,7 @@ class GradientRecorder:
     def begin(self) -> None:
         """Put the hooks on."""
         self.cancel()
-        for name, module in self.points.items():
+        for name, module in (self.points | self._inside).items():
             self._handles.append(module.register_forward_hook(self._watch(name)))
 
     def gradients(self, scale: float | Tensor = 1.0) -> None:
@@ -137,20 +144,21 @@ class GradientRecorder:
         """
         if not self.active:
             return
-        if reached := self.reached:
+        watched = self.points | self._inside
+        if reached := [name for name in watched if name in self._squares]:
             squares = torch.stack([torch.stack(self._squares[name]).sum() for name in reached])
             for name, square in zip(reached, self.gather(squares).sum(0), strict=True):
                 self._measured[Key.ACTIVATION_GRAD + name] = square.sqrt() / scale
         layers = {
             name: weights
-            for name, module in self.points.items()
+            for name, module in watched.items()
             if (weights := [p for p in trainable_weights(module) if p.grad is not None])
         }
         for name, weights in layers.items():
             self._measured[Key.WEIGHT_GRAD + name] = joint_norm(
                 [p.grad for p in weights if p.grad is not None]
             )
-        if layers:
+        if layers := {name: weights for name, weights in layers.items() if name in self.points}:
             if self._copies is None or not self._copies.of(layers):
                 self._copies = Copies(layers)
             self._copies.take()
@@ -194,6 +202,8 @@ class GradientRecorder:
             if not torch.is_grad_enabled():
                 return
             for tensor in tensors(output):
+                if not tensor.requires_grad and name in self._inside:
+                    continue
                 if not tensor.requires_grad:
                     # A frozen layer builds no graph; the gradient that reaches it is asked for all the same.
                     tensor.requires_grad_()
@@ -212,6 +222,10 @@ class GradientRecorder:
         record: Record = {key: values[key] for key in extra}
         for kind in (Key.ACTIVATION_GRAD, Key.WEIGHT_GRAD):
             record |= {k: v for n in self.points if (v := values.get(k := kind + n)) is not None}
+        for kind, inside in POINTS.items():
+            for name in self._inside:
+                if (value := values.get(kind + name)) is not None:
+                    record[inside + name.removeprefix(INSIDE)] = value
         for name in self.points:
             if (change := values.get(f"update/{name}")) is not None:
                 record[Key.UPDATE_RATIO + name] = ratio(change, values[f"weight/{name}"])

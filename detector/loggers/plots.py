@@ -51,6 +51,7 @@ def write_plots(
     run = f"{summary.get('ablation', 'run')}, seed {summary.get('seed', '?')}"
     figures = {
         "gradient_depth.png": _depth(history, summary, run, expected or {}),
+        "gradient_inside.png": _depth(history, summary, run, {}, Key.POINT_ACTIVATION_GRAD),
         "gradient_curves.png": _curves(history, run, Key.ACTIVATION_GRAD),
         "weight_gradients.png": _curves(history, run, Key.WEIGHT_GRAD),
         "loss_map.png": _loss_map(history, run),
@@ -108,19 +109,22 @@ def _depth(
     summary: Mapping[str, Any],
     run: str,
     expected: Mapping[str, float],
+    kind: str = Key.ACTIVATION_GRAD,
 ) -> Figure | None:
     """Activation-gradient norm against depth, one line at several steps; theory speaks of the first."""
     from matplotlib import colormaps
 
-    layers = layers_in(history, Key.ACTIVATION_GRAD)
-    rows = [(at, row) for at, row in enumerate(history) if by_layer(row, Key.ACTIVATION_GRAD)]
+    layers = layers_in(history, kind)
+    rows = [(at, row) for at, row in enumerate(history) if by_layer(row, kind)]
     if not rows:
         return None
     picks = sorted({round(i) for i in np.linspace(0, len(rows) - 1, _PROFILES)})
-    made, (axis,) = figure(f"Gradient against depth: {run}", (9, 5.2))
+    inside = kind != Key.ACTIVATION_GRAD
+    size = (max(9, len(layers) / 6) if inside else 9, 5.2)
+    made, (axis,) = figure(f"Gradient against depth: {run}", size)
     colors = colormaps["viridis"](np.linspace(0.0, 0.9, len(picks)))
     places = np.arange(len(layers))
-    values = np.array([[_float(rows[p][1].get(Key.ACTIVATION_GRAD + n)) for n in layers] for p in picks])
+    values = np.array([[_float(rows[p][1].get(kind + n)) for n in layers] for p in picks])
     values = _logarithmic(axis, values)  # (picks, layers)
     for line, pick, color in zip(values, picks, colors, strict=True):
         at, row = rows[pick]
@@ -132,10 +136,11 @@ def _depth(
         axis.plot(places, theory, color="black", linestyle=(0, (4, 2)), linewidth=1.2, label="theory at init")
     axis.set_xticks(places, layers, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
     axis.set_xlim(-0.5, len(layers) - 0.5)
-    axis.set_xlabel("trunk block, from the image to the head")
+    axis.set_xlabel(f"{'module' if inside else 'trunk block'}, from the image to the head")
     axis.set_ylabel("‖dL/d activation‖")
     axis.legend(fontsize=8, frameon=False)
-    axis.set_title(_verdicts(summary, len(layers)), fontsize=9, loc="left")
+    if not inside:  # V is that of the trunk
+        axis.set_title(_verdicts(summary, len(layers)), fontsize=9, loc="left")
     return made
 
 

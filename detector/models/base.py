@@ -40,6 +40,10 @@ class DetectionModel(nn.Module):
         """What a lower learning rate or `model.freeze=backbone` is for."""
         return list(self.backbone_layers().values())
 
+    def body(self) -> nn.Module:
+        """What holds the modules under the names that users know them by."""
+        return self
+
     def level_ends(self) -> dict[str, str]:
         """The layers whose outputs leave the backbone, by level (p3 has stride 2³); empty if not known."""
         return {}

@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from detector.config.names import plugin_needed
 from detector.config.rules import STRIPPED, default
 from detector.config.schema import DataConfig, ModelConfig
 from detector.errors import UserError
 from detector.models.base import DetectionModel, freeze
+from detector.models.blocks import Draw
 from detector.models.detector import build_detector
+from detector.models.init import drawing
 from detector.models.pretrained import load_pretrained
 from detector.models.stored import check_same, check_tensors, settings_of
 from detector.models.strip import strip
@@ -24,6 +26,8 @@ from detector.models.yolo import YoloModel
 from detector.registry import lookup
 from detector.runtime.checkpoint_file import evaluated_weights, read_if_own
 from detector.runtime.ultralytics_import import import_ultralytics
+
+LAYERS = nn.Conv2d, nn.ConvTranspose2d, nn.Linear  # what an initialisation draws
 
 
 class Built(NamedTuple):
@@ -51,8 +55,10 @@ def build_model(config: ModelConfig, names: Sequence[str]) -> Built:
         return Built(build_network(config, len(names)), "")
     if config.pretrained.endswith((".yaml", ".yml")):
         description = read_description(config.pretrained) | {"nc": len(names)}
-        model: DetectionModel = YoloModel(description, len(names))
-        origin, init = "", config.init
+        network = YoloModel(description, len(names))
+        origin, init = "", drawing(config.init, config.init_std)
+        init_as_configured(network, config)
+        model: DetectionModel = network
     else:
         path, init = find(config.pretrained), None
         trained = read_trained(path)
@@ -67,7 +73,27 @@ def build_model(config: ModelConfig, names: Sequence[str]) -> Built:
     return Built(model, origin)
 
 
-def strip_as_configured(model: DetectionModel, config: ModelConfig, init: str | None) -> None:
+def init_as_configured(model: YoloModel, config: ModelConfig) -> None:
+    """Draw the weights of a network from scratch as `model.init` says; its default leaves them as they are.
+
+    All but those of the head's predictors, as in our own network, and a norm's.
+
+    Raises:
+        UserError: they are drawn so already.
+    """
+    if config.init == default(config, "init"):
+        return
+    stripped = config.norm != default(config, "norm")  # what loses its norm is drawn anew otherwise
+    if config.init == "default" and not stripped and not config.allow_noop:
+        same = "ultralytics' networks start as PyTorch's layers do already"
+        raise UserError(f"model.init=default: {same}; model.allow_noop=true goes on without")
+    draw, predictors = drawing(config.init, config.init_std), model.predictors()
+    for module in model.modules():
+        if isinstance(module, LAYERS) and module.weight.requires_grad and module not in predictors:
+            draw(module)  # type: ignore[arg-type]
+
+
+def strip_as_configured(model: DetectionModel, config: ModelConfig, init: Draw | str | None) -> None:
     """Take out of a built network what a configuration changes, and note it for `describe`.
 
     Args:
@@ -162,7 +188,10 @@ def read_yolo(path: Path) -> tuple[YoloModel, Pretrained]:
     """
     source = read_weights(path)
     with torch.random.fork_rng(devices=[]):  # its random weights are replaced, and nobody else's change
-        model = YoloModel(source.description, len(source.names))
+        try:
+            model = YoloModel(source.description, len(source.names))
+        except UserError as error:  # it is the file that is to be named, by whichever key or command it came
+            raise UserError(f"{path}: {str(error).removeprefix('model.pretrained: ')}") from error
     stored, built = source.net, model.net
     try:
         if settings := settings_of(stored, built):

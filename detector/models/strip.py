@@ -24,6 +24,7 @@ from detector.models.blocks import (
     ACTIVATIONS,
     NORMS,
     SHORTCUTS,
+    Draw,
     HighwayGate,
     NoShortcut,
     Residual,
@@ -97,6 +98,10 @@ class PlainPSA(nn.Module):
         return out
 
 
+class PlainABlock(nn.Sequential):
+    """Ultralytics' `ABlock` without its two additions: its parts in a row, under their names."""
+
+
 def strip(
     model: Network,
     *,
@@ -104,7 +109,7 @@ def strip(
     norm: str | None = None,
     shortcut: str | None = None,
     scope: str = "all",
-    init: str | None = "he",
+    init: Draw | str | None = "he",
     allow_noop: bool = False,
 ) -> Network:
     """Exchange or take out components of any network, in place; all weights that still fit are kept.
@@ -128,8 +133,9 @@ def strip(
         model: changed in place.
         act, norm, shortcut: names as in a configuration; None: as it is.
         scope: all, trunk, or neck_and_head.
-        init: how convolutions that lose their norm start: a name of `model.init`, with bias 0. None: with
-            their weights, the removed batch norm's running statistics, scale and shift folded in.
+        init: how convolutions that lose their norm start: a name of `model.init`, with bias 0, or a function
+            that draws a layer. None: with their weights, the removed batch norm's running statistics, scale
+            and shift folded in.
         allow_noop: accept that there is nothing of what is to be stripped.
 
     Returns:
@@ -197,7 +203,7 @@ def _is_activation(site: Site) -> bool:
     return isinstance(site.module, RECTIFIERS) or (unit and not isinstance(site.module, nn.Identity))
 
 
-def _exchange_norms(sites: list[Site], norm: str, init: str | None, gain: float) -> int:
+def _exchange_norms(sites: list[Site], norm: str, init: Draw | str | None, gain: float) -> int:
     factory = lookup("norm", norm, NORMS)
     norms = [site for site in sites if isinstance(site.module, NORM_LAYERS)]
     for site in norms:
@@ -217,7 +223,7 @@ def _exchange_norms(sites: list[Site], norm: str, init: str | None, gain: float)
         if norm == "weight":
             before.put(_standardised(conv, gain))
         elif init is not None:
-            drawing(init)(conv)
+            (drawing(init) if isinstance(init, str) else init)(conv)
         elif isinstance(conv, nn.Conv2d) and getattr(old, "running_mean", None) is not None:
             conv.weight, conv.bias = fuse_conv_bn_weights(
                 conv.weight, conv.bias, old.running_mean, old.running_var, old.eps, old.weight, old.bias
@@ -283,8 +289,8 @@ def _exchange_shortcuts(sites: list[Site], shortcut: str) -> int:
             parts = ATTENDING[kind]
             if kind == "PSABlock":
                 block.add = False
-            elif kind == "ABlock":  # in a row, under their names
-                block = nn.Sequential(OrderedDict((name, getattr(block, name)) for name in parts))
+            elif kind == "ABlock":
+                block = PlainABlock(OrderedDict((name, getattr(block, name)) for name in parts))
                 site.put(block)
             else:
                 block = PlainPSA(block)

@@ -19,6 +19,7 @@ from detector.runtime.description_check import check_description
 from detector.runtime.ultralytics_import import import_safe_tasks, import_ultralytics
 
 # The head's class branches: of the usual head, and of the one that needs no suppression (YOLO26, v10).
+BOX_BRANCHES = "cv2", "one2one_cv2"
 CLASS_BRANCHES = "cv3", "one2one_cv3"
 
 
@@ -119,6 +120,10 @@ class YoloModel(DetectionModel):
         """See `DetectionModel.backbone_modules`: what the description lists under that name."""
         return list(self.net.model)[: len(self.description["backbone"])]  # type: ignore[arg-type]
 
+    def body(self) -> nn.Module:
+        """See `DetectionModel.body`: ultralytics' network, whose modules are `model.2.m.0` and so on."""
+        return self.net
+
     def level_ends(self) -> dict[str, str]:
         """See `DetectionModel.level_ends`: the backbone's layers that the neck reads, and its last."""
         names = list(self.backbone_layers())
@@ -138,6 +143,11 @@ class YoloModel(DetectionModel):
             for name in CLASS_BRANCHES
             for index, branch in enumerate(getattr(self.head, name, None) or ())
         }
+
+    def predictors(self) -> set[nn.Module]:
+        """The head's last convolutions: what comes out of them are the boxes and the classes."""
+        names = (*BOX_BRANCHES, *CLASS_BRANCHES)
+        return {branch[-1] for name in names for branch in getattr(self.head, name, None) or ()}
 
     def architecture(self) -> dict[str, Any]:
         """See `DetectionModel.architecture`."""

@@ -36,7 +36,7 @@ from detector.training.examples import batch_images
 from detector.training.prepare import notes
 from detector.training.schedule import Schedule
 from detector.training.state import TrainState
-from detector.training.summary import summarize
+from detector.training.summary import cost_of, summarize
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,7 @@ class Run:
             ledger, act = read_ledger(self.files), curve_of(config.model.act, config.model)
             if lost:
                 summary["steps_lost"] = lost
+            summary |= cost_of(state, config.data.image_size)
             summary |= explain(summary, rows, ledger, config, read_effects(), act)
             self.logger.finish(summary, self.files.best if self.files.best.exists() else None)
         self.exit_code = exit_code

@@ -10,6 +10,7 @@ from detector.analysis.diagnosis import diagnose
 from detector.data.dataset import Dataset
 from detector.data.problems import counted
 from detector.gradients.nonfinite import NonFiniteOrigin
+from detector.models.size import image_ms, measure
 from detector.registry import plugins
 from detector.rundir import Key, own_metrics
 from detector.runtime.device import device_name
@@ -71,6 +72,21 @@ def summarize(
         **({"plugins": {p.path.name: p.digest for p in plugins.values()}} if plugins else {}),
         **provenance(device_name(state.device)),
     }
+
+
+def cost_of(state: TrainState, image_size: int) -> dict[str, object]:
+    """What the network costs: FLOPs and time of one image, as it is evaluated; of a YOLO, its layers."""
+    network = state.eval_model
+    training = network.training
+    network.eval()
+    image = state.preprocess(torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8))
+    with state.autocast():
+        milliseconds = image_ms(network, image)
+    network.train(training)
+    told = state.model.architecture().get("description", {})
+    layers = [layer for part in ("backbone", "head") for layer in told.get(part, ())]
+    flops = measure(state.model, image_size).flops
+    return {Key.FLOPS: flops, Key.IMAGE_MS: milliseconds, **({Key.NETWORK: layers} if layers else {})}
 
 
 def counts(row: Mapping[str, float], key: str) -> bool:

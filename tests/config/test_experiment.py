@@ -55,7 +55,7 @@ def test_what_is_marked_and_why() -> None:
     }  # fmt: skip
     assert marked[MEASUREMENT] == {
         "train.eval_every", "train.eval_train", "train.metrics", "train.monitor", "gradients.every",
-        "gradients.ledger", "gradients.probe",
+        "gradients.ledger", "gradients.points", "gradients.probe",
     }  # fmt: skip
     assert {key for key in marked[RUNTIME] if not key.startswith(("tracking.", "run."))} == {
         "data.allow_outside", "data.fallback", "data.cache", "data.workers", "data.timeout",

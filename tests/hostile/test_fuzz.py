@@ -336,7 +336,8 @@ ROW = {"step": 0, "epoch": 0, "train/loss": 1.5, "activation_grad/00_stem": 0.5,
        "signal/input_dependence": 0.9}  # fmt: skip
 SUMMARY = {"ablation": "a", "seed": 0, "dataset": "d", "status": "finished", "steps": 2, "seconds": 1.0,
            "train/loss": 0.5, "gradient/verdict": "healthy", "gradient/verdict_init": "healthy",
-           "data_fingerprint": "f", "commit": "c" * 40}  # fmt: skip
+           "data_fingerprint": "f", "commit": "c" * 40, "flops": 1e9, "parameters": 3,
+           "network": [[-1, 1, "Conv", [64, 3, 2]]]}  # fmt: skip
 LEDGER = [{"step": 0, "block": "00_stem", "operation": "conv", "layer": "x", "factor": 0.5, "log10": -0.3}]
 
 

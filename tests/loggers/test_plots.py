@@ -52,6 +52,21 @@ def test_the_depth_picture_shows_the_rows(
     assert "-1.91 decades: vanishing" in axis.get_title(loc="left")
 
 
+def test_what_was_recorded_inside_has_a_picture_of_its_own(
+    make_history: Make, summary: dict[str, Any]
+) -> None:
+    history = make_history()
+    assert plots._depth(history, summary, "run", {}, Key.POINT_ACTIVATION_GRAD) is None
+    inside = [f"{at:03d}_model.{at}" for at in range(120)]
+    for row in history:
+        row |= {f"point_activation_grad/{name}": 10.0**-at for at, name in enumerate(inside)}
+    figure = plots._depth(history, summary, "run", {}, Key.POINT_ACTIVATION_GRAD)
+    assert figure is not None
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_xticklabels()] == inside
+    assert list(axis.lines[0].get_ydata())[:3] == pytest.approx([1, 0.1, 0.01])
+
+
 def test_theory_is_drawn_over_the_first_step(
     make_history: Make, summary: dict[str, Any], blocks: list[str], tmp_path: Path
 ) -> None:

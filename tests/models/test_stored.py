@@ -210,6 +210,26 @@ def test_what_does_something_else_is_refused_by_its_layer(tmp_path: Path, name: 
         assert "written by ultralytics 8.3.78 or by a fork" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "head"),
+    [
+        ("OBBModel", "yolov8n-obb.yaml", "OBB"),
+        ("SegmentationModel", "yolov8n-seg.yaml", "Segment"),
+        ("PoseModel", "yolov8n-pose.yaml", "Pose"),
+        ("ClassificationModel", "yolov8n-cls.yaml", "Classify"),
+    ],
+)
+def test_a_network_for_another_task_is_refused_by_its_head(
+    tmp_path: Path, kind: str, name: str, head: str
+) -> None:
+    net = getattr(import_ultralytics("nn.tasks"), kind)(name, nc=2, verbose=False)
+    net.names = dict(enumerate(NAMES))
+    file = saved(net.half(), tmp_path / "strangers.pt")
+    for read in (lambda: load_model(file), lambda: build_model(ModelConfig(pretrained=str(file)), NAMES)):
+        with pytest.raises(UserError, match=rf"strangers\.pt: its head is {head}; only detection networks"):
+            read()
+
+
 class Call:
     """What a pickle restores by calling a class, as only a stranger's own does."""
 

@@ -12,29 +12,35 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from detector.config.loading import load_config
-from detector.config.schema import Config, ModelConfig, TrainConfig
+from detector.config.schema import ModelConfig, TrainConfig
+from detector.data.batch import Batch
+from detector.data.geometry import Letterbox
 from detector.errors import UserError
 from detector.gradients.recorder import GradientRecorder
-from detector.models.build import build_model, describe, load_model, rebuild, strip_as_configured
+from detector.models.build import build_model, describe, load_model, rebuild
 from detector.models.loss import DetectionLoss
 from detector.models.strip import Around, strip
 from detector.models.yolo import YoloModel
 from detector.runtime.ultralytics_import import import_ultralytics
+from detector.training.callbacks import Row
+from detector.training.schedule import Schedule
 from tests.checkpoints import save
 from tests.models.test_yolo import IMAGES, NAMES, TARGETS, built
 from tests.support import ROOT
+from tests.training.harness import create_state, train_steps
 
 FAMILIES = ["yolov8n.yaml", "yolov10n.yaml", "yolo11n.yaml", "yolo12n.yaml", "yolo26n.yaml"]
-# Of our own network's sizes and first weights; another network brings its own.
-OF_OUR_OWN = {"deep", "default_init", "naive_init", "narrow_neck", "xavier_init"}
-
-
-def ablations(name: str) -> dict[str, Config]:
-    """Those that change a network, on a network of ultralytics; of those that change it alike, one."""
-    files = sorted((ROOT / "ablations").glob("*.yaml"))
-    of = [f"model.pretrained={name}"]
-    configs = {f.stem: load_config(f, of).config for f in files if f.stem not in OF_OUR_OWN | {"sweep"}}
-    return {str(config.model): config for config in configs.values()}
+FILES = {path.stem: path for path in (ROOT / "ablations").glob("*.yaml") if path.stem != "sweep"}
+# What is left: the sizes of our own trunk and neck, and PyTorch's initialisation, which these have anyway.
+REFUSED = {"deep": "model.depths", "narrow_neck": "model.neck_width", "default_init": "model.init=default"}
+BATCH = Batch(
+    images=(IMAGES * 255).byte(),
+    batch_idx=TARGETS["batch_idx"],
+    cls=TARGETS["cls"],
+    boxes=TARGETS["bboxes"],
+    indices=(0, 1),
+    letterboxes=(Letterbox(64, 64, 64),) * 2,
+)
 
 
 def backward(model: YoloModel) -> Tensor:
@@ -44,29 +50,70 @@ def backward(model: YoloModel) -> Tensor:
     return loss.detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["yolov8n.yaml", "yolo11n.yaml", "yolo12n.yaml", "yolo26n.yaml"])
-def test_every_ablation_runs_and_v_is_that_of_plain_autograd(name: str) -> None:
-    whole = built(name)
-    for config in ablations(name).values():
-        model = deepcopy(whole)
-        strip_as_configured(model, config.model, "he")
-        recorder = GradientRecorder(model.backbone_layers())
-        recorder.begin()
+def test_every_ablation_trains_and_v_at_initialisation_is_that_of_plain_autograd(name: str) -> None:
+    layers = list(built(name).backbone_layers())
+    for ablation, file in FILES.items():
+        if ablation in REFUSED:
+            continue
+        config = load_config(file, [f"model.pretrained={name}", "train.steps=3", "gradients.every=1"]).config
+        model = built(name, **config.model.model_dump(exclude={"pretrained", "name"}))
+        assert list(model.backbone_layers()) == layers
+        state = create_state(model, config.train)
         outputs: list[Tensor] = []
 
         def kept(output: Tensor, outputs: list[Tensor] = outputs) -> None:
-            output.retain_grad()
+            output.requires_grad_().retain_grad() if output.is_leaf else output.retain_grad()
             outputs.append(output)
 
         for layer in model.backbone_modules():
             layer.register_forward_hook(lambda *io: kept(io[2]))
-        assert torch.isfinite(backward(model))
-        recorder.gradients()
-        norms = [float(output.grad.norm()) for output in outputs]  # type: ignore[union-attr]
+        rows: list[Row] = []
+        outcome = train_steps(
+            state,
+            DetectionLoss(model, config.train),
+            [BATCH] * 3,
+            Schedule.from_config(config, 1),
+            config.train,
+            GradientRecorder(model.backbone_layers()),
+            rows.append,
+        )
+        assert outcome.status == "finished" or ablation == "no_batchnorm_no_clip", ablation
+        norms = [float(output.grad.norm()) for output in outputs[: len(layers)]]  # type: ignore[union-attr]
         third = len(norms) // 3
         expected = np.log10(np.median(norms[:third]) / np.median(norms[-third:]))
-        assert recorder.end()["gradient/vanishing_index"] == pytest.approx(expected, abs=1e-5)
-        assert list(model.backbone_layers()) == list(whole.backbone_layers())
+        assert rows[0]["gradient/vanishing_index"] == pytest.approx(expected, abs=1e-5), ablation
+        assert len(rows) == 3 or outcome.status == "diverged", ablation
+
+
+@pytest.mark.parametrize("ablation", REFUSED)
+def test_an_ablation_of_what_a_yolo_does_not_have_is_one_line(ablation: str) -> None:
+    with pytest.raises(UserError) as refused:
+        config = load_config(FILES[ablation], ["model.pretrained=yolo26n.yaml"]).config
+        build_model(config.model, NAMES)
+    assert REFUSED[ablation] in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_network_from_scratch_is_drawn_as_the_initialisation_says() -> None:
+    plain, naive = built("yolo11n.yaml"), built("yolo11n.yaml", init="naive", init_std=0.03)
+    predictors = {id(module) for module in naive.predictors()}
+    drawn = 0
+    for name, module in naive.named_modules():
+        if not isinstance(module, nn.Conv2d):
+            continue
+        before = plain.get_submodule(name).weight
+        if id(module) in predictors or not module.weight.requires_grad:
+            assert torch.equal(module.weight, before), name  # type: ignore[arg-type]
+        elif module.weight.numel() > 10_000:
+            assert module.weight.std().item() == pytest.approx(0.03, rel=0.05), name
+            drawn += 1
+    assert drawn > 20
+    without = built("yolo11n.yaml", init="naive", init_std=0.03, norm="none")
+    assert without.net.model[7].conv.weight.std().item() == pytest.approx(0.03, rel=0.05)  # type: ignore[index, union-attr]
+    same = built("yolo11n.yaml", init="default", allow_noop=True)
+    assert all(map(torch.equal, same.state_dict().values(), plain.state_dict().values()))
 
 
 def passing_on(model: nn.Module, images: Tensor) -> Iterator[str]:
@@ -318,7 +365,10 @@ def test_what_is_not_there_stops_unless_it_is_allowed() -> None:
     ("change", "problem"),
     [
         ({"act": "tailored_relu"}, "shaped for the depth of our own trunk"),
-        ({"init": "xavier"}, "brings its own architecture"),
+        (
+            {"pretrained": "yolov8n.pt", "init": "xavier"},
+            "brings its weights; init is for a network",
+        ),
         ({"depths": (1, 1, 1, 1)}, "brings its own architecture"),
     ],
 )
@@ -326,7 +376,7 @@ def test_keys_that_would_do_nothing_beside_pretrained_are_refused(
     change: dict[str, object], problem: str
 ) -> None:
     with pytest.raises(ValidationError, match=problem):
-        ModelConfig(pretrained="yolov8n.yaml", **change)  # type: ignore[arg-type]
+        ModelConfig(**{"pretrained": "yolov8n.yaml"} | change)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("parts", [3, [3], [{"act": 3}], [{"norm": []}], [{"model": 1}], [{"scope": "x"}]])

@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import torch
 
+from detector.rundir import Key
 from detector.training.provenance import provenance
 from tests.reliability.paused import PLACES
 from tests.support import ROOT, Run, environment
@@ -226,7 +227,7 @@ def differences(one: Run, other: Run) -> list[str]:
     ledgers = [json.loads((run.directory / "ledger.json").read_text()) for run in (one, other)]
     if not same(*ledgers):
         found.append("ledger.json")
-    meant = {"seconds", *provenance()}  # the second says how a run was started, not what came of it
+    meant = {"seconds", Key.IMAGE_MS, *provenance()}  # the last: how a run was started
     summaries = [{k: v for k, v in run.summary.items() if k not in meant} for run in (one, other)]
     found += [f"summary.json: {key}" for key in summaries[0] if summaries[0][key] != summaries[1].get(key)]
     return found

@@ -89,7 +89,7 @@ def test_our_own_checkpoint_is_a_start_too(train_py: TrainPy) -> None:
 def test_a_key_that_pretrained_weights_override_is_an_error(train_py: TrainPy) -> None:
     run = train_py("model.pretrained=yolov8n.yaml", "model.neck_width=8", check=False)
     assert run.code == 2
-    assert "model.neck_width: model.pretrained brings its own architecture" in run.err
+    assert "model.neck_width: it is our own network's, and model.pretrained brings its own" in run.err
 
 
 @pytest.mark.slow

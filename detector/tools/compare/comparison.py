@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 from detector.analysis.statistics import (
     DESCRIBE,
@@ -20,7 +22,8 @@ from detector.analysis.statistics import (
 from detector.errors import UserError, escape_control
 from detector.runtime.files import read_bytes
 from detector.tools.compare.factorial import Factorial, find_factorial
-from detector.tools.compare.metrics import METRICS, Metric, with_own
+from detector.tools.compare.metrics import COSTS, METRICS, Metric, with_own
+from detector.tools.compare.networks import conditions, planned, things, unfair
 from detector.tools.compare.runs import LeftOut, Run
 
 SUITE_FILE = "suite.json"  # in the folder of a suite's runs: the names of its cells, in order
@@ -42,6 +45,10 @@ class Group:
     estimates: Mapping[str, Estimate]
     differences: Mapping[str, Difference]  # from the baseline, paired by seed; empty for the baseline
 
+    def cost(self, metric: Metric) -> float:
+        """What its network costs, the mean over its runs; NaN if one does not say."""
+        return fmean(run.costs.get(metric.key, math.nan) for run in self.runs)
+
     def verdict(self, late: bool) -> str:
         """The runs' verdict, with counts where they disagree."""
         counts = Counter(v for run in self.runs if (v := run.verdicts[late]))
@@ -60,6 +67,7 @@ class Comparison:
     notes: tuple[str, ...]
     factorial: Factorial | None = None
     datasets: tuple[str, ...] = field(default=())
+    conditions: str = ""  # what a caption says: data, budget, machine, commit
     metrics: tuple[Metric, ...] = METRICS  # what is compared: of every run, and the registered ones
 
     @property
@@ -105,12 +113,14 @@ def compare(
     groups = _corrected([_group(label, parts[label], parts[first], metrics) for label in labels], metrics)
     if order:
         groups.sort(key=lambda group: order.get(group.runs[0].name, len(order)))
+    factorial = find_factorial({label: parts[label] for label in labels}, metrics)
     return Comparison(
         groups=tuple(groups),
         left_out=tuple(left_out),
         differing=tuple(differing),
-        notes=tuple(_notes(groups)),
-        factorial=find_factorial({label: parts[label] for label in labels}, metrics),
+        notes=(*_notes(groups), *_fairness(groups, factorial)),
+        factorial=factorial,
+        conditions=conditions(runs),
         datasets=tuple(sorted({run.dataset for run in runs})),
         metrics=metrics,
     )
@@ -130,21 +140,12 @@ def _suite_order(runs: Sequence[Run]) -> dict[str, int]:
     return names
 
 
-def planned(run: Run) -> str:
-    """How long the run was to train, in the unit its configuration says it in."""
-    if isinstance(steps := run.config.get("train.steps"), int):
-        return f"{steps} steps"
-    epochs = run.config.get("train.epochs")
-    batch = f"batch {run.config.get('train.batch')} × {run.config.get('train.accumulate', 1)}"
-    return f"{epochs} epochs of {batch}" if epochs is not None else _UNKNOWN
-
-
 def mixed(runs: Sequence[Run]) -> list[str]:
     """What differs among the runs that makes their numbers incomparable, in words."""
     kinds: dict[str, Callable[[Run], str]] = {
         "data": lambda run: f"{run.dataset} {run.data[:8]}" if run.data else _UNKNOWN,
         "image size": lambda run: f"{size} px" if (size := run.config.get("data.image_size")) else _UNKNOWN,
-        "length": planned,
+        "length": lambda run: planned(run) or _UNKNOWN,
     }
     if not any(run.data for run in runs):  # nothing has ended yet: the name is all there is to go by
         kinds["data"] = lambda run: run.dataset
@@ -265,6 +266,21 @@ def _edges(groups: Sequence[Group]) -> list[str]:
                     f"({_some(labels)}), where no interval means anything and averages say little."
                 )
     return lines
+
+
+def _fairness(groups: Sequence[Group], factorial: Factorial | None) -> list[str]:
+    """Which groups differ from the baseline in more than one thing; a factorial is made of such groups."""
+    first = next(group for group in groups if not group.differences)
+    crossed = set(factorial.cells.values()) if factorial is not None else set[str]()
+    others = [group for group in groups if group is not first and group.label not in crossed]
+    sizes = {m.label: first.cost(m) for m in COSTS[:2]}
+    return unfair(
+        {group.label: things(group.runs[0], first.runs[0], group.changes) for group in others},
+        {
+            group.label: {m.label: group.cost(m) / size for m in COSTS[:2] if (size := sizes[m.label]) > 0}
+            for group in others
+        },
+    )
 
 
 BRACKETS = (

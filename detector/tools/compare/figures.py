@@ -7,6 +7,7 @@ the mean over the seeds, or "all" for what belongs to the ablation as a whole. T
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,10 @@ def figures(comparison: Comparison) -> dict[str, Options]:
     line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "line": {"dash": "dash", "color": COLORS[0]}}
     depth = max((len(run.curves.layers) for run in comparison.baseline.runs), default=0)
     bounds = [line | {"y0": y, "y1": y} for y in limits(depth)]
+    inside = [(number, _inside(group)) for number, group in groups]
     return {
         "depth": _depth(groups, stops(comparison)),
+        **({"inside": _depth(inside, stops(comparison), "module")} if any(g.runs for _, g in inside) else {}),
         "index": _series(groups, Key.VANISHING_INDEX, {"title": "V (decades)"}, shapes=bounds),
         "loss": _series(groups, Key.LOSS, LOGARITHMIC),
         "map-train": _series(groups, Key.TRAIN_MAP, {"range": [-0.03, 1.03]}),
@@ -54,6 +57,12 @@ def figures(comparison: Comparison) -> dict[str, Options]:
         **_details(runs),
         "ledger": _ledger(runs),
     }
+
+
+def _inside(group: Group) -> Group:
+    """An ablation with the curves of what `gradients.points` added in place of those of its layers."""
+    runs = [replace(run, curves=inside) for run in group.runs if (inside := run.curves.inside) is not None]
+    return replace(group, runs=tuple(runs))
 
 
 def numbered(comparison: Comparison) -> list[tuple[int, Group]]:
@@ -95,7 +104,7 @@ def mean(rows: Sequence[Array]) -> Array:
     return found
 
 
-def _depth(groups: Sequence[tuple[int, Group]], steps: Sequence[int]) -> Options:
+def _depth(groups: Sequence[tuple[int, Group]], steps: Sequence[int], what: str = "trunk block") -> Options:
     """Gradient norm against depth; a frame for each kind of gradient and each step."""
     traces: list[Options] = []
     heights: list[dict[str, Any]] = []  # of each trace: kind of gradient -> its norms at each step
@@ -105,6 +114,8 @@ def _depth(groups: Sequence[tuple[int, Group]], steps: Sequence[int]) -> Options
         heights.append({kind: rounded(10**rows) for kind, rows in curves.items()})
 
     for number, group in groups:
+        if not group.runs:
+            continue
         xs = _in_order(group.runs)
         rows = {run.directory: {kind: _rows(run, kind, steps, xs) for kind in KINDS} for run in group.runs}
         for runs, trace in _lines(number, group, "depth"):
@@ -133,7 +144,7 @@ def _depth(groups: Sequence[tuple[int, Group]], steps: Sequence[int]) -> Options
         for at in range(len(steps))
     ]
     layers = _in_order([run for _, group in groups for run in group.runs])
-    x = LAYERS | {"categoryarray": layers, "title": {"text": "trunk block, from the image to the head"}}
+    x = LAYERS | {"categoryarray": layers, "title": {"text": f"{what}, from the image to the head"}}
     return _figure(traces, layout_of(x, LOGARITHMIC | {"nticks": 6}), frames)
 
 

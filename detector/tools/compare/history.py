@@ -26,6 +26,7 @@ class Curves:
     layers: tuple[str, ...] = ()  # from the image to the head
     steps: tuple[int, ...] = ()  # of the profiles
     profiles: Mapping[str, Array] = field(default_factory=dict)  # kind -> (steps, layers), NaN where absent
+    inside: Curves | None = None  # the same of what `gradients.points` added; no series
     series: Mapping[str, tuple[tuple[int, ...], Array]] = field(default_factory=dict)
 
 
@@ -40,11 +41,6 @@ def curves(rows: Sequence[Row]) -> Curves:
     """Thin the rows out to what is drawn."""
     recorded = [row for row in rows if any(key.startswith(Key.ACTIVATION_GRAD) for key in row)]
     kept = [recorded[at] for at in thin(len(recorded), MAX_ROWS)]
-    layers = tuple(layers_in(kept, Key.ACTIVATION_GRAD)[:MAX_LAYERS])
-    profiles = {
-        kind.rstrip("/"): np.array([[row.get(kind + name, math.nan) for name in layers] for row in kept])
-        for kind in (Key.ACTIVATION_GRAD, Key.WEIGHT_GRAD)
-    }
     series = {}
     for key in SERIES:
         points = [(int(row[Key.STEP]), row[key]) for row in rows if key in row]
@@ -52,7 +48,21 @@ def curves(rows: Sequence[Row]) -> Curves:
         if points:
             steps, values = zip(*points, strict=True)
             series[key] = (steps, np.array(values, np.float64))
-    return Curves(layers, tuple(int(row[Key.STEP]) for row in kept), profiles, series)
+    layers, profiles = _profiles(kept, Key.ACTIVATION_GRAD, Key.WEIGHT_GRAD)
+    steps = tuple(int(row[Key.STEP]) for row in kept)
+    names, more = _profiles(kept, Key.POINT_ACTIVATION_GRAD, Key.POINT_WEIGHT_GRAD)
+    inside = Curves(names, steps, more) if names else None
+    return Curves(layers, steps, profiles, inside, series)
+
+
+def _profiles(rows: Sequence[Row], activation: str, weight: str) -> tuple[tuple[str, ...], dict[str, Array]]:
+    """The names behind a kind of key, and both kinds' norms by step and name."""
+    names = tuple(layers_in(rows, activation)[:MAX_LAYERS])
+    kinds = {"activation_grad": activation, "weight_grad": weight}
+    return names, {
+        kind: np.array([[row.get(key + name, math.nan) for name in names] for row in rows])
+        for kind, key in kinds.items()
+    }
 
 
 def nonfinite_note(rows: Sequence[Row]) -> str | None:

@@ -24,6 +24,7 @@ class Metric:
     bounds: tuple[float, float] | None = None
     within: float = 0.0  # so close to a bound counts as being at it
     tested: bool = True  # whether differences from the baseline are of interest
+    unit: float = 1.0  # it is shown divided by this
     short: str = ""  # its column on a terminal; only there with --wide if it has none
 
 
@@ -36,6 +37,12 @@ METRICS = (
     Metric("seconds", "seconds", 0, bounds=(0.0, inf), tested=False),
 )
 KEYS = tuple(metric.key for metric in METRICS)
+# What a network costs, of one image.
+COSTS = (
+    Metric(Key.PARAMETERS, "parameters (M)", 2, unit=1e6, short="params"),
+    Metric(Key.FLOPS, "GFLOPs", 2, unit=1e9, short="GFLOPs"),
+    Metric(Key.IMAGE_MS, "ms", 1, bounds=(0.0, inf), short="ms"),
+)
 
 
 def own_keys(summary: Mapping[str, Any]) -> list[str]:

@@ -60,6 +60,7 @@ def page(comparison: Comparison) -> str:
         "groups": "\n".join(_group_box(number, group) for number, group in numbered(comparison)),
         "seeds": "\n".join(_box("seed", seed, str(seed)) for seed in seeds),
         "last": str(len(steps) - 1),
+        "inside": '<div class="plot tall" id="inside"></div>' * ("inside" in drawn),
         "effects": "".join(f'<div class="plot" id="{key}"></div>' for key in drawn if "effects" in key),
         "runs": "\n".join(
             f'<option value="{number}">{html.escape(label)}, seed {run.seed}'

@@ -6,9 +6,10 @@ out with the reason. Nothing a file holds may stop the others from being compare
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from detector.errors import UserError, escape_control, shorten
 from detector.rundir import Key, RunDir
 from detector.runtime.json_numbers import number
 from detector.tools.compare.history import Curves, curves, nonfinite_note
-from detector.tools.compare.metrics import KEYS, own_keys
+from detector.tools.compare.metrics import COSTS, KEYS, own_keys
 
 State = Literal["finished", "diverged", "stopped", "unfinished"]
 
@@ -51,6 +52,9 @@ class Run:
     commit: str | None
     curves: Curves
     ledger: tuple[Step, ...] = ()
+    costs: Mapping[str, float] = field(default_factory=dict)  # of its network, by the keys of COSTS
+    network: tuple[str, ...] = ()  # a YOLO's layers: [from, repeats, module, arguments] as JSON
+    machine: str = ""  # what it was trained on, and with which versions
     warnings: frozenset[str] = frozenset()  # kinds of what `detector check` warns of in its data
 
     def value(self, key: str) -> float:
@@ -165,8 +169,30 @@ def _load(directory: Path) -> Run | LeftOut:
         ledger=tuple(
             Step(row["step"], row["block"], _operation(row), number(row["factor"])) for row in ledger
         ),
+        costs={
+            metric.key: cost / metric.unit
+            for metric in COSTS
+            if math.isfinite(cost := number(summary.get(metric.key)))
+        },
+        network=_network(summary.get(Key.NETWORK)),
+        machine=_machine(summary),
         warnings=frozenset(warnings) if isinstance(warnings, dict) else frozenset(),
     )
+
+
+def _network(layers: object) -> tuple[str, ...]:
+    found = layers if isinstance(layers, list) else []
+    return tuple(json.dumps(layer) for layer in found if isinstance(layer, list) and len(layer) == 4)
+
+
+def _machine(summary: Mapping[str, Any]) -> str:
+    """Device, threads, precision and torch, as far as the summary says."""
+    versions, threads = summary.get("versions"), summary.get("threads")
+    facts = [summary.get("device"), summary.get("precision")]
+    facts += [f"{threads} thread{'s' * (threads != 1)}"] if isinstance(threads, int) else []
+    if isinstance(versions, dict):
+        facts += [f"{name} {versions[name]}" for name in ("torch", "ultralytics") if versions.get(name)]
+    return ", ".join(shorten(str(fact)) for fact in facts if fact)
 
 
 def flatten(value: Value, prefix: str = "") -> dict[str, Any]:

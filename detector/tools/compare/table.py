@@ -6,17 +6,18 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from detector.analysis.statistics import Difference, Estimate
+from detector.analysis.evidence import metric_of
+from detector.analysis.statistics import Difference, Estimate, estimate
 from detector.errors import for_spreadsheet
 from detector.tools.compare.comparison import BRACKETS, Comparison, Group
-from detector.tools.compare.metrics import Metric
+from detector.tools.compare.metrics import COSTS, Metric
 from detector.tools.compare.runs import Run
 
 _LATEX = str.maketrans(
@@ -65,6 +66,8 @@ def sheets(comparison: Comparison) -> list[Sheet]:
     found = [_measured(comparison)]
     if len(comparison.groups) > 1:
         found.append(_differences(comparison))
+    if _are_networks(comparison):
+        found.append(_networks(comparison))
     if comparison.factorial is not None:  # the averages last: they hide simple effects of opposite signs
         found += [_simple(comparison), _effects(comparison)]
     return found
@@ -145,6 +148,39 @@ def _differences(comparison: Comparison) -> Sheet:
     columns = ("ablation", "pairs", *(f"Δ {metric.label}" for metric in tested))
     short = ("ablation", "n", *(f"Δ {metric.short}" * bool(metric.short) for metric in tested))
     return Sheet(title, columns, rows, short)
+
+
+def _are_networks(comparison: Comparison) -> bool:
+    """Whether the rows are networks of different sizes, or made of different layers."""
+    told = [group for group in comparison.groups if all(run.costs for run in group.runs)]
+    costs = {tuple(group.cost(metric) for metric in COSTS[:2]) for group in told}
+    return len(costs) > 1 or len({group.runs[0].network for group in told}) > 1
+
+
+def _networks(comparison: Comparison) -> Sheet:
+    """What each network costs, and what it finds: of images never seen, but on COCO8."""
+    key = metric_of("coco8" if comparison.datasets == ("coco8",) else "")
+    metric = next(metric for metric in comparison.metrics if metric.key == key)
+    rows = []
+    for group in comparison.groups:
+        costs = [estimate([run.costs.get(m.key, math.nan) for run in group.runs], m.bounds) for m in COSTS]
+        d = group.differences.get(key)
+        rows.append(
+            (
+                Cell(group.label, numeric=False),
+                Cell(str(len(group.runs))),
+                *(
+                    Cell(value(cost.mean, m) + (f" ± {value(cost.sd, m)}" if m.bounds and cost.n > 1 else ""))
+                    for cost, m in zip(costs, COSTS, strict=True)
+                ),
+                _with_interval(group.estimates[key], metric),
+                Cell("–") if d is None else _with_interval(d, replace(metric, signed=True)),
+            )
+        )
+    label, short = metric.label, metric.short
+    columns = ("network", "n", *(m.label for m in COSTS[:2]), "ms an image", label, f"Δ {label}, paired")
+    shorts = ("network", "n", *(m.short for m in COSTS), short, f"Δ {short}")
+    return Sheet("What each network costs and finds", columns, tuple(rows), shorts)
 
 
 def _with_interval(e: Estimate, metric: Metric, *more: str) -> Cell:
@@ -250,7 +286,8 @@ def _whole(sheet: Sheet) -> Table:
 
 def remarks(comparison: Comparison) -> list[str]:
     """What goes below the tables: how to read them, and every run that is not simply finished."""
-    lines = [f"Not comparable, and compared all the same: {line}." for line in comparison.differing]
+    lines = [f"Conditions: {comparison.conditions}."] if comparison.conditions else []
+    lines += [f"Not comparable, and compared all the same: {line}." for line in comparison.differing]
     lines += comparison.notes
     for group in comparison.groups:
         for run in group.runs:
@@ -277,24 +314,27 @@ def markdown(comparison: Comparison) -> str:
             "| " + " | ".join("<br>".join(map(escape, (c.text, *c.below))) for c in row) + " |"
             for row in sheet.rows
         ]
-        blocks.append("\n".join([f"**{escape(sheet.title)}**", "", head, rule, *rows]))
+        caption = f"**{escape(sheet.title)}** {escape(comparison.conditions)}".rstrip()
+        blocks.append("\n".join([caption, "", head, rule, *rows]))
     blocks.append("\n".join(f"- {escape(line)}" for line in remarks(comparison)))
     return "\n\n".join(blocks) + "\n"
 
 
 def latex(comparison: Comparison) -> str:
-    """One `tabular` a table, for \\usepackage{booktabs}; the remarks are comments."""
+    """A `table` each, for \\usepackage{booktabs}, its conditions in the caption; the remarks are comments."""
     blocks = []
     for sheet in sheets(comparison):
         kinds = "".join("r" if cell.numeric else "l" for cell in sheet.rows[0])
-        lines = [f"% {_one_line(sheet.title)}", rf"\begin{{tabular}}{{{kinds}}}", r"\toprule"]
+        caption = _tex(_one_line(f"{sheet.title}. {comparison.conditions}."))
+        lines = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}"]
+        lines += [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule"]
         lines += [" & ".join(_tex(column) for column in sheet.columns) + r" \\", r"\midrule"]
         for row in sheet.rows:
             lines.append(" & ".join(_tex(cell.text) for cell in row) + r" \\")
             if any(cell.below for cell in row[1:]):
                 small = (rf"{{\scriptsize {_tex(', '.join(c.below))}}}" if c.below else "" for c in row)
                 lines.append(" & ".join(small) + r" \\")
-        blocks.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
+        blocks.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]))
     blocks.append("\n".join(f"% {_one_line(line)}" for line in remarks(comparison)))
     return "\n\n".join(blocks) + "\n"
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def info(*overrides: str, config: Path = Path("configs/coco8.yaml"), plugin: tuple[Path, ...] = ()) -> Size:
     """Show a configuration's network: layers, parameters, FLOPs.
 
-    The backbone's layers have the names that their curves carry.
+    The backbone's layers have the names that their curves carry; what gradients.points adds comes behind.
 
     Args:
         overrides: section.key=value, such as model.act=relu.
@@ -27,6 +27,7 @@ def info(*overrides: str, config: Path = Path("configs/coco8.yaml"), plugin: tup
     """
     from detector.config.loading import load_config
     from detector.data.sources import class_names
+    from detector.gradients.points import points_inside
     from detector.models.build import build_model
     from detector.models.size import measure
     from detector.registry import load_plugins
@@ -38,6 +39,8 @@ def info(*overrides: str, config: Path = Path("configs/coco8.yaml"), plugin: tup
     for name, module in model.backbone_layers().items():
         parameters = sum(p.numel() for p in module.parameters())
         print(f"{name:12s} {type(module).__name__:6s} {parameters:>9,} parameters")
+    for name, module in points_inside(model, loaded.config.gradients.points).items():
+        print(f"{name} {type(module).__name__}")
     size = measure(model, loaded.config.data.image_size)
     print(f"{loaded.name}: {size}, {len(names)} classes")
     return size

@@ -139,6 +139,27 @@ def test_the_figures_are_the_runs(make_run: Make) -> None:
     assert last[at]["y"] == pytest.approx([10 ** row[-1] for row in heat["z"]], rel=0.01)
 
 
+def test_what_was_recorded_inside_has_a_figure_of_its_own(make_run: Make) -> None:
+    run = make_run("plain")
+    assert 'class="plot tall" id="inside"' not in written(run)
+    inside = {"002_model.2.m.0.cv1": 1e-3, "010_model.2.cv2": 1e-2, "100_model.23.cv2.0.0": 1.0}
+    rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    for row in rows:
+        row |= {f"point_activation_grad/{name}": value for name, value in inside.items()}
+        row |= {f"point_weight_grad/{name}": 2 * value for name, value in inside.items()}
+    (run / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = written(run, make_run("b", **{"model.norm": "none"}))
+    assert 'class="plot tall" id="inside"' in text
+    figure = payload(text)["figures"]["inside"]
+    trace = next(at for at, trace in enumerate(figure["data"]) if trace.get("name") == "plain, seed 0")
+    assert figure["data"][trace]["x"] == [name[4:] for name in inside]
+    for kind, factor in (("activation_grad", 1), ("weight_grad", 2)):
+        drawn = frame(text, "inside", f"{kind} 2")[trace]["y"]
+        assert drawn == pytest.approx([factor * value for value in inside.values()], rel=0.01)
+    assert not any(trace.get("name", "").startswith("b,") for trace in figure["data"])
+    assert "model.2" not in json.dumps(payload(text)["figures"]["depth"])
+
+
 def test_seeds_are_lines_and_their_mean_is_geometric(make_run: Make) -> None:
     text = written(*(make_run("baseline", seed, v=-1.0 - seed) for seed in (0, 1)))
     drawn = {trace["name"]: trace for trace in payload(text)["figures"]["depth"]["data"] if "name" in trace}

@@ -14,9 +14,10 @@ from detector.tools.suites.suite import expand, load_suite
 from tests.support import ROOT
 
 # By name: a user's own may lie beside them.
-NAMES = "factorial factorial_shapes ladder leave_one_out init depth controls cures"
+YOLOS = "yolov8", "yolo11", "yolo26"
+NAMES = f"factorial factorial_shapes ladder leave_one_out init depth controls cures {' '.join(YOLOS)}"
 SMALL = ("factorial_shapes",)  # what `detector why` trains: a shorter trunk
-SEEDS = {"cures": 5, "factorial": 5, "factorial_shapes": 5}  # the others: 3
+SEEDS = dict.fromkeys(("cures", "factorial", "factorial_shapes", *YOLOS), 5)  # the others: 3
 SHIPPED = [ROOT / "ablations" / "suites" / f"{name}.yaml" for name in NAMES.split()]
 BASE = ROOT / "configs" / "coco8.yaml"
 
@@ -69,6 +70,8 @@ def test_a_cell_named_like_an_ablation_is_that_ablation(path: Path) -> None:
             own, model = load_config(file).config.model, cell.config.model
             if path.stem in SMALL:
                 own = own.model_copy(update={"depths": model.depths})
+            if path.stem in YOLOS:
+                own = own.model_copy(update={"pretrained": model.pretrained})
             assert own == model, cell.ablation
 
 

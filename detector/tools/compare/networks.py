@@ -1,0 +1,108 @@
+"""Networks set against each other fairly: under which conditions, on which budget, and differing in what."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from detector.errors import shorten
+from detector.tools.compare.runs import Run
+
+EQUAL_TIME = 1.1  # so far apart may runs be that are said to have had the same time
+EQUAL_SIZE = 1.1  # likewise networks of one size
+
+
+def planned(run: Run) -> str:
+    """How long the run was to train, in the unit its configuration says it in; "" if that is not known."""
+    if isinstance(steps := run.config.get("train.steps"), int):
+        return f"{steps} steps"
+    epochs = run.config.get("train.epochs")
+    batch = f"batch {run.config.get('train.batch')} × {run.config.get('train.accumulate', 1)}"
+    return f"{epochs} epochs of {batch}" if epochs is not None else ""
+
+
+def equal_time(runs: Sequence[Run]) -> bool:
+    """Whether runs of several lengths took the same time, each length on average."""
+    times: dict[str, list[float]] = {}
+    for run in runs:
+        times.setdefault(planned(run), []).append(run.value("seconds"))
+    means = [fmean(found) for found in times.values()]
+    return all(map(math.isfinite, means)) and 0 < max(means) <= EQUAL_TIME * min(means)
+
+
+def conditions(runs: Sequence[Run]) -> str:
+    """What a table's caption says of its runs: data, budget, machine and commit."""
+    lengths = {planned(run) for run in runs}
+    batches = {run.config.get("train.batch") for run in runs}
+    batch = f" of batch {batches.pop()}" if len(batches) == 1 and "epochs" not in "".join(lengths) else ""
+    if len(lengths) == 1:
+        budget = (
+            f"equal budget in {'epochs' if 'epochs' in min(lengths) else 'steps'}: {lengths.pop()}{batch}"
+        )
+    elif equal_time(runs):
+        budget = f"equal budget in time: {fmean(run.value('seconds') for run in runs):.0f} s a run"
+    else:
+        budget = f"budgets differ: {', '.join(sorted(lengths))}"
+    sizes = ", ".join(f"{size} px" for size in sorted({run.config["data.image_size"] for run in runs}))
+    parts = [
+        f"{', '.join(sorted({run.dataset for run in runs}))} at {sizes}",
+        budget,
+        "; ".join(sorted({run.machine for run in runs if run.machine})[:3]),
+        ", ".join(f"commit {commit}" for commit in sorted({run.commit for run in runs if run.commit})[:3]),
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def replaced(ours: Sequence[str], theirs: Sequence[str]) -> list[str]:
+    """How a network's layers differ from another's, each kind of difference once."""
+    if len(ours) != len(theirs):
+        return [f"{len(ours)} layers instead of {len(theirs)}"]
+    found: dict[str, None] = {}
+    for one, other in zip(map(json.loads, ours), map(json.loads, theirs), strict=True):
+        names = [shorten(str(layer[2])) for layer in (one, other)]
+        if names[0] != names[1]:  # another block takes other arguments
+            found[f"{names[1]} → {names[0]}"] = None
+        elif one[3] != other[3]:
+            found[f"arguments of {names[0]}"] = None
+        for what, at in (("connections", 0), ("repeats", 1)):
+            if one[at] != other[at]:
+                found[f"{what} of {names[0]}"] = None
+    return list(found)
+
+
+def things(run: Run, reference: Run, changes: Sequence[str]) -> list[str]:
+    """In what a run differs from another; that networks are described by other files is no difference."""
+    if not (run.network and reference.network):
+        return list(changes)
+    layers = replaced(run.network, reference.network)
+    if not layers:
+        return list(changes)
+    return [*layers, *(change for change in changes if not change.startswith("model.pretrained="))]
+
+
+def unfair(differs: Mapping[str, Sequence[str]], sizes: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Which differences from the baseline have no single cause, in a sentence for each reason.
+
+    Args:
+        differs: see `things`, by ablation.
+        sizes: a network's cost over the baseline's, by what it is a cost in, by ablation.
+    """
+    several = [f"{label} ({', '.join(what)})" for label, what in differs.items() if len(what) > 1]
+    apart = [
+        f"{label} ({', '.join(f'{ratio:.2f} × its {name}' for name, ratio in unequal.items())})"
+        for label, ratios in sizes.items()
+        if (unequal := {n: r for n, r in ratios.items() if r > 0 and not 1 / EQUAL_SIZE <= r <= EQUAL_SIZE})
+    ]
+    lines = []
+    if several:
+        cause = "so which of them makes the difference is not known"
+        lines.append(f"Differs from the baseline in more than one thing, {cause}: {_some(several)}.")
+    if apart:
+        lines.append(f"Not of the baseline's size, which may be what makes the difference: {_some(apart)}.")
+    return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    return "; ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
