@@ -28,7 +28,14 @@ from detector.config.loading import LoadedConfig, load_config, save
 from detector.config.names import plugin_needed
 from detector.config.schema import Config
 from detector.errors import UserError
-from detector.runtime.files import check_regular, read_bytes, with_filename, write_bytes, write_text
+from detector.runtime.files import (
+    check_regular,
+    read_bytes,
+    run_directory,
+    with_filename,
+    write_bytes,
+    write_text,
+)  # fmt: skip
 from detector.runtime.json_numbers import from_json, number, to_json
 from detector.runtime.lock import FolderLock
 
@@ -112,8 +119,8 @@ def depth_of(layer: str) -> tuple[int, str]:
 
 
 def checkpoint_at(path: Path) -> Path:
-    """`best.pt` of a run's directory; what is no directory is itself a checkpoint."""
-    return RunDir(path).best if path.is_dir() else path
+    """`best.pt` of a run's directory, or of its folder of checkpoints; any other path is itself one."""
+    return RunDir(run_directory(path)).best if path.is_dir() else path
 
 
 def run_name(checkpoint: Path) -> str:

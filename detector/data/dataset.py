@@ -287,11 +287,14 @@ def _with_labels(file: File, parse: Callable[[str], Labels]) -> File:
     text = ""
     try:
         data = read_bytes(file.label_file, MAX_LABEL_BYTES)
+        if data.count(b"\0") > len(data) / 3:  # UTF-16 without its mark is good UTF-8, full of NULs
+            raise UnicodeDecodeError("utf-8", data, 0, 1, "it is UTF-16")
         text = data.decode("utf-8-sig")  # Windows editors write a BOM
     except FileNotFoundError:
         return replace(file, labels=parse(""))  # a background: an image on purpose without objects
     except UnicodeDecodeError as error:
-        reason = "UTF-16, save it as UTF-8" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else error
+        wide = data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data
+        reason = "UTF-16, save it as UTF-8" if wide else error
         problems.append(_unreadable(file.label_file, reason))
     except OSError as error:
         problems.append(_unreadable(file.label_file, error.strerror))

@@ -134,6 +134,8 @@ def run_directory(path: Path) -> Path:
     """The run that is meant by its directory, a file in it, its folder of checkpoints or one of these."""
     if path.is_file():
         path = path.absolute().parent
+    if not path.name or path.name == "..":  # `.` has its name from where one stands
+        path = Path(os.path.abspath(path)) if Path(os.path.abspath(path)).name == "checkpoints" else path
     return path.parent if path.name == "checkpoints" else path
 
 
