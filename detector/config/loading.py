@@ -29,8 +29,9 @@ from detector.config.experiment import flat
 from detector.config.messages import COMMAND_LINE, KEYS, SECTIONS, near, unknown, wrong_value
 from detector.config.safe_yaml import Value
 from detector.config.schema import Config
+from detector.config.ultralytics_names import SAME
 from detector.errors import UserError, display_path, shorten
-from detector.runtime.files import PROJECT, write_text
+from detector.runtime.files import PROJECT, TRAIN, write_text
 
 Layer = dict[str, Value]  # "model.shortcut" -> its value
 
@@ -106,7 +107,7 @@ def difference(base: Config, config: Config) -> list[str]:
 
 def save(config: Config, path: Path) -> None:
     """Write every key as YAML; `load_config` of that file gives an equal config if `run.name` is set."""
-    header = "# The complete configuration of a run. To repeat it: python train.py --config <this file>\n"
+    header = f"# The complete configuration of a run. To repeat it: {TRAIN} --config <this file>\n"
     write_text(path, header + safe_yaml.dump(config.model_dump()))
 
 
@@ -203,7 +204,7 @@ def parse_overrides(overrides: Iterable[str]) -> Layer:
     layer: Layer = {}
     for override in overrides:
         key, equals, text = override.partition("=")
-        key = key.strip()
+        key = SAME.get(key.strip(), key.strip())
         if not equals:
             hint = f"; to run that file: --config {override}" if override.endswith((".yaml", ".yml")) else ""
             raise UserError(f"{COMMAND_LINE}: {shorten(override)}: expected section.key=value{hint}")

@@ -22,6 +22,7 @@ INSTALLED = (PACKAGE / "_project").is_dir()  # from a wheel, which carries the p
 PROJECT = PACKAGE / "_project" if INSTALLED else PACKAGE.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "gradient-detector"
 DOWNLOADS = CACHE if INSTALLED else PROJECT
+TRAIN = "detector train" if INSTALLED else "python train.py"  # as a person types it
 
 _UNSUPPORTED = errno.EINVAL, errno.ENOTSUP  # file systems on which a folder cannot be flushed
 
