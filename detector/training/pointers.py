@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 
 from detector.config.schema import Config
+from detector.errors import UserError, display_path
+from detector.models.weights import find
 from detector.registry import with_plugins
 from detector.rundir import RunDir
 from detector.runtime.files import TRAIN
@@ -30,5 +33,7 @@ def pointers(files: RunDir, config: Config, dataset: str, name: str) -> list[str
     commands = [with_plugins(f"detector {command}") for command in (f"val {run}", f"predict {run} PHOTOS")]
     pretrained = config.model.pretrained or ""
     if pretrained and not pretrained.endswith((".yaml", ".yml")):
-        commands.append(f"what it forgot: detector val {run} --data OLD.yaml --before {shlex.quote(pretrained)}")
+        with suppress(UserError):  # of a resumed run it may be gone
+            before = shlex.quote(display_path(find(pretrained)))
+            commands.append(f"what it forgot: detector val {run} --data OLD.yaml --before {before}")
     return [*lines, f"Next: {'; '.join(commands)}"]
