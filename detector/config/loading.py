@@ -4,7 +4,7 @@ A configuration is a stack of layers; the later layer wins, key by key:
 
     defaults  <  root file  <  …  <  the file named by --config  <  section.key=value
 
-A file names its parent with `base:`, relative to itself. Two rules go beyond "the later wins":
+A file names its parent with `base:`, relative to itself, or one of the project's by its name. Two rules go beyond "the later wins":
 
 - `train.steps` and `train.epochs` are one choice: a layer that sets one of them clears the other.
 - `run` (name and directory) is not inherited: a child of an experiment is another experiment.
@@ -18,6 +18,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,9 @@ def read_chain(path: Path) -> list[tuple[Path, Layer]]:
             raise UserError(f"{base.where}: base: must be the name of a file, not {base}")
         written, named_by = base.value, f"{base.where}: base: "
         path = path.parent / written
+        if not _exists(path) and Path(written).parent == Path():  # the project's, by its name
+            with suppress(UserError):
+                path = find_file(written)
 
 
 def _read_layer(path: Path, source: str) -> tuple[Layer, Value | None]:
