@@ -47,8 +47,8 @@ def train(
         raise UserError("give only one of --config, --resume and --ablation")
     if resume is not None and (overrides or seed is not None):
         raise UserError(
-            "--resume continues with the run's own config.yaml: it takes no key=value or --seed; to train on from "
-            f"its weights, begin another run with model.pretrained={resume}"
+            "--resume continues with the run's own config.yaml: it takes no key=value or --seed; to train on "
+            f"from its weights, begin another run with model.pretrained={resume}"
         )
 
     # Imported late, so that --help answers at once, and a typo in a key before PyTorch is there.

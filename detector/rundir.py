@@ -171,7 +171,9 @@ class RunDir:
         self.failure_state = self.failure / "state.pt"  # the newest step that was not finite, to be replayed
         self.failure_report = self.failure / "failure.json"  # the same to be read
         self.wandb = self.path / "wandb"
-        self.finishing = self.path / ".finishing"  # there from before the summary until all loggers are closed
+        self.finishing = (
+            self.path / ".finishing"
+        )  # there from before the summary until all loggers are closed
 
     @property
     def written(self) -> tuple[Path, ...]:

@@ -4,7 +4,8 @@ A configuration is a stack of layers; the later layer wins, key by key:
 
     defaults  <  root file  <  …  <  the file named by --config  <  section.key=value
 
-A file names its parent with `base:`, relative to itself, or one of the project's by its name. Two rules go beyond "the later wins":
+A file names its parent with `base:`: a file relative to itself, or one of the project's by its name. Two
+rules go beyond "the later wins":
 
 - `train.steps` and `train.epochs` are one choice: a layer that sets one of them clears the other.
 - `run` (name and directory) is not inherited: a child of an experiment is another experiment.

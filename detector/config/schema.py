@@ -183,7 +183,9 @@ class TrainConfig(Section):
     # Steps between evaluations; null: only at the end.
     eval_every: Annotated[Positive | None, MEASUREMENT] = 50
     eval_train: Annotated[bool, MEASUREMENT] = True  # evaluate the training images too: what was memorised
-    patience: Positive | None = None  # epochs without a better evaluation, after which the run ends; null: off
+    patience: Positive | None = (
+        None  # epochs without a better evaluation, after which the run ends; null: off
+    )
     metrics: Annotated[tuple[Annotated[str, NameOf("metric")], ...], MEASUREMENT] = ()  # besides COCO's mAP
     monitor: Annotated[str, NameOf("metric"), MEASUREMENT] = "mAP50-95"  # what makes the best checkpoint
     # A NaN or Inf: exit 3, record it as the finding (exit 0), or skip that step.

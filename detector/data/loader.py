@@ -17,7 +17,15 @@ from torch.utils.data import DataLoader
 from detector.config.schema import DataConfig
 from detector.data.batch import Batch, collate
 from detector.data.dataset import Item
-from detector.data.sampler import EpochSampler, Key, Shard, Weights, batches_per_epoch, part_of, repeat_factors
+from detector.data.sampler import (
+    EpochSampler,
+    Key,
+    Shard,
+    Weights,
+    batches_per_epoch,
+    part_of,
+    repeat_factors,
+)
 from detector.data.samples import EvalSamples, LetterboxedImages, TrainSamples
 from detector.errors import UserError
 from detector.runtime.workers import iterate_with_timeout, start_worker

@@ -1,6 +1,6 @@
 """results.csv with the columns of ultralytics, for whatever reads theirs: a line an evaluation.
 
-What a run of this project does not measure (precision and recall at one confidence, the loss on val) is empty.
+What a run here does not measure (precision and recall at one confidence, the loss on val) is empty.
 `history.jsonl` is the record; this is a view of it.
 """
 

@@ -20,7 +20,6 @@ from detector.runtime.distributed import SingleProcess
 from detector.training.metrics import Prediction, Result, Truth, evaluate_metrics
 from detector.training.state import TrainState
 
-
 UNKNOWN = -1  # in place of a class's column: a network that does not know it never finds it
 
 

@@ -39,7 +39,6 @@ from detector.training.schedule import Schedule
 from detector.training.state import TrainState
 from detector.training.summary import summarize
 
-
 SHOWN = 4  # differences from the base in a line; those of the command line are always there
 
 

@@ -551,4 +551,6 @@ def test_what_ultralytics_calls_it_is_understood_where_it_means_one_thing() -> N
 
 
 def test_patience_needs_evaluations() -> None:
-    assert "train.patience: needs evaluations" in message(BASELINE, "train.patience=3", "train.eval_every=null")
+    assert "train.patience: needs evaluations" in message(
+        BASELINE, "train.patience=3", "train.eval_every=null"
+    )

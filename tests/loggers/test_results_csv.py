@@ -13,9 +13,10 @@ from detector.rundir import RunDir
 
 ROWS = [
     {"step": 0, "epoch": 0, "train/lr": 0.1, "train/loss_box": 3.0, "time/step_ms": 50.0},
-    {"step": 4, "epoch": 1, "train/lr": 0.2, "train/loss_box": 2.5, "train/loss_cls": 1.0, "train/loss_dfl": 0.5,
+    {"step": 4, "epoch": 1, "train/lr": 0.2, "train/loss_box": 2.5, "train/loss_cls": 1.0,
      "val/mAP50-95": 0.25, "val/mAP50": 0.5, "time/step_ms": 100.0},
-    {"step": 9, "epoch": 3, "train/lr": 0.3, "val/mAP50-95": float("nan"), "val/mAP50": 0.75, "time/step_ms": 10.0},
+    {"step": 9, "epoch": 3, "train/lr": 0.3, "val/mAP50-95": float("nan"), "val/mAP50": 0.75,
+     "time/step_ms": 10.0},
 ]  # fmt: skip
 
 
@@ -50,7 +51,12 @@ def test_a_line_an_evaluation_with_the_time_of_all_steps(tmp_path: Path) -> None
         logger.log(row)
     first, second = table(run)  # before it is closed: a run may be killed
     logger.close()
-    assert [first[key] for key in ("epoch", "time", "train/box_loss", "lr/pg2")] == ["2", "0.45", "2.5", "0.2"]
+    assert [first[key] for key in ("epoch", "time", "train/box_loss", "lr/pg2")] == [
+        "2",
+        "0.45",
+        "2.5",
+        "0.2",
+    ]
     assert (first["metrics/mAP50-95(B)"], first["metrics/mAP50(B)"]) == ("0.25", "0.5")
     assert first["metrics/recall(B)"] == first["val/box_loss"] == second["train/box_loss"] == ""
     assert [second[key] for key in ("epoch", "time", "metrics/mAP50-95(B)")] == ["4", "0.5", "nan"]

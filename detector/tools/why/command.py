@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detector.errors import UserError
-from detector.runtime.files import write_text
+from detector.runtime.files import TRAIN, write_text
 
 if TYPE_CHECKING:
     from detector.data.dataset import Dataset

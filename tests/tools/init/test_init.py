@@ -23,7 +23,13 @@ def test_every_command_of_the_new_project_s_readme_works(
     monkeypatch.chdir(tmp_path / "mylab")
     text = Path("README.md").read_text(encoding="utf-8")
     commands = re.findall(r"^detector .*", text, re.MULTILINE)
-    assert {shlex.split(command)[1] for command in commands} >= {"check", "train", "compare", "val", "predict"}
+    assert {shlex.split(command)[1] for command in commands} >= {
+        "check",
+        "train",
+        "compare",
+        "val",
+        "predict",
+    }
     for command in commands:
         arguments = shlex.split(command)[1:]
         short = [*TINY, "train.steps=2"] if arguments[0] == "train" else []
@@ -33,7 +39,9 @@ def test_every_command_of_the_new_project_s_readme_works(
     assert main(["ablate", "suite.yaml", "--plugin", "my_parts.py", "--dry-run"]) == 0
     assert capsys.readouterr().out.count("train.seed=") == 9
     used = {word for command in commands for word in shlex.split(command)}
-    files = {path.relative_to(".").as_posix() for path in Path().rglob("*") if path.suffix in (".yaml", ".py")}
+    files = {
+        path.relative_to(".").as_posix() for path in Path().rglob("*") if path.suffix in (".yaml", ".py")
+    }
     files = {file for file in files if not file.startswith("runs/")}
     assert files - used == {"suite.yaml"}
 

@@ -32,7 +32,11 @@ def split(*found: int) -> tuple[list[Truth], list[Prediction]]:
 def test_by_hand() -> None:
     before, after = report(*split(0, 1), NAMES), report(*split(0, 2), NAMES)
     found = changes(before, after, {"cat", "dog", "nobody"}, {"cat", "bird"})
-    assert [(c.name, c.kind, c.boxes) for c in found] == [("cat", "old", 1), ("dog", "gone", 1), ("bird", "new", 1)]
+    assert [(c.name, c.kind, c.boxes) for c in found] == [
+        ("cat", "old", 1),
+        ("dog", "gone", 1),
+        ("bird", "new", 1),
+    ]
     assert [(c.before, c.after) for c in found[:1]] == [pytest.approx((1.0, 1.0))]
     assert found[1].before == pytest.approx(1.0) and math.isnan(found[1].after)
     assert math.isnan(found[2].before) and found[2].after == pytest.approx(1.0)
@@ -58,9 +62,9 @@ def test_two_networks_that_know_other_classes(
     coco8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "d.yaml").write_text(
-        f"path: {coco8 / 'coco8'}\ntrain: images/train\nval: images/val\nnames: {[f'c{i}' for i in range(80)]}\n"
-    )
+    names = [f"c{i}" for i in range(80)]
+    splits = "train: images/train\nval: images/val"
+    (tmp_path / "d.yaml").write_text(f"path: {coco8 / 'coco8'}\n{splits}\nnames: {names}\n")
     old = save(confident(names=tuple(f"c{i}" for i in range(40)), share=0.2), tmp_path / "old.pt",
                tuple(f"c{i}" for i in range(40)), 64)  # fmt: skip
     new_names = tuple(f"c{i}" for i in range(20, 80))
@@ -71,7 +75,7 @@ def test_two_networks_that_know_other_classes(
     assert main([*arguments, "run", "--before", str(old)]) == 0
     found = json.loads(capsys.readouterr().out)
     kinds = {c["name"]: c["kind"] for c in found["forgetting"]["classes"]}
-    assert {kind for kind in kinds.values()} >= {"gone", "old"}
+    assert set(kinds.values()) >= {"gone", "old"}
     for name, kind in kinds.items():
         assert kind == ("gone" if int(name[1:]) < 20 else "old" if int(name[1:]) < 40 else "new")
     assert all((c["after"] is None) == (c["kind"] == "gone") for c in found["forgetting"]["classes"])
