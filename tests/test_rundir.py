@@ -316,6 +316,7 @@ def test_a_run_is_meant_by_its_folder_of_checkpoints_from_within(
 ) -> None:
     inside = tmp_path / "mine" / "checkpoints"
     inside.mkdir(parents=True)
+    (inside / "best.pt").touch()
     monkeypatch.chdir(inside)
     for path in (".", "..", "../checkpoints", "best.pt"):
         assert run_directory(Path(path)).resolve() == tmp_path / "mine", path
