@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
+DEV := $(VENV)/.dev
 ARGS ?=
 
 # Each worker imports PyTorch (about 1 GB), so more than four need not be faster.
@@ -20,22 +21,22 @@ setup: $(STAMP)  ## create .venv with the tested versions of everything (PYTHON=
 train: $(STAMP)  ## run the main job; ARGS="--config ablations/no_residual.yaml train.seed=1" is passed on
 	$(BIN)/python train.py $(ARGS)
 
-test: $(STAMP)  ## run the whole test suite; ARGS="-k config" is passed on
+test: $(DEV)  ## run the whole test suite; ARGS="-k config" is passed on
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
-test-fast: $(STAMP)  ## what answers in about a minute: no training, no process of its own
+test-fast: $(DEV)  ## what answers in about a minute: no training, no process of its own
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
 
 check: lint types  ## style, formatting and types
 
-docs: $(STAMP)  ## build the documentation as a site, in build/site
+docs: $(DEV)  ## build the documentation as a site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "$(CURDIR)/build/site/index.html"
 
-bench: $(STAMP)  ## measure speed beside what people use today; ARGS="startup memory" for some of it
+bench: $(DEV)  ## measure speed beside what people use today; ARGS="startup memory" for some of it
 	$(BIN)/python benchmarks/bench.py $(ARGS)
 
-reliability: $(STAMP)  ## kills, faults, hostile input, coverage, mutations; ARGS="resumes layers" for some of it
+reliability: $(DEV)  ## kills, faults, hostile input, coverage, mutations; ARGS="resumes layers" for some of it
 	$(BIN)/python scripts/reliability.py $(ARGS)
 
 # Strict: a package that the index does not know counts as a failure, not as one without vulnerabilities.
@@ -44,14 +45,14 @@ audit:  ## look the tested versions up in the database of known vulnerabilities 
 		"$$folder/bin/pip" install --quiet --disable-pip-version-check pip-audit && \
 		"$$folder/bin/pip-audit" --strict --no-deps --disable-pip --requirement constraints.txt
 
-lint: $(STAMP)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(STAMP)
+types: $(DEV)
 	$(BIN)/mypy
 
-format: $(STAMP)  ## mend style and formatting where that can be done by itself
+format: $(DEV)  ## mend style and formatting where that can be done by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -59,12 +60,18 @@ clean:  ## remove build products and caches; never runs, datasets or .venv
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find detector tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
+# The tools of the project's developers, which a run does not need.
+$(DEV): $(STAMP)
+	@echo "Installing the tools for tests and checks into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
 # The stamp is written last, so an interrupted installation is taken up again.
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 to 3.13 is needed, and $(PYTHON) was not found" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("Python 3.11 to 3.13 is needed, and $(PYTHON) is %d.%d; try for example: make setup PYTHON=python3.12" % sys.version_info[:2])'
 	@echo "Installing into $(VENV): PyTorch is large, so the first time takes some minutes"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
 	@touch $@
 	@echo "Installed: $$($(BIN)/python --version), $$(du -sh $(VENV) | cut -f1)"

@@ -46,7 +46,10 @@ def train(
     if (config, resume, ablation).count(None) < 2:
         raise UserError("give only one of --config, --resume and --ablation")
     if resume is not None and (overrides or seed is not None):
-        raise UserError("--resume continues with the run's own config.yaml: it takes no key=value or --seed")
+        raise UserError(
+            "--resume continues with the run's own config.yaml: it takes no key=value or --seed; to train on "
+            f"from its weights, begin another run with model.pretrained={resume}"
+        )
 
     # Imported late, so that --help answers at once, and a typo in a key before PyTorch is there.
     from detector.config.loading import find_file, load_config

@@ -40,7 +40,7 @@ Function = Callable[..., Any]
 
 COMMANDS = (
     "train", "info", "check", "convert", "ablate", "compare", "val", "predict", "export", "theory", "replay",
-    "reproduce", "dashboard", "why",
+    "reproduce", "dashboard", "why", "init",
 )  # fmt: skip
 
 
@@ -84,7 +84,15 @@ def _function(command: str) -> Function:
 
 def _app(name: str, function: Function | None = None) -> App:
     """As argparse had it: no --no-FLAG beside each --FLAG, and of an option given twice the last counts."""
-    from cyclopts import App, Parameter
+    try:
+        from cyclopts import App, Parameter
+    except ModuleNotFoundError:
+        print(
+            f"error: the project is not installed for {sys.executable}; in a clone: make setup, then "
+            "source .venv/bin/activate",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
 
     app = App(
         name=name,

@@ -91,8 +91,12 @@ def fit_process(
     probe = ProbeTrunk(state, schedule, loaders["train"], config.train.batch)
     guard = NonFiniteGuard(state, loss_fn, config.train, dist, run.save_nonfinite_step)
     checkpoints = run.checkpointing(state, schedule)
+    patience, early = config.train.patience, None
+    if patience is not None:
+        early = cb.StopEarly(state, schedule, patience, dist, run.logger.message)
     callback = cb.CallbackList([
         cb.StopOnRequest(state, stop),
+        *([early] if early else ()),
         *interventions(state, schedule, config, dist.all_gather),
         cb.RecordGradients(state, schedule, recorder, config.train),
         cb.RecordLedger(schedule, Ledger(layers, dist.all_gather), run.write_ledger),
@@ -104,7 +108,7 @@ def fit_process(
         checkpoints,
     ])  # fmt: skip
 
-    command = with_plugins(f"{launch.launcher} train.py --resume {run.files}")
+    command = with_plugins(f"{launch.launcher} --resume {run.files}")
     with checkpoint_on_error(checkpoints.save, checkpoints.last, command, memory_advice(config)), run:
         if saved is None:
             checkpoints.save()  # whatever happens from here on, there is something to resume from
@@ -115,6 +119,8 @@ def fit_process(
         batches = dist.prepare_batches(training_batches(loaders["train"], config, schedule, state))
         with stop:
             status = train(state, loss_fn, batches, schedule, config.train, callback, guard, dist)
+        if early and early.stopped:
+            status = "finished"
         callback.on_train_end()
         give_freed_memory_back()
         return run.finish(status, state, schedule, guard.origin, checkpoints, command, stop.exit_code)

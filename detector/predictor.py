@@ -14,6 +14,7 @@ from detector.data.geometry import Image, Letterbox, letterbox
 from detector.errors import UserError
 from detector.models.build import load_model
 from detector.models.decode import best_class, decode, postprocess
+from detector.rundir import checkpoint_at
 from detector.runtime.device import PRECISIONS, choose_device
 from detector.training.metrics import Prediction
 
@@ -29,7 +30,7 @@ class Predictor:
     ...     print(predictor.names[label], score, box)  # corners in pixels of the picture
 
     Args:
-        checkpoint: of this project, or a `.pt` of ultralytics; nothing in it is executed.
+        checkpoint: of this project, a run's directory, or a `.pt` of ultralytics; no code in it is run.
         confidence: the lowest score that counts.
         iou: of two boxes of a class that overlap more than this, only the better one is kept.
         image_size: side of the square that images are fitted into, pixels; None: as it was trained.
@@ -56,7 +57,7 @@ class Predictor:
         self.device = choose_device(device, "device ")
         if precision == "fp16" and self.device.type != "cuda":
             raise UserError("precision fp16 needs a CUDA GPU; on a CPU use bf16 or fp32")
-        loaded = load_model(Path(checkpoint))
+        loaded = load_model(checkpoint_at(Path(checkpoint)))
         model, self.names = loaded.model, loaded.names
         self.image_size = check_size(image_size or loaded.image_size, model.strides)
         self.confidence, self.iou = confidence, iou

@@ -29,7 +29,15 @@ from detector.config.names import plugin_needed
 from detector.config.safe_yaml import dump
 from detector.config.schema import Config
 from detector.errors import UserError
-from detector.runtime.files import check_regular, read_bytes, with_filename, write_bytes, write_text
+from detector.runtime.files import (
+    TRAIN,
+    check_regular,
+    read_bytes,
+    run_directory,
+    with_filename,
+    write_bytes,
+    write_text,
+)  # fmt: skip
 from detector.runtime.json_numbers import from_json, number, to_json
 from detector.runtime.lock import FolderLock
 
@@ -119,8 +127,8 @@ def depth_of(layer: str) -> tuple[int, str]:
 
 
 def checkpoint_at(path: Path) -> Path:
-    """`best.pt` of a run's directory; what is no directory is itself a checkpoint."""
-    return RunDir(path).best if path.is_dir() else path
+    """`best.pt` of a run's directory, or of its folder of checkpoints; any other path is itself one."""
+    return RunDir(run_directory(path)).best if path.is_dir() else path
 
 
 def run_name(checkpoint: Path) -> str:
@@ -160,6 +168,7 @@ class RunDir:
         self.config_file = self.path / "config.yaml"  # complete; repeats the run
         self.history_file = self.path / "history.jsonl"  # one JSON object a logged step
         self.summary_file = self.path / "summary.json"  # the run on one page
+        self.results_file = self.path / "results.csv"  # the evaluations, in the columns of ultralytics
         self.ledger_file = self.path / "ledger.json"  # every operation's backward factor
         self.checkpoints = self.path / "checkpoints"
         self.last = self.checkpoints / "last.pt"  # what a run resumes from
@@ -169,11 +178,14 @@ class RunDir:
         self.failure_state = self.failure / "state.pt"  # the newest step that was not finite, to be replayed
         self.failure_report = self.failure / "failure.json"  # the same to be read
         self.wandb = self.path / "wandb"
+        self.finishing = (
+            self.path / ".finishing"
+        )  # there from before the summary until all loggers are closed
 
     @property
     def written(self) -> tuple[Path, ...]:
         """All that a run writes itself."""
-        files = self.config_file, self.history_file, self.summary_file, self.ledger_file
+        files = self.config_file, self.history_file, self.summary_file, self.results_file, self.ledger_file
         return *files, self.checkpoints, self.plots, self.failure, self.wandb
 
     def __str__(self) -> str:
@@ -422,7 +434,7 @@ class RunDir:
         if not os.path.lexists(path):
             raise UserError(
                 f"{path}: no checkpoint found (the run ended before its first step); start again with: "
-                f"train.py --config {self.config_file} run.dir=ANOTHER"
+                f"{TRAIN} --config {self.config_file} run.dir=ANOTHER"
             )
         try:
             return cast("CheckpointState", read(path))
@@ -430,8 +442,9 @@ class RunDir:
             hint = ""
             if path != self.best:
                 with suppress(UserError):  # nobody's history is cut back to there without being asked
-                    step = read(self.best)["step"]
-                    hint = f"; {self.best} is whole: copy it there to go on from its step {step}"
+                    best = read(self.best)
+                    if best.get("optimizer"):  # else it is what a run that ended has left of it
+                        hint = f"; {self.best} is whole: copy it there to go on from its step {best['step']}"
             raise UserError(f"{error}{hint}") from None
 
     def write_failure(self, state: FailureState) -> None:

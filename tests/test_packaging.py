@@ -74,6 +74,24 @@ def test_make_help_lists_every_documented_target() -> None:
     assert {"setup", "train", "test", "check", "clean"} <= set(documented)
 
 
+def test_a_run_needs_no_developer_s_tools(tmp_path: Path) -> None:
+    """What `make` would do in a clone without .venv."""
+
+    def commands(target: str) -> str:
+        return subprocess.run(
+            ["make", "-n", target, f"VENV={tmp_path}/none"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    for target in ("setup", "train"):
+        assert "--editable ." in commands(target) and "[dev]" not in commands(target)
+    for target in ("test", "check", "bench"):
+        assert commands(target).count("--editable .\n") == 1 and commands(target).count("[dev]") == 1
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from this tree and unpacked as pip does it; what it needs is there already."""
@@ -123,10 +141,17 @@ def test_an_installed_wheel_works_in_any_folder(installed: Path, tmp_path: Path)
         return done.stdout + done.stderr
 
     assert "no_residual: 68 convolutions" in run("info", "--config", "no_residual")
-    assert run("ablate", "factorial", "--dry-run").count("train.py") == 24
+    assert run("ablate", "factorial", "--dry-run").count("detector train --config") == 24
     small = "data.image_size=64", "train.steps=2", "model.depths=[1,1,1,1]", "tracking.wandb=disabled"
     run("train", "--config", "shapes", "run.dir=runs/one", *small)
     assert (tmp_path / "cache/gradient-detector/datasets/shapes/images").is_dir()
     assert "identical" in run("reproduce", "runs/one")  # by the wheel's train.py, in a process of its own
     run("compare", "runs", "--html", "page.html")
-    assert sorted(os.listdir(empty)) == ["page.html", "runs"]
+    run("init", "lab")
+    run("train", "--config", "lab/lab.yaml", "data=lab/data.yaml", "run.dir=runs/lab", *small)
+    code = "import detector.models.weights as w; print(w.WEIGHTS)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=empty, env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(tmp_path / "cache/gradient-detector/weights")
+    assert sorted(os.listdir(empty)) == ["lab", "page.html", "runs"]

@@ -18,6 +18,7 @@ from detector.config.schema import Config, RunConfig
 from detector.errors import UserError
 from detector.models.build import load_model
 from detector.rundir import Key, RunDir, by_layer, checkpoint_at, layers_in, run_name
+from detector.runtime.files import run_directory
 from tests.support import ROOT
 
 
@@ -271,7 +272,7 @@ def test_a_run_without_a_checkpoint_says_how_to_start_again(tmp_path: Path) -> N
 def test_where_the_last_checkpoint_is_damaged_a_whole_one_is_offered(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     run.checkpoints.mkdir()
-    state: Any = {"format": 2, "step": 7, "model": {"w": torch.arange(99.0)}}
+    state: Any = {"format": 2, "step": 7, "model": {"w": torch.arange(99.0)}, "optimizer": {"state": {}}}
     for name in ("last", "best"):
         run.write_checkpoint(name, state)
     data = bytearray(run.last.read_bytes())
@@ -281,6 +282,10 @@ def test_where_the_last_checkpoint_is_damaged_a_whole_one_is_offered(tmp_path: P
     with pytest.raises(UserError, match=words + r"; .*best\.pt is whole: copy it .* from its step 7"):
         run.read_checkpoint("last")
     assert run.read_checkpoint("best")["step"] == 7
+    run.write_checkpoint("best", state | {"optimizer": {}})  # what a finished run has left of it
+    with pytest.raises(UserError, match=words) as caught:
+        run.read_checkpoint("last")
+    assert "whole" not in str(caught.value)
     run.best.write_bytes(data)
     for name in ("last", "best"):
         with pytest.raises(UserError, match="is damaged") as caught:
@@ -301,8 +306,23 @@ def test_a_run_s_directory_stands_for_its_best_checkpoint(tmp_path: Path) -> Non
     run.checkpoints.mkdir(parents=True)
     assert checkpoint_at(run.path) == run.best
     assert checkpoint_at(run.last) == run.last
+    assert checkpoint_at(run.checkpoints) == run.best
     assert run_name(run.last) == "mine"
     assert run_name(tmp_path / "yolo26n.pt") == "yolo26n"
+
+
+def test_a_run_is_meant_by_its_folder_of_checkpoints_from_within(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = tmp_path / "mine" / "checkpoints"
+    inside.mkdir(parents=True)
+    (inside / "best.pt").touch()
+    monkeypatch.chdir(inside)
+    for path in (".", "..", "../checkpoints", "best.pt"):
+        assert run_directory(Path(path)).resolve() == tmp_path / "mine", path
+    monkeypatch.chdir(inside.parent)
+    for path in (".", "checkpoints"):
+        assert run_directory(Path(path)).resolve() == tmp_path / "mine", path
 
 
 @pytest.mark.slow

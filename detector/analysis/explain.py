@@ -170,7 +170,8 @@ def _verdicts(summary: Mapping[str, Any]) -> str:
         shown = not suffix and dependence is not None and (verdict == "collapsed" or dependence < COLLAPSED)
         return text + (f", input dependence {dependence:.2g})" if shown else ")")
 
-    now = f"late in training it {state('')}."
+    when = "so far, and the run was stopped," if summary.get("status") == "stopped" else "late in training"
+    now = f"{when} it {state('')}."
     if summary.get(Key.VERDICT + Key.INIT) is None:
         return f"The trunk's gradient: {now}"
     return f"At initialisation the trunk's gradient {state('_init')}; {now}"

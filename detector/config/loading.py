@@ -4,7 +4,8 @@ A configuration is a stack of layers; the later layer wins, key by key:
 
     defaults  <  root file  <  …  <  the file named by --config  <  section.key=value
 
-A file names its parent with `base:`, relative to itself. Two rules go beyond "the later wins":
+A file names its parent with `base:`: a file relative to itself, or one of the project's by its name. Two
+rules go beyond "the later wins":
 
 - `train.steps` and `train.epochs` are one choice: a layer that sets one of them clears the other.
 - `run` (name and directory) is not inherited: a child of an experiment is another experiment.
@@ -18,6 +19,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,9 @@ from detector.config.experiment import flat
 from detector.config.messages import COMMAND_LINE, KEYS, SECTIONS, near, unknown, wrong_value
 from detector.config.safe_yaml import Value
 from detector.config.schema import Config
+from detector.config.ultralytics_names import SAME
 from detector.errors import UserError, display_path, shorten
-from detector.runtime.files import PROJECT, write_text
+from detector.runtime.files import PROJECT, TRAIN, write_text
 
 Layer = dict[str, Value]  # "model.shortcut" -> its value
 
@@ -106,7 +109,7 @@ def difference(base: Config, config: Config) -> list[str]:
 
 def save(config: Config, path: Path) -> None:
     """Write every key as YAML; `load_config` of that file gives an equal config if `run.name` is set."""
-    header = "# The complete configuration of a run. To repeat it: python train.py --config <this file>\n"
+    header = f"# The complete configuration of a run. To repeat it: {TRAIN} --config <this file>\n"
     write_text(path, header + safe_yaml.dump(config.model_dump()))
 
 
@@ -164,6 +167,9 @@ def read_chain(path: Path) -> list[tuple[Path, Layer]]:
             raise UserError(f"{base.where}: base: must be the name of a file, not {base}")
         written, named_by = base.value, f"{base.where}: base: "
         path = path.parent / written
+        if not _exists(path) and Path(written).parent == Path():  # the project's, by its name
+            with suppress(UserError):
+                path = find_file(written)
 
 
 def _read_layer(path: Path, source: str) -> tuple[Layer, Value | None]:
@@ -203,7 +209,7 @@ def parse_overrides(overrides: Iterable[str]) -> Layer:
     layer: Layer = {}
     for override in overrides:
         key, equals, text = override.partition("=")
-        key = key.strip()
+        key = SAME.get(key.strip(), key.strip())
         if not equals:
             hint = f"; to run that file: --config {override}" if override.endswith((".yaml", ".yml")) else ""
             raise UserError(f"{COMMAND_LINE}: {shorten(override)}: expected section.key=value{hint}")

@@ -10,6 +10,7 @@ from detector.config.names import UNSUITABLE
 from detector.config.safe_yaml import Value
 from detector.config.schema import Config
 from detector.config.section import Section
+from detector.config.ultralytics_names import SAME, SIMILAR
 from detector.errors import shorten
 
 COMMAND_LINE = "command line"
@@ -84,12 +85,15 @@ def unknown(key: str, where: str) -> str:
     if key in KEYS:
         return f"{where}: {key}: in a file, write it as {section}: {{{last}: …}}"
     if key in SECTIONS:
-        return f"{where}: {key}: is a section; write {key}.KEY=value"
+        hint = f"; {SIMILAR[key]}" if key in SIMILAR else ""
+        return f"{where}: {key}: is a section; write {key}.KEY=value{hint}"
     if section in SECTIONS:
         siblings = {known: f"{section}.{known}" for known in SECTIONS[section].model_fields}
     else:
         siblings = {known: known for known in SECTIONS}
-    match = OWNER.get(last)  # the right key in the wrong section, or without one
+    if not section and key in SIMILAR:
+        return f"{where}: {key}: unknown {'key' if where == COMMAND_LINE else 'section'}; {SIMILAR[key]}"
+    match = OWNER.get(last) or SAME.get(last)  # the right key in the wrong section, or without one
     for table in (siblings, OWNER):
         alike = near(last, table)
         match = match or (table[alike] if alike else None)

@@ -108,6 +108,12 @@ def monitor_is_measured(train: TrainConfig) -> None:
         raise broken_rule("monitor", f"{train.monitor} is not measured; add it to train.metrics")
 
 
+def patience_is_used(train: TrainConfig) -> None:
+    """Only an evaluation can tell that nothing gets better."""
+    if train.patience is not None and train.eval_every is None:
+        raise broken_rule("patience", "needs evaluations on the way: set train.eval_every, in steps")
+
+
 def one_length(train: TrainConfig) -> None:
     """A run has one length, in steps or in epochs."""
     if train.steps is not None and train.epochs is not None:

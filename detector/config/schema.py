@@ -29,7 +29,7 @@ Channels = Annotated[int, Field(gt=0, le=8192)]
 Depth = Annotated[int, Field(gt=0, le=1000)]
 Device = Annotated[
     str,
-    Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda, cuda:N"),
+    Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$", description="auto, cpu, cuda, cuda:N, mps"),
     BeforeValidator(rules.gpu_by_number),
 ]
 
@@ -62,6 +62,8 @@ class DataConfig(Section):
     hsv_v: Fraction = 0.0  # of brightness, a factor 1 ± hsv_v
     flipud: Fraction = 0.0  # probability of a vertical flip
     close_mosaic: Annotated[int, Field(ge=0)] = 10  # epochs at the end without mosaic and mixup; 0: none
+    # Show images of classes that fewer than this share of train shows more often (repeat factors); 0: off.
+    balance: Fraction = 0.0
     # A bad label line or image: stop, or drop and count it.
     on_error: Annotated[Literal["raise", "skip"], COMPARED_OTHERWISE] = "raise"
     # Read what has one meaning only (polygons, a box given twice, …) and count it; false: that is an error.
@@ -143,6 +145,7 @@ class TrainConfig(Section):
         rules.max_skipped_is_used,
         rules.clip_by_is_used,
         rules.monitor_is_measured,
+        rules.patience_is_used,
         rules.one_length,
     )
 
@@ -181,6 +184,9 @@ class TrainConfig(Section):
     # Steps between evaluations; null: only at the end.
     eval_every: Annotated[Positive | None, MEASUREMENT] = 50
     eval_train: Annotated[bool, MEASUREMENT] = True  # evaluate the training images too: what was memorised
+    patience: Positive | None = (
+        None  # epochs without a better evaluation, after which the run ends; null: off
+    )
     metrics: Annotated[tuple[Annotated[str, NameOf("metric")], ...], MEASUREMENT] = ()  # besides COCO's mAP
     monitor: Annotated[str, NameOf("metric"), MEASUREMENT] = "mAP50-95"  # what makes the best checkpoint
     # A NaN or Inf: exit 3, record it as the finding (exit 0), or skip that step.

@@ -287,11 +287,14 @@ def _with_labels(file: File, parse: Callable[[str], Labels]) -> File:
     text = ""
     try:
         data = read_bytes(file.label_file, MAX_LABEL_BYTES)
+        if _is_wide(data):  # UTF-16 without its mark is good UTF-8, half of it NULs
+            raise UnicodeDecodeError("utf-8", data, 0, 1, "it is UTF-16")
         text = data.decode("utf-8-sig")  # Windows editors write a BOM
     except FileNotFoundError:
         return replace(file, labels=parse(""))  # a background: an image on purpose without objects
     except UnicodeDecodeError as error:
-        reason = "UTF-16, save it as UTF-8" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else error
+        wide = data[:2] in (b"\xff\xfe", b"\xfe\xff") or _is_wide(data)
+        reason = "UTF-16, save it as UTF-8" if wide else error
         problems.append(_unreadable(file.label_file, reason))
     except OSError as error:
         problems.append(_unreadable(file.label_file, error.strerror))
@@ -303,6 +306,10 @@ def _with_labels(file: File, parse: Callable[[str], Labels]) -> File:
         problems.append(Problem(file.label_file, line, message, kind, "repair"))
     item = replace(file.item, classes=labels.classes, boxes=labels.boxes)
     return replace(file, item=item, labelled=True, lost=lost, problems=tuple(problems), labels=labels)
+
+
+def _is_wide(data: bytes) -> bool:
+    return len(data) / 3 < data.count(b"\0") < len(data) * 2 / 3
 
 
 def _unreadable(file: Path, reason: object) -> Problem:

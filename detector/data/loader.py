@@ -17,7 +17,15 @@ from torch.utils.data import DataLoader
 from detector.config.schema import DataConfig
 from detector.data.batch import Batch, collate
 from detector.data.dataset import Item
-from detector.data.sampler import EpochSampler, Key, Shard, batches_per_epoch, part_of
+from detector.data.sampler import (
+    EpochSampler,
+    Key,
+    Shard,
+    Weights,
+    batches_per_epoch,
+    part_of,
+    repeat_factors,
+)
 from detector.data.samples import EvalSamples, LetterboxedImages, TrainSamples
 from detector.errors import UserError
 from detector.runtime.workers import iterate_with_timeout, start_worker
@@ -50,6 +58,9 @@ class Loader:
             raise ValueError("a loader needs at least one item")
         self.config, self.shard = config, shard
         self._samples = LetterboxedImages(items, config, copies)
+        self.weights: Weights | None = None
+        if config.balance:
+            self.weights = repeat_factors([item.classes for item in items], config.balance)
 
     def __len__(self) -> int:
         """How many images there are."""
@@ -82,7 +93,7 @@ class Loader:
             epochs: of the whole run, from whose end close_mosaic counts; None: mosaic is never closed.
             workers: how many load, in place of `data.workers`.
         """
-        order = EpochSampler(len(self), batch, seed, start, stop, self.shard)
+        order = EpochSampler(len(self), batch, seed, start, stop, self.shard, self.weights)
         augmented = TrainSamples(self._samples, self.config, seed, epochs)
         return self._iterate(augmented, order, self.config.workers if workers is None else workers, pin)
 

@@ -99,7 +99,7 @@ class EvalSamples:
 
     def make(self, keys: Sequence[Key]) -> list[Sample]:
         """The samples as they are. Raises UserError if an image cannot be read."""
-        return [self.samples[index] for _, index in keys]
+        return [self.samples[index % len(self.samples.items)] for _, index in keys]
 
 
 class TrainSamples(EvalSamples):
@@ -116,10 +116,10 @@ class TrainSamples(EvalSamples):
         """The augmented samples. Raises UserError if an image cannot be read."""
         samples = super().make(keys)
         with nullcontext() if self.yolo is None else global_generators_kept():
-            return [self._augment(sample, epoch) for sample, (epoch, _) in zip(samples, keys, strict=True)]
+            return [self._augment(sample, *key) for sample, key in zip(samples, keys, strict=True)]
 
-    def _augment(self, sample: Sample, epoch: int) -> Sample:
-        rng = np.random.default_rng([AUGMENT, self.seed, epoch, sample.index])
+    def _augment(self, sample: Sample, epoch: int, number: int) -> Sample:
+        rng = np.random.default_rng([AUGMENT, self.seed, epoch, number])
         if self.yolo is not None:
             image, boxes, classes = self.yolo(self.samples.unpad(sample), epoch, rng)
         else:

@@ -45,14 +45,15 @@ def datasets_dir() -> Path:
 
 
 def locate(data_path: str) -> Path:
-    """Find a data YAML: relative to the working directory, then to the project.
+    """Find a data YAML: relative to the working directory, then the project; then among its datasets.
 
     Raises:
         UserError: there is no such file; the message names similar ones.
     """
     written = os.path.expanduser(data_path)
     candidates = [Path(os.path.abspath(written)), Path(os.path.normpath(PROJECT / written))]
-    for candidate in candidates:
+    named = [PROJECT / "datasets" / written] if os.path.basename(written) == written else []
+    for candidate in candidates + named:
         if os.path.isfile(candidate):
             return candidate
     for candidate in candidates:

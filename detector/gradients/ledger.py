@@ -17,6 +17,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
 from detector.gradients.entries import Entry
+from detector.gradients.norms import measurable
 from detector.gradients.recorder import Gather, alone
 from detector.models.blocks import ConvNormAct, NoShortcut
 
@@ -156,7 +157,7 @@ class Ledger:
 
     def _collect(self, name: str, place: str, grad: Tensor | None) -> None:
         if grad is not None:
-            square = torch.linalg.vector_norm(grad.detach(), dtype=torch.float64).square()
+            square = torch.linalg.vector_norm(measurable(grad), dtype=torch.float64).square()
             self._squares.setdefault((name, place), []).append(square)
 
 

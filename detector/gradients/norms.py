@@ -19,12 +19,17 @@ SMALL = 256 * ROW  # values for which one call in float64 is as quick
 SAFE = 1e-10, 1e15  # a float32 sum of squares between these has lost nothing to underflow or overflow
 
 
+def measurable(x: Tensor) -> Tensor:
+    """The tensor, without its graph, where float64 exists: Apple's GPU has none, so that goes to the CPU."""
+    return x.detach().cpu() if x.device.type == "mps" else x.detach()
+
+
 def norm(x: Tensor) -> Tensor:
     """The Frobenius norm of a tensor of any shape and floating-point type: a float64 scalar on its device.
 
     NaN and infinite values give NaN and infinity.
     """
-    x = x.detach()
+    x = measurable(x)
     if x.device.type == "cpu" and x.dtype != torch.float64 and x.numel() > SMALL:
         values = flat(x).float()
         whole = values.numel() - values.numel() % ROW

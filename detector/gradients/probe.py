@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detector.gradients.layers import tensors
+from detector.gradients.norms import measurable
 
 FOLDS = 4
 CELLS = 4096  # a level at most, evenly spaced: enough for a few hundred weights
@@ -127,7 +128,7 @@ def probe_levels(maps: Mapping[str, Tensor], boxes: Tensor, batch_idx: Tensor) -
         image = torch.arange(images).repeat_interleave(height * width)
         step = -(-len(labels) // CELLS)
         step += step > 1 and width % step == 0  # else it would see the same columns of every image
-        rows = features.double().permute(0, 2, 3, 1).flatten(0, 2)
+        rows = measurable(features).double().permute(0, 2, 3, 1).flatten(0, 2)
         for name, x in ((level, rows), (f"{level}_position", position(images, height, width))):
             value = probe_auc(x[::step], labels[::step], image[::step])
             if math.isfinite(value):
@@ -182,7 +183,7 @@ def gradient_autocorrelation(
         last = kept["last"].float()
         readout = torch.randn(last.shape[1:], generator=torch.Generator().manual_seed(0)).to(last.device)
         (gradient,) = torch.autograd.grad((last * readout).sum(), kept["first"])
-    return lag_one(gradient.detach().double().flatten(1))
+    return lag_one(measurable(gradient).double().flatten(1))
 
 
 def lag_one(series: Tensor) -> float:

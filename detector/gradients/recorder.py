@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from detector.gradients.indices import vanishing_index
 from detector.gradients.layers import layers_of, numbered, tensors, trainable_weights
-from detector.gradients.norms import Copies, joint_norm, norm
+from detector.gradients.norms import Copies, joint_norm, measurable, norm
 from detector.gradients.signal import SignalMeter
 from detector.rundir import Key
 
@@ -182,7 +182,7 @@ class GradientRecorder:
         self.cancel()
         if not measured:
             return {}
-        values = torch.stack([value.detach().double() for value in measured.values()]).tolist()
+        values = torch.stack([measurable(value).double() for value in measured.values()]).tolist()
         return self._report(dict(zip(measured, values, strict=True)), extra or {})
 
     def cancel(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from detector.gradients.norms import measurable
 from detector.rundir import Key
 
 CHUNK = 2**22  # values that are held in float64 at a time: 32 MB, whatever the batch
@@ -92,6 +93,7 @@ def moments(x: Tensor) -> Tensor:
         (3, P) in float64 for the P values of an image: how many images, their mean, and the sum of their
         squared deviations from it.
     """
+    x = measurable(x)
     count, size = len(x), x[:1].numel() if len(x) else x.new_empty(1, *x.shape[1:]).numel()
     if not count:  # an empty share of a batch
         return x.new_zeros(3, size, dtype=torch.float64)

@@ -11,6 +11,7 @@ from detector.loggers.base import Logger, LoggerList
 from detector.loggers.console import ConsoleLogger
 from detector.loggers.jsonl import JsonlLogger
 from detector.loggers.plot_logger import PlotLogger
+from detector.loggers.results_csv import ResultsCsv
 from detector.loggers.wandb_logger import WandbLogger
 from detector.loggers.wandb_session import Start
 from detector.registry import lookup
@@ -50,11 +51,12 @@ def build_loggers(
     local = JsonlLogger(
         run, keep_before_step=None if interrupted is None else first_step, report=console.message
     )
+    history = run.read_history()
     wandb = WandbLogger(
         Start(run.path, config, label, dataset, resume_id=wandb_id),
-        history=run.read_history(),
+        history=history,
         report=console.message,
     )
     plots = [PlotLogger(run, config.model)] if config.tracking.plots else []
     others = [lookup("logger", name, LOGGERS)(run.path, config) for name in config.tracking.loggers]
-    return Loggers(LoggerList([local, console, wandb, *plots, *others]), wandb.id)
+    return Loggers(LoggerList([local, console, ResultsCsv(run, history), wandb, *plots, *others]), wandb.id)

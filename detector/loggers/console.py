@@ -198,6 +198,7 @@ def _meanings(summary: Mapping[str, object]) -> list[tuple[str, str, str]]:
     warnings = summary.get("data/warnings")
     if isinstance(warnings, Mapping) and "same-images" in warnings:
         unseen = "memorisation: val holds the images of train"
+    late = "so far: the run was stopped" if summary.get("status") == "stopped" else "late in training"
     own, splits = own_metrics(summary), (("train", "on the images trained on"), ("val", "on unseen images"))
     return [
         (Key.TRAIN_MAP, "train mAP50-95", seen),
@@ -205,14 +206,14 @@ def _meanings(summary: Mapping[str, object]) -> list[tuple[str, str, str]]:
         *((f"{split}/{name}", f"{split} {name}", what) for name in own for split, what in splits),
         (Key.LOSS, "final loss", "box + class + DFL, last step"),
         (Key.VANISHING_INDEX + Key.INIT, "V at init", "decades from the trunk's last third to its first"),
-        (Key.VANISHING_INDEX, "V late", "the same, late in training"),
+        (Key.VANISHING_INDEX, "V late", f"the same, {late}"),
         (
             Key.DECADES_PER_LAYER,
             "V late, a layer",
             f"{VANISHING_RATE:+.2f} to {EXPLODING_RATE:+.2f} is healthy, from {SHALLOW} layers on",
         ),
         (Key.VERDICT + Key.INIT, "verdict at init", "before the first step"),
-        (Key.VERDICT, "verdict", "late in training"),
+        (Key.VERDICT, "verdict", late),
         (Key.FIRST_BAD_LAYER, "first bad layer", "where the first NaN or infinity appeared"),
         (
             Key.INPUT_DEPENDENCE,

@@ -38,7 +38,7 @@ def draw_boxes(
     texts: Sequence[str],
     colors: Sequence[Color],
     *,
-    line: int,
+    line: int | Sequence[int],
     letters: int = _LETTERS,
 ) -> Image:
     """Draw boxes with names, the first on top.
@@ -50,7 +50,7 @@ def draw_boxes(
         boxes: (N, 4) corners in its pixels, whatever their numbers.
         texts: one a box; none where it is empty.
         colors: one a box.
-        line: width in pixels.
+        line: width in pixels, of all or of each.
         letters: size in pixels.
     """
     from PIL import Image as Pillow
@@ -63,8 +63,9 @@ def draw_boxes(
     corners = np.nan_to_num(np.asarray(boxes, float).reshape(-1, 4), posinf=far, neginf=-far).clip(-far, far)
     ordered = np.concatenate([np.minimum(*np.split(corners, 2, 1)), np.maximum(*np.split(corners, 2, 1))], 1)
     every = list(zip(ordered.tolist(), texts, colors, strict=True))
-    for box, _, color in reversed(every):
-        draw.rectangle(box, outline=color, width=line)
+    widths = [line] * len(every) if isinstance(line, int) else line
+    for (box, _, color), width in reversed([*zip(every, widths, strict=True)]):
+        draw.rectangle(box, outline=color, width=width)
     taken: list[Rectangle] = []
     for box, text, color in every:  # after all boxes, so that no line runs through a name
         if text:
@@ -80,16 +81,26 @@ def draw_boxes(
 def draw(picture: PredictionImage) -> Image:
     """The image, enlarged or reduced to a readable size, with its boxes: the truth in green, below the rest.
 
+    A class's name stands at its box: a truth's where no prediction has taken the place.
+
     Returns:
         (H', W', 3), the longer side being 480, below a caption.
     """
     canvas, scale = fit(picture.image)
     true, best = picture.truth_boxes, np.argsort(-np.asarray(picture.scores, float), kind="stable")
-    canvas = draw_boxes(canvas, true * scale, [""] * len(true), [TRUTH] * len(true), line=3)
     best = best[:_MOST_BOXES]
+    names = [picture.class_name(index) for index in picture.truth_classes]
     texts = [f"{picture.class_name(picture.classes[i])} {picture.scores[i]:.2f}" for i in best]
-    canvas = draw_boxes(canvas, picture.boxes[best] * scale, texts, [PREDICTION] * len(best), line=1)
-    return caption(canvas, f"{picture.name}: {len(true)} true, {len(picture.boxes)} found")
+    boxes = np.concatenate([picture.boxes[best].reshape(-1, 4), true.reshape(-1, 4)]) * scale
+    canvas = draw_boxes(
+        canvas,
+        boxes,
+        texts + (names if len(boxes) <= _MOST_BOXES else [""] * len(names)),
+        [PREDICTION] * len(best) + [TRUTH] * len(true),
+        line=[1] * len(best) + [3] * len(true),
+    )
+    legend = [(f"{len(true)} true", TRUTH), (f"{len(picture.boxes)} found", PREDICTION)]
+    return caption(canvas, f"{picture.name}:", legend)
 
 
 def draw_labels(picture: PredictionImage) -> Image:
@@ -146,13 +157,20 @@ def encode(image: Image, suffix: str) -> bytes:
     return data.tobytes()
 
 
-def caption(canvas: Image, text: str) -> Image:
-    """The canvas with a line of text above it."""
+def caption(canvas: Image, text: str, legend: Sequence[tuple[str, Color]] = ()) -> Image:
+    """The canvas with a line of text above it, and what each color means, from the right."""
     from PIL import Image as Pillow
     from PIL import ImageDraw
 
-    strip = Pillow.new("RGB", (canvas.shape[1], 26), "white")
-    ImageDraw.Draw(strip).text((4, 5), text, fill="black", font=_font(_LETTERS))
+    strip, font = Pillow.new("RGB", (canvas.shape[1], 26), "white"), _font(_LETTERS)
+    draw, right = ImageDraw.Draw(strip), float(canvas.shape[1])
+    draw.text((4, 5), text, fill="black", font=font)
+    for words, color in reversed(legend):
+        left = right - draw.textlength(words, font=font) - 26
+        draw.rectangle((left, 0, right, 26), fill="white")  # a long name ends before it
+        draw.rectangle((left + 6, 7, left + 18, 19), outline=color, width=3)
+        draw.text((left + 22, 5), words, fill="black", font=font)
+        right = left
     return np.concatenate([np.asarray(strip), canvas])
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from detector.config import safe_yaml
 from detector.data.download import download
 from detector.errors import UserError, shorten
+from detector.rundir import checkpoint_at
 from detector.runtime.checkpoint_check import check_archive, without_constructors
 from detector.runtime.files import DOWNLOADS, PROJECT, check_regular
 from detector.runtime.ultralytics_import import import_safe_tasks, import_ultralytics
@@ -38,7 +39,7 @@ class Pretrained:
 
 
 def find(name: str) -> Path:
-    """A file by its path, relative to the working directory or to the project; else an official download.
+    """A file or a run by its path, relative to the working directory or the project; else a download.
 
     Raises:
         UserError: there is no such file, and ultralytics publishes none of this name, or it is not available.
@@ -47,6 +48,8 @@ def find(name: str) -> Path:
     for candidate in (Path(written).absolute(), PROJECT / written, WEIGHTS / written):
         if os.path.isfile(candidate):  # unlike Path.is_file, no error for an overlong name
             return candidate
+        if os.path.isdir(candidate):
+            return checkpoint_at(candidate)
     official = import_ultralytics("utils.downloads").GITHUB_ASSETS_NAMES
     if name not in official:
         raise UserError(

@@ -57,13 +57,14 @@ class _Network(TypedDict):
     rng: RandomState
 
 
-class _Skipped(TypedDict, total=False):  # absent in early checkpoints
+class _Later(TypedDict, total=False):  # absent in early checkpoints
     skipped: Steps  # that were not taken, in all
     skipped_in_a_row: Steps  # just before this one
+    best_step: Steps  # that were taken at the best evaluation
 
 
 @_checked
-class CheckpointState(_Network, _Skipped):
+class CheckpointState(_Network, _Later):
     """`last.pt` and `best.pt`: everything needed to resume as if nothing had happened."""
 
     ema: (

@@ -22,6 +22,7 @@ INSTALLED = (PACKAGE / "_project").is_dir()  # from a wheel, which carries the p
 PROJECT = PACKAGE / "_project" if INSTALLED else PACKAGE.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "gradient-detector"
 DOWNLOADS = CACHE if INSTALLED else PROJECT
+TRAIN = "detector train" if INSTALLED else "python train.py"  # as a person types it
 
 _UNSUPPORTED = errno.EINVAL, errno.ENOTSUP  # file systems on which a folder cannot be flushed
 
@@ -134,6 +135,8 @@ def run_directory(path: Path) -> Path:
     """The run that is meant by its directory, a file in it, its folder of checkpoints or one of these."""
     if path.is_file():
         path = path.absolute().parent
+    if not path.name or path.name == "..":  # `.` has its name from where one stands
+        path = Path(os.path.abspath(path)) if Path(os.path.abspath(path)).name == "checkpoints" else path
     return path.parent if path.name == "checkpoints" else path
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from detector.errors import UserError, say, shorten
+from detector.runtime.files import INSTALLED, TRAIN
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -73,7 +74,9 @@ class Launch:
     @property
     def launcher(self) -> str:
         """How a person starts train.py in the same way."""
-        return "python" if self.world_size == 1 else "torchrun …"
+        if self.world_size == 1:
+            return TRAIN
+        return f"torchrun … {'-m detector train' if INSTALLED else 'train.py'}"
 
     def rendezvous(self, timeout: float) -> Store:
         """Wait for the other processes; a store for these very ones.

@@ -162,6 +162,34 @@ class StopOnRequest(Callback):
         self.state.should_stop = self.request() or self.state.should_stop
 
 
+class StopEarly(Callback):
+    """Ends training at an evaluation, `train.patience` epochs after the best one: the run is finished then.
+
+    What it goes by is in every checkpoint, so that a resumed run ends at the same step.
+    """
+
+    def __init__(
+        self,
+        state: TrainState,
+        schedule: Schedule,
+        patience: int,
+        dist: SingleProcess,
+        report: Callable[[str], None],
+    ) -> None:
+        self.state, self.schedule, self.patience = state, schedule, patience
+        self.dist, self.report, self.stopped = dist, report, False
+
+    def on_step_begin(self, step: int) -> None:
+        """After an evaluation, once its checkpoint knows whether it was the best."""
+        if step == 0 or not self.schedule.should_evaluate(step - 1):
+            return
+        best = self.dist.broadcast_object(self.state.best_step)
+        if (waited := self.schedule.epochs_of(step - best)) >= self.patience:
+            self.stopped = self.state.should_stop = True
+            since = f"no evaluation is better than that of step {best}, {waited:.0f} epochs ago"
+            self.report(f"stopped early at step {step}: {since} (train.patience={self.patience})")
+
+
 class RecordGradients(Callback):
     """Measures every layer's gradient on the recorded steps. The first to see a row: see `on_record`."""
 

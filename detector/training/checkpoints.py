@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from detector.errors import UserError
 from detector.registry import lookup
 from detector.rundir import Key, RunDir
 from detector.runtime.checkpoint_check import CheckpointState, Metadata
-from detector.runtime.checkpoint_file import FORMAT
+from detector.runtime.checkpoint_file import FORMAT, evaluated_weights
 from detector.runtime.files import remove_leftovers
 from detector.runtime.random_state import random_state, restore_random_state
 from detector.training.callbacks import Callback, Row
@@ -110,6 +111,16 @@ class Checkpointing(Callback):
             self.run.write_checkpoint("best", self._best)
             self._best = None
 
+    def finish(self) -> None:
+        """The run is over: of the best only what predicting and fine-tuning need is kept, a quarter of it."""
+        if not self.writes or not self.best.exists():
+            return
+        best = self.run.read_checkpoint("best")
+        if best["optimizer"] or best["ema"] is not None:
+            less: CheckpointState = {**best, "model": evaluated_weights(best), "ema": None, "optimizer": {}}
+            with suppress(OSError):  # on a full disk the whole one stays
+                self.run.write_checkpoint("best", less)
+
     def _state(self) -> CheckpointState:
         return state_dict(self.state, self.extra)
 
@@ -117,7 +128,7 @@ class Checkpointing(Callback):
         """Whether `row` holds a better evaluation than any before; if so the state remembers it."""
         if (score := score_of(row, self.monitor)) <= self.state.best:
             return False
-        self.state.best = score
+        self.state.best, self.state.best_step = score, self.state.step
         return True
 
 
@@ -145,6 +156,7 @@ def state_dict(train_state: TrainState, extra: Metadata | None = None) -> Checkp
         "skipped_in_a_row": train_state.skipped_in_a_row,
         "seconds": train_state.seconds,
         "best": train_state.best,
+        "best_step": train_state.best_step,
     }
 
 
@@ -185,6 +197,7 @@ def _load_state(saved: Mapping[str, Any], train_state: TrainState) -> None:
         saved["seconds"],
         tuple(saved["best"]),
     )
+    train_state.best_step = saved.get("best_step", 0)
     train_state.skipped = saved.get("skipped", 0)  # absent in early checkpoints
     train_state.skipped_in_a_row = saved.get("skipped_in_a_row", 0)
 

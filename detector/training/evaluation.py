@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from detector.data.batch import Batch
 from detector.data.dataset import Item
@@ -18,6 +19,8 @@ from detector.models.decode import decode, postprocess
 from detector.runtime.distributed import SingleProcess
 from detector.training.metrics import Prediction, Result, Truth, evaluate_metrics
 from detector.training.state import TrainState
+
+UNKNOWN = -1  # in place of a class's column: a network that does not know it never finds it
 
 
 class Evaluation(NamedTuple):
@@ -81,7 +84,7 @@ def predict_split(
         model: what the outputs mean: only its strides are read.
         batches: the split's batches, in order.
         items: the split, with labels as fractions of each image.
-        columns: the model's class that stands for each of the data's; None where they are the same.
+        columns: the model's class that stands for each of the data's, or `UNKNOWN`; None: they are the same.
         trim: leave out the rows and columns of cells that are only padding. That is less to compute; what is
             found can differ a little where a network looks beyond an image's edge.
         lap: told the name of each phase that has just ended: "load", "forward" or "postprocess".
@@ -98,7 +101,7 @@ def predict_split(
             lap("forward")
             boxes, scores = decode(preds, model.strides)  # (B, A, 4), (B, A, classes)
             if columns is not None:
-                scores = scores[..., list(columns)]
+                scores = pad(scores, (0, 1))[..., list(columns)]  # the last is UNKNOWN's
             offset = np.array([left, top, left, top], np.float32)
             for position, row in enumerate(rows):
                 best = postprocess(boxes[position], scores[position])

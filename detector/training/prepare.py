@@ -24,12 +24,14 @@ from detector.rundir import RunDir
 from detector.runtime.checkpoint_check import CheckpointState
 from detector.runtime.device import choose_device
 from detector.runtime.distributed import SingleProcess
-from detector.runtime.files import PROJECT
+from detector.runtime.files import PROJECT, TRAIN
 from detector.runtime.lock import FolderLock
 from detector.runtime.random_state import seed_everything
+from detector.training.optimizer import learning_rate
 from detector.training.schedule import Schedule, check_batches
 from detector.training.state import TrainState
 
+ALMOST = 0.9  # of the learning rate: a peak below it is worth a word
 FALLBACK = PROJECT / "configs" / "shapes.yaml"  # where COCO8 is not available
 
 
@@ -157,7 +159,7 @@ def check_same_experiment(
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise UserError(
             f"{run.config_file}: was changed since the run began: {changed[0]}{more}; change it back, or "
-            f"begin another run: train.py --config {run.config_file} run.dir=ANOTHER"
+            f"begin another run: {TRAIN} --config {run.config_file} run.dir=ANOTHER"
         )
     if dataset.pixels and facts.get("pixel_fingerprint", dataset.pixels) not in (dataset.pixels, ""):
         raise UserError(f"{config.data.path}: the images changed since {run} was trained on them")
@@ -191,4 +193,22 @@ def notes(config: Config, dataset: Dataset, schedule: Schedule) -> list[str]:
     if config.data.mixes and mixing_epochs(config.data, schedule.epochs) == 0:
         shorter = f"it has no more than data.close_mosaic={config.data.close_mosaic} epochs"
         lines.append(f"no mosaic or mixup in this run: {shorter}")
+    return lines + _short_run(config.train, schedule.steps)
+
+
+def _short_run(train: TrainConfig, steps: int) -> list[str]:
+    """What a run has too few steps for."""
+    lines = []
+    rising = min(steps, train.warmup_steps + 1)
+    some = [*range(0, rising, max(1, rising // 1000)), rising - 1]
+    peak = max(learning_rate(step, steps, train) for step in some)
+    if peak < ALMOST * train.lr:
+        lines.append(
+            f"the learning rate rises to {peak:.2g} only, not to train.lr={train.lr:g}: "
+            f"train.warmup_steps={train.warmup_steps} is long for {steps} steps; try {steps // 10}"
+        )
+    if train.eval_every is not None and train.eval_every > steps:
+        lines.append(
+            f"evaluated once, at the end: train.eval_every={train.eval_every} is more than {steps} steps"
+        )
     return lines

@@ -10,7 +10,7 @@ from typing import Any
 
 from detector.analysis.evidence import read_effects
 from detector.analysis.explain import explain
-from detector.config.loading import LoadedConfig
+from detector.config.loading import LoadedConfig, parse_overrides
 from detector.data.dataset import Dataset
 from detector.data.loader import Loader
 from detector.errors import UserError, say
@@ -25,7 +25,7 @@ from detector.registry import with_plugins
 from detector.rundir import RunDir
 from detector.runtime.checkpoint_check import CheckpointState, Metadata
 from detector.runtime.distributed import SingleProcess
-from detector.runtime.files import new_folder
+from detector.runtime.files import TRAIN, new_folder
 from detector.runtime.lock import FolderLock
 from detector.runtime.process import EXIT_DIVERGED, EXIT_INTERRUPTED_BY_SYSTEM
 from detector.runtime.random_state import preserve_random_state
@@ -33,10 +33,13 @@ from detector.training import nonfinite_guard
 from detector.training.checkpoints import Checkpointing, load_state
 from detector.training.engine import Status
 from detector.training.examples import batch_images
+from detector.training.pointers import pointers
 from detector.training.prepare import notes
 from detector.training.schedule import Schedule
 from detector.training.state import TrainState
 from detector.training.summary import cost_of, summarize
+
+SHOWN = 4  # differences from the base in a line; those of the command line are always there
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class Run:
     ) -> None:
         """Close the loggers."""
         self.logger.close(self.exit_code)
+        if kind is None and self.is_main:
+            self.files.finishing.unlink(missing_ok=True)
 
     def write_ledger(self, step: int, entries: Sequence[Entry]) -> None:
         """Write one step's entries."""
@@ -99,11 +104,20 @@ class Run:
         counts = ", ".join(f"{len(loader)} {split}" for split, loader in loaders.items())
         tell(f"{self.label} on {self.dataset.name} ({counts} images), seed {config.train.seed}, {self.where}")
         tell(f"{measure(state.model, config.data.image_size)}; {schedule.steps} steps, to {self.files}")
-        changes = f"differs from the base in: {'; '.join(self.loaded.difference)}"
         if self.loaded.path != self.files.config_file:  # else it is resumed: that file is its own base
-            tell(changes if self.loaded.difference else "no changes from the base configuration")
+            tell(self._difference())
         for line in filter(None, (weights_note, *notes(config, self.dataset, schedule))):
             tell(line)
+
+    def _difference(self) -> str:
+        """What makes the experiment another than its base, in a line; the command line's part comes first."""
+        typed = parse_overrides(self.loaded.overrides)
+        changes = sorted(self.loaded.difference, key=lambda change: change.partition(":")[0] not in typed)
+        if not changes:
+            return "no changes from the base configuration"
+        shown = changes[: max(SHOWN, sum(change.partition(":")[0] in typed for change in changes))]
+        more = f"; and {len(changes) - len(shown)} more, see {self.files.config_file}"
+        return f"differs from the base in: {'; '.join(shown)}{more * (len(shown) < len(changes))}"
 
     def show_first_batch(
         self, state: TrainState, schedule: Schedule, loader: Loader, dist: SingleProcess
@@ -141,6 +155,10 @@ class Run:
             if state.skipped_in_a_row:
                 limit = f"train.max_skipped={config.train.max_skipped}"
                 self.logger.message(f"stopped: {limit} steps skipped in a row")
+        if status == "finished":
+            if state.step < schedule.steps:
+                checkpoints.save()
+            checkpoints.finish()
         summary: dict[str, Any] = {}
         if self.is_main:
             rows = self.files.read_history()
@@ -160,8 +178,13 @@ class Run:
             if lost:
                 summary["steps_lost"] = lost
             summary |= cost_of(state, config.data.image_size)
+            if status == "finished" and state.step < schedule.steps:
+                summary["stopped_early"] = state.best_step
             summary |= explain(summary, rows, ledger, config, read_effects(), act)
+            self.files.finishing.touch()
             self.logger.finish(summary, self.files.best if self.files.best.exists() else None)
+            for line in pointers(self.files, config, self.dataset.name, self.loaded.name):
+                self.logger.message(line)
         self.exit_code = exit_code
         return FinishedRun(self.files.path, status, exit_code, summary)
 
@@ -171,14 +194,16 @@ def finished_before(
 ) -> FinishedRun | None:
     """A run that has nothing left to resume, after a line that says so; None for any other."""
     files = RunDir(resume)
-    summary = dist.broadcast_object(files.scan_summary()[0] if dist.is_main_process else {})
-    done = summary.get("status") == "finished" and summary.get("steps") == schedule.steps
-    if saved is None or not done or saved["step"] != schedule.steps:
+    ended = dist.is_main_process and not files.finishing.exists()
+    summary = dist.broadcast_object(files.scan_summary()[0] if ended else {})
+    if saved is None or summary.get("status") != "finished" or saved["step"] != summary.get("steps"):
         return None
+    steps = f"{saved['step']}/{schedule.steps} steps"
+    early = ", stopped early by train.patience" if saved["step"] < schedule.steps else ""
     if dist.is_main_process:
-        longer = f"python train.py --config {files.config_file} train.steps=N run.dir=ANOTHER"
+        longer = f"{TRAIN} --config {files.config_file} train.steps=N run.dir=ANOTHER"
         say(
-            f"{files}: finished already ({schedule.steps}/{schedule.steps} steps), nothing is changed; "
+            f"{files}: finished already ({steps}{early}), nothing is changed; "
             f"to train longer, start a new run: {with_plugins(longer)}"
         )
     return FinishedRun(files.path, "finished", 0, summary if dist.is_main_process else {})

@@ -38,6 +38,10 @@ class Schedule:
         """The epoch in which a step begins, from 0."""
         return step * self.accumulate // self.batches_per_epoch
 
+    def epochs_of(self, steps: int) -> float:
+        """How often so many steps go through the training images."""
+        return steps * self.accumulate / self.batches_per_epoch
+
     @property
     def epochs(self) -> int:
         """How many times the run goes through the training images, a last incomplete time not counted."""

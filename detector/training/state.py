@@ -35,6 +35,7 @@ class TrainState:
     skipped_in_a_row: int = 0  # of these, the latest uninterrupted series
     seconds: float = 0.0  # spent in the training loop, evaluations included; a resumed run adds up
     best: tuple[float, ...] = ()  # the best evaluation so far, see `Checkpointing`
+    best_step: int = 0  # how many steps were completed at that evaluation; both on the main process alone
     should_stop: bool = False  # a callback asks for training to end before the next step
 
     @classmethod

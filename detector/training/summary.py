@@ -54,7 +54,7 @@ def summarize(
         "dataset": dataset.name,
         "status": status,
         "steps": state.step,
-        "epochs": state.step * schedule.accumulate / schedule.batches_per_epoch,
+        "epochs": schedule.epochs_of(state.step),
         "seconds": state.seconds,
         **{key: next((row[key] for row in reversed(rows) if counts(row, key)), None) for key in keys},
         **diagnose(rows, schedule.steps, diverged=status == "diverged"),

@@ -17,6 +17,7 @@ from detector.config import safe_yaml
 from detector.config.loading import load_config, save
 from detector.config.messages import KEYS
 from detector.config.schema import Config, ModelConfig, TrackingConfig, TrainConfig
+from detector.config.ultralytics_names import SAME, SIMILAR
 from detector.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -256,7 +257,7 @@ VALUE_MISTAKES = {
     "train.batch=1:30": "train.batch: must be a whole number above 0 and at most 65536, not 1:30",
     "train.batch=true": "train.batch: must be a whole number above 0 and at most 65536, not true",
     "train.seed=4294967296": "train.seed: must be a whole number at least 0 and below 4294967296",
-    "train.device=gpu": "train.device: must be auto, cpu, cuda, cuda:N, not gpu",
+    "train.device=gpu": "train.device: must be auto, cpu, cuda, cuda:N, mps, not gpu",
     "train.channels_last=1": "train.channels_last: must be true or false, not 1",
     "data.image_size=100": "must be a whole number at least 32, at most 16384 and a multiple of 32, not 100",
     "data.path=": "data.path: no value after '='",
@@ -291,7 +292,14 @@ VALUE_MISTAKES = {
     "train.lrr=1": "train.lrr: unknown key; did you mean train.lr?",
     "lr=1": "lr: unknown key; did you mean train.lr?",
     "model=1": "model: is a section; write model.KEY=value",
+    "model=yolov8n.pt": "write model.KEY=value; model.pretrained=yolo26n.pt fine-tunes one",
     "base=x.yaml": "base: unknown key",
+    "lrf=0.01": "lrf: unknown key; train.final_lr",
+    "resume=True": "resume: unknown key; --resume RUN_DIR",
+    "train.lr0=0.1": "train.lr0: unknown key; did you mean train.lr?",
+    "imgsz=63": "data.image_size: must be a whole number at least 32",
+    "patience=0": "train.patience: must be a whole number above 0",
+    "device=0,1": "train.device: is one device; to train on 2 GPUs: torchrun",
 }  # fmt: skip
 
 
@@ -527,3 +535,22 @@ def test_a_name_like_one_of_the_projects_files(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert message(Path(written)).endswith(hint)
+
+
+def test_what_ultralytics_calls_it_is_understood_where_it_means_one_thing() -> None:
+    """Each name is one of ultralytics' own, and does what the key here does."""
+    from ultralytics.utils import DEFAULT_CFG_DICT
+
+    assert {*SAME, *SIMILAR} - {"cfg", "weights"} <= DEFAULT_CFG_DICT.keys()
+    assert not SAME.keys() & SIMILAR.keys() and {*SAME.values()} <= {*KEYS}
+    theirs = "imgsz=64", "epochs=3", "batch=2", "lr0=0.1", "device=1", "patience=4", "freeze=2", "data=a.yaml"
+    ours = ("data.image_size=64", "train.epochs=3", "train.batch=2", "train.lr=0.1", "train.device=cuda:1",
+            "train.patience=4", "model.freeze=2", "data.path=a.yaml")  # fmt: skip
+    assert load_config(BASELINE, theirs).config == load_config(BASELINE, ours).config
+    assert load_config(BASELINE, ["device=mps"]).config.train.device == "mps"
+
+
+def test_patience_needs_evaluations() -> None:
+    assert "train.patience: needs evaluations" in message(
+        BASELINE, "train.patience=3", "train.eval_every=null"
+    )

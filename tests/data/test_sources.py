@@ -73,6 +73,7 @@ def test_the_folder_for_datasets(project: Path, tmp_path: Path, monkeypatch: pyt
 def test_locate(project: Path, tmp_path: Path) -> None:
     shipped = project / "datasets" / "coco8.yaml"
     assert locate("datasets/coco8.yaml") == shipped == locate(str(shipped))
+    assert locate("coco8.yaml") == shipped  # by its name
     own = tmp_path / "elsewhere" / "datasets" / "coco8.yaml"
     own.parent.mkdir()
     own.write_text("")
@@ -80,7 +81,7 @@ def test_locate(project: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("written", "hint"), [
-    ("datasets/coc8.yaml", "did you mean "), ("coco8.yaml", "did you mean "),
+    ("datasets/coc8.yaml", "did you mean "), ("coc8.yaml", "did you mean "),
     ("datasets/coco8.yml", "coco8.yaml"),
     ("datasets", "is a folder; name the data YAML in it, such as "), ("zzz/qqq.yaml", "give the path of"),
     ("a\0b.yaml", "no such file"),

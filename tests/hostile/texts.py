@@ -131,6 +131,7 @@ CASES = [
     _label("NULs", b"\x00" * 1000, "expected 5"),
     _label("binary", bytes(range(256)) * 4, "the labels cannot be read"),
     _label("UTF-16", "0 0.5 0.5 0.1 0.1\n".encode("utf-16"), "the labels cannot be read"),
+    _label("UTF-16, unmarked", "0 0.5 0.5 0.1 0.1\n".encode("utf-16-le"), "UTF-16, save it as UTF-8"),
     _label("megabytes", "0 0.5 0.5 0.1 0.1\n" * 100_000, "at most 1 MB are accepted"),
     Case("labels: a pipe", pipe(LABEL), TRAIN, "the labels cannot be read: it is not a file"),
     Case("labels: a folder", folder(LABEL), TRAIN, "the labels cannot be read: it is a folder"),

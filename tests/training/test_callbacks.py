@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 import torch
 
 from detector.errors import UserError
-from detector.training.callbacks import Callback, OwnCallbacks
+from detector.runtime.distributed import SingleProcess
+from detector.training.callbacks import Callback, OwnCallbacks, StopEarly
+from detector.training.schedule import Schedule
 
 
 class Adds(Callback):
@@ -62,3 +65,22 @@ def test_what_is_no_callback_or_never_called_is_refused() -> None:
     ):
         with pytest.raises(UserError, match=said):
             OwnCallbacks([wrong])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("best", "step", "ends"),
+    [
+        (10, 20, False),  # two evaluations of ten steps, of two epochs, ago
+        (10, 30, True),
+        (0, 25, False),  # no evaluation
+        (30, 30, False),
+        (0, 0, False),
+    ],
+)
+def test_a_run_ends_so_many_epochs_after_its_best_evaluation(best: int, step: int, ends: bool) -> None:
+    state = SimpleNamespace(best_step=best, should_stop=False)
+    schedule = Schedule(100, batches_per_epoch=10, accumulate=2, record_every=5, evaluate_every=10)
+    said: list[str] = []
+    callback = StopEarly(state, schedule, 4, SingleProcess(), said.append)  # type: ignore[arg-type]
+    callback.on_step_begin(step)
+    assert (callback.stopped, state.should_stop, len(said)) == (ends, ends, ends)

@@ -17,7 +17,7 @@ from detector.errors import UserError
 from detector.models.loss import DetectionLoss
 from detector.registry import register
 from detector.rundir import RunDir
-from detector.runtime.checkpoint_file import FORMAT, read, write
+from detector.runtime.checkpoint_file import FORMAT, evaluated_weights, read, write
 from detector.runtime.random_state import preserve_random_state, random_state, restore_random_state
 from detector.training import checkpoints as checkpoint
 from detector.training.checkpoints import Checkpointing, load_state, state_dict
@@ -280,3 +280,35 @@ def test_a_checkpoint_does_not_choose_the_optimizer_s_kernels(make_state: MakeSt
         group[kernel] = False if kernel == "foreach" else None
     load_state(saved | {"optimizer": optimizer}, state)
     assert all(group["fused"] is True and group["foreach"] is None for group in state.optimizer.param_groups)
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_of_the_best_a_finished_run_keeps_what_predicting_needs(
+    make_state: MakeState, tmp_path: Path, ema: float | None
+) -> None:
+    state = trained(make_state, optimizer="adamw", lr=1e-3, ema=ema)
+    checkpoints = Checkpointing(state, ONCE, RunDir(tmp_path), {"names": ["a"]})
+    checkpoints.save({"val/mAP50-95": 0.5, "train/mAP50-95": 0.5})
+    before, size = read(checkpoints.best), checkpoints.best.stat().st_size
+    weights = evaluated_weights(before)
+    for _ in range(2):  # a run may be killed after it
+        checkpoints.finish()
+    after = read(checkpoints.best)
+    assert checkpoints.best.stat().st_size < size / (2.5 if ema is None else 3.5)
+    assert (after["step"], after["best"], after["extra"]) == (before["step"], before["best"], before["extra"])
+    for name, tensor in evaluated_weights(after).items():
+        assert torch.equal(tensor, weights[name]), name
+    assert read(checkpoints.last)["optimizer"]["state"]  # what is resumed from is whole
+    with pytest.raises(UserError, match="does not fit"):
+        load_state(after, make_state(optimizer="adamw", lr=1e-3, ema=ema)[0])
+
+
+def test_the_step_of_the_best_evaluation_is_remembered(make_state: MakeState, tmp_path: Path) -> None:
+    state, _ = make_state()
+    checkpoints = Checkpointing(state, ONCE, RunDir(tmp_path), {"names": ["a"]})
+    for step, value in ((2, 0.5), (4, 0.7), (6, 0.7)):
+        state.step = step
+        checkpoints.save({"val/mAP50-95": value})
+    other, _ = make_state()
+    load_state(read(checkpoints.last), other)
+    assert other.best_step == 4

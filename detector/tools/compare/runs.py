@@ -226,6 +226,8 @@ def _odd(
         seed = summary.get("seed")
         if seed is not None and seed != config["train.seed"]:
             notes.append(f"summary.json says seed {shorten(str(seed))}, config.yaml {config['train.seed']}")
+    if summary.get("stopped_early") is not None:
+        notes.append(f"train.patience ended it at step {number(summary.get('steps')):.0f}")
     if lost := summary.get("steps_lost"):
         count = len(lost) if isinstance(lost, list) else "some"
         notes.append(f"rows of its history are lost, of {count} step(s)")

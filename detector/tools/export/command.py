@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from detector.errors import UserError
+from detector.rundir import checkpoint_at
 
 if TYPE_CHECKING:
     from detector.tools.export.graphs import Difference
@@ -36,7 +37,7 @@ def export(
     The file is read back, and must agree with the network.
 
     Args:
-        checkpoint: ours, or a .pt of ultralytics.
+        checkpoint: ours, a run's directory, or a .pt of ultralytics.
         format: what the file is for.
         out: a new file; default: beside the checkpoint.
         image_size: pixels; default: as trained.
@@ -52,6 +53,7 @@ def export(
         UserError: an option does not fit, a package is missing, or the file cannot be written or is wrong.
     """
     given = {name: value for name, value in (("batch", batch), ("opset", opset)) if value is not None}
+    checkpoint = checkpoint_at(checkpoint)
     out = out or checkpoint.with_name(checkpoint.stem + SUFFIXES[format][0])
     _check(format, out, dynamic, given, image_size)
 

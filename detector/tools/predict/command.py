@@ -37,7 +37,7 @@ def predict(
     Exit code 1: something could not be read.
 
     Args:
-        checkpoint: ours, or a .pt of ultralytics.
+        checkpoint: ours, a run's directory, or a .pt of ultralytics.
         sources: images, videos, folders, quoted patterns such as 'photos/**/*.jpg', or a camera's number.
         conf: lowest score.
         iou: overlap above which the better box stays; default: 0.7.
@@ -69,7 +69,7 @@ def predict(
         raise UserError("predict on what? Name an image, a folder, a video or a camera's number")
     from detector.predictor import Predictor
     from detector.registry import load_plugins
-    from detector.rundir import run_name
+    from detector.rundir import checkpoint_at, run_name
     from detector.runtime.files import new_folder
     from detector.runtime.signals import StopRequest
     from detector.tools.predict.job import Job
@@ -80,6 +80,7 @@ def predict(
     if out is not None and not writes:
         raise UserError("--out: with --no-images and without --save-txt there is nothing to write into it")
     load_plugins(plugin)
+    checkpoint = checkpoint_at(checkpoint)
     found = find_sources(sources)
     chosen = {} if iou is None else {"iou": iou}
     predictor = Predictor(

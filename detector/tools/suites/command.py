@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from detector.errors import UserError
-from detector.runtime.files import write_text
+from detector.runtime.files import TRAIN, write_text
 
 EXIT_FAILED = 1
 SUITE_FILE = "suite.json"  # beside the runs; `detector compare` shows the cells in this order
@@ -60,7 +60,7 @@ def ablate(
         threads = max(1, available_cores() // (jobs or min(available_cores(), _MOST_JOBS)))
         for cell in cells:
             arguments = *plugin_arguments(), *cell.arguments(out / cell.name, threads)
-            print(shlex.join(["python", "train.py", *arguments]))
+            print(TRAIN, shlex.join(arguments))
         return 0
 
     from detector.data.coco8 import DatasetUnavailable

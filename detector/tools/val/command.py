@@ -18,6 +18,7 @@ def val(
     /,
     *,
     data: str | None = None,
+    before: Path | None = None,
     split: Literal["train", "val", "test"] = "val",
     image_size: int | None = None,
     batch: int = 16,
@@ -38,6 +39,7 @@ def val(
     Args:
         checkpoint: best.pt, or a run's directory.
         data: the data YAML; default: what the checkpoint was trained on.
+        before: the checkpoint that it was trained on from: what was forgotten, class by class.
         split: of the data.
         image_size: pixels; default: as it was trained.
         batch: images a forward pass.
@@ -74,7 +76,7 @@ def val(
     from detector.runtime.device import choose_device, choose_precision
     from detector.runtime.files import new_folder
     from detector.runtime.progress import progress_bar
-    from detector.tools.val import network
+    from detector.tools.val import forgetting, network
     from detector.tools.val.evaluation import report
     from detector.tools.val.files import WORST, Setting, document, print_report, write_files
     from detector.tools.val.plots import write_evaluation_plots
@@ -108,7 +110,10 @@ def val(
         dataset = load_dataset(data, on_error, splits=(split,), **how)
     if split not in dataset.splits:
         raise UserError(f"--split {split}: {data} has none; it has {', '.join(dataset.splits)}")
-    columns = network.class_columns(loaded.names, dataset.names, str(checkpoint), data)
+    earlier = None if before is None else load_model(checkpoint_at(before))
+    columns = network.class_columns(
+        loaded.names, dataset.names, str(checkpoint), data, also=earlier.names if earlier else ()
+    )
     directory = new_folder(out, f"runs/val-{name}", "--out")
 
     clock = network.Stopwatch(chosen)
@@ -123,6 +128,13 @@ def val(
             forward, loaded.model, shown, items, columns=columns, trim=fast, lap=clock.lap
         )
     result = report(truths, predictions, dataset.names)
+    kept: list[forgetting.Change] = []
+    if earlier is not None:
+        old = network.class_columns(earlier.names, dataset.names, str(before), data, also=loaded.names)
+        first = network.forward(earlier.model, chosen, used)
+        then = predict_split(first, earlier.model, loader.eval_batches(batch=batch), items, columns=old)
+        known = {*earlier.names}, {*loaded.names}
+        kept = forgetting.changes(report(*then, dataset.names), result, *known)
 
     setting = Setting(
         checkpoint=checkpoint,
@@ -145,6 +157,8 @@ def val(
     if extra := len(loaded.names) - len(dataset.names):
         notes.append(f"{extra} of the model's classes are not in the data and do not count")
     content = document(result, setting, notes, provenance()) | {"out": str(directory)}
+    if before is not None:
+        content["forgetting"] = forgetting.document(kept, str(before))
     worst = network.worst_images(dataset, split, result, predictions)
     try:
         write_files(directory, content, result, setting, truths, predictions)
@@ -158,6 +172,8 @@ def val(
         sys.stdout.write(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
         print_report(result, setting, Console())
+        if before is not None:
+            forgetting.print_changes(kept, str(before), Console())
         print(f"Files: {directory}")
     if wandb:
         from detector.tools.val.wandb_report import log_evaluation

@@ -157,11 +157,14 @@ def print_report(report: Report, setting: Setting, console: Console) -> None:
     classes.add_column("class", max_width=22, no_wrap=True, overflow="ellipsis")
     for heading in ("images", "boxes", "P", "R", "F1", "AP50", "AP50-95"):
         classes.add_column(heading, justify="right")
-    for row in (mean, *report.classes):
+    shown = [row for row in report.classes if row.boxes]
+    for row in (mean, *shown):
         numbers = (row.precision, row.recall, row.f1, row.ap50, row.ap)
         name = f"[bold]{row.name}[/]" if row is mean else escape(row.name)
         classes.add_row(name, f"{row.images:,}", f"{row.boxes:,}", *map(_shown, numbers))
     console.print(classes)
+    if absent := len(report.classes) - len(shown):
+        line(f"{absent} of {len(report.classes)} classes have no object here and no row above.")
     if mean.boxes:
         line(f"P, R and F1 at confidence {report.confidence:.3f}, where the mean F1 is highest (IoU {IOU}).")
     for errors in report.worst(3):

@@ -20,14 +20,22 @@ from detector.models.build import Loaded
 from detector.runtime.device import PRECISIONS, autocast, preprocess
 from detector.tools.val.evaluation import Report
 from detector.tools.val.files import WORST
+from detector.training.evaluation import UNKNOWN
 from detector.training.examples import prediction_image
 from detector.training.metrics import Prediction
 
 
 def class_columns(
-    model: Sequence[str], data: Sequence[str], checkpoint: str, source: str
+    model: Sequence[str], data: Sequence[str], checkpoint: str, source: str, also: Sequence[str] = ()
 ) -> tuple[int, ...] | None:
     """The model's class that stands for each of the data's, by name; None if they are the same.
+
+    Args:
+        model: its classes.
+        data: the data's.
+        checkpoint: the model's file, for the error.
+        source: the data's.
+        also: classes that it need not know: they are `UNKNOWN`.
 
     Raises:
         UserError: the data has a class that the model does not know.
@@ -35,13 +43,13 @@ def class_columns(
     if tuple(model) == tuple(data):
         return None
     place = {name: index for index, name in enumerate(model)}
-    unknown = [name for name in data if name not in place]
+    unknown = [name for name in data if name not in place and name not in also]
     if unknown:
         which = f"; new to the model: {_listed(unknown)}" if len(unknown) < len(data) else ""
         raise UserError(
             f"{checkpoint} knows the classes {_listed(model)}, but {source} has {_listed(data)}{which}"
         )
-    return tuple(place[name] for name in data)
+    return tuple(place.get(name, UNKNOWN) for name in data)
 
 
 def worst_images(

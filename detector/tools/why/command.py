@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detector.errors import UserError
-from detector.runtime.files import write_text
+from detector.runtime.files import TRAIN, write_text
 
 if TYPE_CHECKING:
     from detector.data.dataset import Dataset
@@ -68,7 +68,7 @@ def why(
     if dry_run:
         for cell in (cell for cells in plan.cells.values() for cell in cells):
             arguments = *plugin_arguments(), *cell.arguments(out / cell.name, threads=1)
-            print(shlex.join(["python", "train.py", *arguments]))
+            print(TRAIN, shlex.join(arguments))
         return 0
 
     from detector.jobs import runner

@@ -1,0 +1,1 @@
+"""`detector init`: a small project of one's own, to start from."""

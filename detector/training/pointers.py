@@ -1,0 +1,39 @@
+"""The last lines of a run: where its pictures are, and what to do with it."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import suppress
+
+from detector.config.schema import Config
+from detector.errors import UserError, display_path
+from detector.models.weights import find
+from detector.registry import with_plugins
+from detector.rundir import RunDir
+from detector.runtime.files import TRAIN
+
+BUILT_IN = "coco8", "shapes"  # datasets on which the ablations are measured
+
+
+def pointers(files: RunDir, config: Config, dataset: str, name: str) -> list[str]:
+    """A line with the plots, and one with the next commands.
+
+    Args:
+        files: of the run.
+        config: of the run.
+        dataset: its name.
+        name: of the ablation.
+    """
+    run = shlex.quote(str(files))
+    lines = [f"Plots: {files.plots}, gradient_depth.png first"] if config.tracking.plots else []
+    if dataset in BUILT_IN and config.model.pretrained is None:
+        other = "no_residual" if name in ("coco8", "baseline", "shapes") else "baseline"
+        train = f"{TRAIN} --ablation {other}" if dataset == "coco8" else f"{TRAIN} --ablation {other} …"
+        return [*lines, f"Next: {train}, then detector compare {run} runs/…"]
+    commands = [with_plugins(f"detector {command}") for command in (f"val {run}", f"predict {run} PHOTOS")]
+    pretrained = config.model.pretrained or ""
+    if pretrained and not pretrained.endswith((".yaml", ".yml")):
+        with suppress(UserError):  # of a resumed run it may be gone
+            before = shlex.quote(display_path(find(pretrained)))
+            commands.append(f"what it forgot: detector val {run} --data OLD.yaml --before {before}")
+    return [*lines, f"Next: {'; '.join(commands)}"]
