@@ -22,7 +22,7 @@ from detector.models.build import describe
 from detector.models.curve import curve_of
 from detector.models.size import measure
 from detector.registry import with_plugins
-from detector.rundir import RunDir
+from detector.rundir import Key, RunDir
 from detector.runtime.checkpoint_check import CheckpointState, Metadata
 from detector.runtime.distributed import SingleProcess
 from detector.runtime.files import new_folder
@@ -158,7 +158,7 @@ class Run:
             )
             ledger, act = read_ledger(self.files), curve_of(config.model.act, config.model)
             if lost:
-                summary["steps_lost"] = lost
+                summary[Key.STEPS_LOST] = lost
             summary |= explain(summary, rows, ledger, config, read_effects(), act)
             self.logger.finish(summary, self.files.best if self.files.best.exists() else None)
         self.exit_code = exit_code

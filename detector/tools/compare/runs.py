@@ -160,7 +160,7 @@ def _load(directory: Path) -> Run | LeftOut:
         data=fingerprint if isinstance(fingerprint, str) else None,
         dataset=shorten(str(summary.get("dataset") or Path(str(config.get("data.path"))).stem)),
         commit=escape_control(commit[:7]) if isinstance(commit, str) else None,
-        curves=curves(rows),
+        curves=curves(rows, summary),
         ledger=tuple(
             Step(row["step"], row["block"], _operation(row), number(row["factor"])) for row in ledger
         ),
@@ -199,7 +199,7 @@ def _odd(
         seed = summary.get("seed")
         if seed is not None and seed != config["train.seed"]:
             notes.append(f"summary.json says seed {shorten(str(seed))}, config.yaml {config['train.seed']}")
-    if lost := summary.get("steps_lost"):
+    if lost := summary.get(Key.STEPS_LOST):
         count = len(lost) if isinstance(lost, list) else "some"
         notes.append(f"rows of its history are lost, of {count} step(s)")
     steps, every = number(summary.get("steps")), number(config.get("gradients.every"))
