@@ -58,7 +58,7 @@ class _Allocations(TorchDispatchMode):
     """Adds up the tensors that exist at once; `most` bytes are allowed."""
 
     def __init__(self, most: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._most = most
         self._living: dict[int, tuple[StorageWeakRef, int]] = {}
         self._bytes = self._operations = 0

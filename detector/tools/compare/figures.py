@@ -145,6 +145,7 @@ def _series(groups: Sequence[tuple[int, Group]], key: str, y: Options, **more: A
         xs: Sequence[int] = sorted({step for steps, _ in curves.values() for step in steps})
         rows = {run: _aligned(steps, values[None], xs)[0] for run, (steps, values) in curves.items()}
         for runs, trace in _lines(number, group, "step"):
+            at: Sequence[int]
             if len(runs) == 1:  # its own steps alone: at another's it is not interrupted
                 at, values = curves[runs[0].directory]
             else:
