@@ -17,8 +17,10 @@ import logging
 import os
 import secrets
 import time
+from bisect import bisect
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -97,6 +99,7 @@ class Key:
     INIT = "_init"
     VERDICT = "gradient/verdict"  # such as vanishing
     DIAGNOSIS = "gradient/diagnosis"  # a paragraph
+    STEPS_LOST = "steps_lost"  # whose rows were lost behind the run's back; absent where none was
     # Where numbers first were not finite.
     FIRST_BAD_LAYER, FIRST_BAD_OPERATION = "gradient/first_bad_layer", "gradient/first_bad_operation"
 
@@ -118,6 +121,19 @@ def by_layer(row: Row, kind: str) -> dict[str, float]:
 def layers_in(rows: Iterable[Row], kind: str) -> list[str]:
     """The layers that any of the rows has a number of this kind for, from the input to the output."""
     return sorted({layer for row in rows for layer in by_layer(row, kind)}, key=depth_of)
+
+
+def lost_between(steps: Iterable[float], summary: Mapping[str, Any]) -> list[int]:
+    """Of the lost steps, the first between each two that are there: no line may be drawn across it.
+
+    Args:
+        steps: that are there, in order.
+        summary: of the run; what is odd in it is left out.
+    """
+    listed = summary.get(Key.STEPS_LOST)
+    lost = sorted(step for step in listed if type(step) is int) if isinstance(listed, list) else []
+    places = ((bisect(lost, before), after) for before, after in pairwise(steps))
+    return [lost[at] for at, after in places if at < len(lost) and lost[at] < after]
 
 
 def depth_of(layer: str) -> tuple[int, str]:

@@ -34,6 +34,7 @@ RESULTS, PAGE = ROOT / "scripts" / "reliability.json", ROOT / "docs" / "reliabil
 MUTATIONS = ROOT / "scripts" / "mutation.json"
 MARKER = "table: reliability"
 KILLS = 20
+FLIPS = 300  # as the test has it
 # The cases of one phase of one property, as hypothesis prints them; older versions write "passing examples".
 EXAMPLES = re.compile(r"- (\d+) passing\b[^,]*, (\d+) failing\b[^,]*, (?:and )?(\d+) invalid")
 
@@ -58,6 +59,7 @@ class Outcome:
     skipped: list[str]
     output: str
     command: str
+    recorded: dict[str, list[float]] = field(default_factory=dict)  # by record_property, of all tests
 
     @property
     def counts(self) -> dict[str, Any]:
@@ -90,15 +92,18 @@ def pytest(*arguments: str) -> Outcome:
         if done.returncode not in (0, 1):  # 1: some failed
             raise SystemExit(f"{done.stdout[-3000:]}\npytest {' '.join(arguments)}: could not be run")
         passed, failures, skipped = 0, [], []
+        recorded: dict[str, list[float]] = {}
         for case in ET.parse(report).iter("testcase"):
             name = f"{case.get('classname')}::{case.get('name')}"
+            for found in case.iter("property"):
+                recorded.setdefault(found.attrib["name"], []).append(float(found.attrib["value"]))
             if case.find("failure") is not None or case.find("error") is not None:
                 failures.append(name)
             elif case.find("skipped") is not None:
                 skipped.append(name)
             else:
                 passed += 1
-    return Outcome(passed, failures, skipped, done.stdout, " ".join(["pytest", *arguments]))
+    return Outcome(passed, failures, skipped, done.stdout, " ".join(["pytest", *arguments]), recorded)
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -129,8 +134,35 @@ def faults(short: bool, parallel: list[str]) -> Figure:
 
 
 def inputs(short: bool, parallel: list[str]) -> Figure:
-    """Files that nobody should have to trust."""
-    return pytest("tests/hostile/test_corpus.py", "-k", "ends_well", *parallel).figure()
+    """Files that nobody should have to trust; none may ask for much memory, or for the network."""
+    outcome = pytest("tests/hostile/test_corpus.py", "-k", "ends_well", *parallel)
+    figure = outcome.figure()
+    figure.counts["megabytes"] = max(outcome.recorded["megabytes"])
+    figure.shown += f", at most {figure.counts['megabytes']:.0f} MB more than before, no connection"
+    return figure
+
+
+def flips(short: bool, parallel: list[str]) -> Figure:
+    """Single bits of a checkpoint: noticed, or the same weights."""
+    outcome = pytest("tests/runtime/test_checkpoint_check.py", "-k", "bit_that_flips")
+    if not outcome.recorded:
+        return outcome.figure()
+    noticed, harmless = (int(outcome.recorded[key][0]) for key in ("noticed", "harmless"))
+    shown = f"{noticed + harmless}/{FLIPS}: {noticed} noticed, {harmless} without effect"
+    counts = outcome.counts | {"noticed": noticed, "harmless": harmless}
+    return Figure(
+        shown, outcome.met and noticed + harmless == FLIPS, outcome.command, counts, outcome.failures
+    )
+
+
+def changed(short: bool, parallel: list[str]) -> Figure:
+    """Configuration, pixels and history, changed while a run was interrupted."""
+    return pytest("tests/reliability/test_changed.py").figure()
+
+
+def two(short: bool, parallel: list[str]) -> Figure:
+    """Two of everything at once."""
+    return pytest("tests/reliability/test_two.py", "tests/runtime/test_lock.py").figure()
 
 
 def fuzz(short: bool, parallel: list[str]) -> Figure:
@@ -193,6 +225,9 @@ ROWS: dict[str, tuple[str, Measure]] = {
     "resumes": ("killed runs that resume exactly", resumes),
     "layers": ("NaN and Inf: the right layer named", layers),
     "faults": ("faults around a run survived", faults),
+    "flips": ("bits that flip in a checkpoint, noticed or without effect", flips),
+    "changed": ("changes behind an interrupted run's back, noticed", changed),
+    "two": ("two runs at once: both end well, or the second is refused", two),
     "inputs": ("bad files that end in a clear error or a clean skip", inputs),
     "fuzz": ("fuzzed parsers", fuzz),
     "coverage": ("coverage of `detector/`", coverage),

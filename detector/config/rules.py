@@ -56,15 +56,19 @@ def fixup_has_no_norm(model: ModelConfig) -> None:
         raise broken_rule("norm", "model.block=fixup is built without one: write model.norm=none")
 
 
+def weights_of(model: ModelConfig) -> int:
+    """About how many weights the compact detector has."""
+    stages = zip(model.depths, model.widths, model.widths[1:], strict=False)
+    weights = sum(9 * (before * width + 2 * depth * width**2) for depth, before, width in stages)
+    return weights + 9 * model.neck_width**2 * 22 + 3 * 4 * model.reg_max * model.neck_width
+
+
 def fits_into_memory(model: ModelConfig) -> None:
     """The network must not be larger than any machine."""
     # Refused before anything is allocated: the system may end a process that asks for too much.
     if model.name != "compact":
         return
-    stages = zip(model.depths, model.widths, model.widths[1:], strict=False)
-    weights = sum(9 * (before * width + 2 * depth * width**2) for depth, before, width in stages)
-    weights += 9 * model.neck_width**2 * 22 + 3 * 4 * model.reg_max * model.neck_width
-    if weights > MOST_WEIGHTS:
+    if (weights := weights_of(model)) > MOST_WEIGHTS:
         sizes = ("widths", "depths", "neck_width", "reg_max")
         key = next(k for k in sizes if getattr(model, k) != default(model, k))
         problem = f"the model would have {weights:.0e} weights, and at most {MOST_WEIGHTS:.0e} are accepted"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from detector.gradients.indices import FLOOR, limits
 from detector.loggers.console import verdict_word
-from detector.rundir import Key, by_layer, layers_in
+from detector.rundir import Key, by_layer, layers_in, lost_between
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 History = Sequence[Mapping[str, Any]]
 
+_LOST = "lost"  # in a row that only says that some are
 _PROFILES = 6  # lines in the depth picture
 _LOSSES = {Key.LOSS: "total", Key.LOSS_BOX: "box", Key.LOSS_CLS: "class", Key.LOSS_DFL: "DFL"}
 _MAPS = {Key.TRAIN_MAP: "train (seen)", Key.VAL_MAP: "val (unseen)"}
@@ -49,6 +50,7 @@ def write_plots(
     """
     directory.mkdir(parents=True, exist_ok=True)
     run = f"{summary.get('ablation', 'run')}, seed {summary.get('seed', '?')}"
+    history = _with_gaps(history, summary)
     figures = {
         "gradient_depth.png": _depth(history, summary, run, expected or {}),
         "gradient_inside.png": _depth(history, summary, run, {}, Key.POINT_ACTIVATION_GRAD),
@@ -81,10 +83,21 @@ def figure(
     return made, list(axes)
 
 
+def _with_gaps(history: History, summary: Mapping[str, Any]) -> History:
+    """The same with a row of nothing at a step that was lost: no line is drawn across it."""
+    steps = [_float(row.get(Key.STEP)) for row in history]
+    lost = [{Key.STEP: step, _LOST: True} for step in lost_between(steps, summary)]
+    return sorted([*history, *lost], key=lambda row: row[Key.STEP]) if lost else history
+
+
 def _series(history: History, key: str) -> tuple[Array, Array]:
-    """Steps and values of the rows that hold a key."""
-    rows = enumerate(history)
-    points = [(_float(row.get(Key.STEP, at)), _float(row[key])) for at, row in rows if key in row]
+    """Steps and values of the rows that hold a key; NaN between two of them where rows are lost."""
+    rows = enumerate(history) if any(key in row for row in history) else ()
+    points = [
+        (_float(row.get(Key.STEP, at)), _float(row.get(key)))
+        for at, row in rows
+        if key in row or _LOST in row
+    ]
     array = np.array(points, dtype=np.float64).reshape(-1, 2)  # (rows, 2)
     return array[:, 0], array[:, 1]
 
@@ -173,7 +186,7 @@ def _curves(history: History, run: str, kind: str) -> Figure | None:
     for place, name in enumerate(layers):
         steps, values = _series(history, kind + name)
         color = colormaps["viridis"](shade(place))
-        upper.plot(steps, _logarithmic(upper, values), color=color, linewidth=1.2, **_dots(steps))
+        upper.plot(steps, _logarithmic(upper, values), color=color, linewidth=1.2, **_dots(values))
     bar = made.colorbar(ScalarMappable(shade, colormaps["viridis"]), ax=upper, pad=0.01)
     ticks = sorted({round(i * (len(layers) - 1) / 5) for i in range(6)})
     bar.set_ticks(ticks, labels=[layers[place] for place in ticks], fontsize=8)
@@ -198,7 +211,7 @@ def _index(axis: Axes, history: History, layers: int) -> None:
         right = axis.get_yaxis_transform()  # x as a fraction of the width, y in decades
         word = verdict_word(middle, layers)
         axis.text(0.995, middle, word, transform=right, ha="right", va="center", fontsize=8, color=color)
-    axis.plot(steps, values, color="black", linewidth=1.5, **_dots(steps))
+    axis.plot(steps, values, color="black", linewidth=1.5, **_dots(values))
     axis.set_ylim(low, high)
     axis.set_ylabel("V (decades)")
 
@@ -215,7 +228,7 @@ def _loss_map(history: History, run: str) -> Figure | None:
     for number, (label, (steps, values)) in enumerate(losses.items()):
         if len(steps):
             wide = 2.0 if number == 0 else 1.1
-            upper.plot(steps, _logarithmic(upper, values), linewidth=wide, label=label, **_dots(steps))
+            upper.plot(steps, _logarithmic(upper, values), linewidth=wide, label=label, **_dots(values))
     for (label, (steps, values)), color in zip(maps.items(), ("#1f77b4", "#ff7f0e"), strict=True):
         if len(steps):
             lower.plot(steps, values, marker="o", markersize=4, label=label, color=color)
@@ -237,6 +250,8 @@ def _loss_map(history: History, run: str) -> Figure | None:
     return made
 
 
-def _dots(steps: Array) -> dict[str, Any]:
-    """A line through one point is invisible: draw the point."""
-    return {"marker": "o", "markersize": 4} if len(steps) == 1 else {}
+def _dots(values: Array) -> dict[str, Any]:
+    """A point without neighbours is no line: draw it as a point."""
+    there = np.pad(np.isfinite(values), 1)
+    alone = np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:])
+    return {"marker": "o", "markersize": 4, "markevery": alone.tolist()} if len(alone) else {}

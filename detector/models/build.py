@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from detector.config.names import plugin_needed
-from detector.config.rules import STRIPPED, default
+from detector.config.rules import STRIPPED, default, weights_of
 from detector.config.schema import DataConfig, ModelConfig
 from detector.errors import UserError
 from detector.models.base import DetectionModel, freeze
@@ -24,7 +24,9 @@ from detector.models.strip import strip
 from detector.models.weights import Pretrained, find, read_description, read_weights
 from detector.models.yolo import YoloModel
 from detector.registry import lookup
+from detector.runtime.checkpoint_check import without_constructors
 from detector.runtime.checkpoint_file import evaluated_weights, read_if_own
+from detector.runtime.memory_check import count_numbers
 from detector.runtime.ultralytics_import import import_ultralytics
 
 LAYERS = nn.Conv2d, nn.ConvTranspose2d, nn.Linear  # what an initialisation draws
@@ -62,7 +64,7 @@ def build_model(config: ModelConfig, names: Sequence[str]) -> Built:
     else:
         path, init = find(config.pretrained), None
         trained = read_trained(path)
-        model = rebuild(trained.architecture, len(names))
+        model = rebuild(trained.architecture, len(names), trained.weights)
         try:
             kept = load_pretrained(trained.weights, trained.names, model, names)
         except (RuntimeError, IndexError, TypeError) as error:
@@ -189,7 +191,7 @@ def read_yolo(path: Path) -> tuple[YoloModel, Pretrained]:
     source = read_weights(path)
     with torch.random.fork_rng(devices=[]):  # its random weights are replaced, and nobody else's change
         try:
-            model = YoloModel(source.description, len(source.names))
+            model = YoloModel(source.description, len(source.names), numbers=count_numbers(source.net))
         except UserError as error:  # it is the file that is to be named, by whichever key or command it came
             raise UserError(f"{path}: {str(error).removeprefix('model.pretrained: ')}") from error
     stored, built = source.net, model.net
@@ -198,7 +200,8 @@ def read_yolo(path: Path) -> tuple[YoloModel, Pretrained]:
             model.set_layers(settings)
         check_tensors(stored, built)
         built.load_state_dict(stored.state_dict())
-        check_same(stored, built, 2 * max(model.strides))
+        with without_constructors():  # a layer may hold a class where a function belongs
+            check_same(stored, built, 2 * max(model.strides))
     except (ValueError, RuntimeError, AttributeError, TypeError, UserError) as error:
         reason = " ".join(str(error).split())[:200]
         here = import_ultralytics("utils").__version__
@@ -238,13 +241,21 @@ def architecture_of(saved: Mapping[str, Any]) -> Mapping[str, Any]:
     return architecture or {"kind": "compact", "model": saved["extra"]["config"].get("model")}
 
 
-def rebuild(architecture: Mapping[str, Any], num_classes: int) -> DetectionModel:
+def rebuild(
+    architecture: Mapping[str, Any], num_classes: int, weights: Mapping[str, Tensor] | None = None
+) -> DetectionModel:
     """The network that `describe` describes, its weights aside.
+
+    Args:
+        architecture: what `describe` gave, or a stranger.
+        num_classes: that it is to tell apart.
+        weights: what will be put into it; a network of a wholly other size is not built.
 
     Raises:
         UserError: no network can be built from it.
     """
-    model = _unstripped(architecture, num_classes)
+    numbers = None if weights is None else sum(tensor.numel() for tensor in weights.values())
+    model = _unstripped(architecture, num_classes, numbers)
     try:
         for parts in architecture.get("stripped", ()):
             strip(model, **parts, init=None, allow_noop=True)
@@ -254,11 +265,13 @@ def rebuild(architecture: Mapping[str, Any], num_classes: int) -> DetectionModel
     return model
 
 
-def _unstripped(architecture: Mapping[str, Any], num_classes: int) -> DetectionModel:
+def _unstripped(architecture: Mapping[str, Any], num_classes: int, numbers: int | None) -> DetectionModel:
     try:
         if architecture["kind"] == "yolo":
-            return YoloModel(architecture["description"], num_classes, architecture.get("settings"))
+            return YoloModel(architecture["description"], num_classes, architecture.get("settings"), numbers)
         config = ModelConfig.model_validate({**architecture["model"], "freeze": "none"})
+        if numbers is not None and weights_of(config) > 10 * numbers + 1_000_000:  # a block may have fewer
+            raise ValueError("it has far more weights than the file")
     except (KeyError, TypeError, ValueError) as error:  # pydantic's is a ValueError
         if isinstance(error, ValidationError) and (need := plugin_needed(error, "model.")):
             raise UserError(f"the checkpoint's network {need}") from None
@@ -283,7 +296,7 @@ def load_model(path: Path) -> Loaded:
         UserError: it is missing or broken.
     """
     trained = read_trained(path)
-    model = trained.model or rebuild(trained.architecture, len(trained.names))
+    model = trained.model or rebuild(trained.architecture, len(trained.names), trained.weights)
     try:
         model.load_state_dict(dict(trained.weights))
     except RuntimeError as error:

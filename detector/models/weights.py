@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from detector.config import safe_yaml
 from detector.data.download import download
 from detector.errors import UserError, shorten
 from detector.rundir import checkpoint_at
-from detector.runtime.checkpoint_check import check_archive, without_constructors
+from detector.runtime.checkpoint_check import check_archive, check_stored, without_constructors
 from detector.runtime.files import DOWNLOADS, PROJECT, check_regular
 from detector.runtime.ultralytics_import import import_safe_tasks, import_ultralytics
 
 WEIGHTS = DOWNLOADS / "weights"  # git-ignored in a clone
 RELEASE = "https://github.com/ultralytics/assets/releases/download/v8.4.0"
 LARGEST = 500_000_000  # bytes; yolo26x.pt has 120 MB
+
+USUAL = "yolov8", "yolo11", "yolo26", "yolov5", "yolo12"
 
 # A size letter in a network's name, such as the n of yolov8n or yolo26n-p2.
 _SCALE = re.compile(r"^(yolov?\d+)([nslmx])(-.*)?$")
@@ -78,7 +81,7 @@ def read_description(name: str) -> dict[str, Any]:
     sized = _SCALE.match(Path(name).stem)
     scale = sized[2] if sized else ""
     common = Path(name).with_name(f"{sized[1]}{sized[3] or ''}{Path(name).suffix}") if sized else Path(name)
-    models = Path(str(import_ultralytics("cfg").__file__)).parent / "models"
+    models = _their_models()
     own = [Path(name).expanduser(), PROJECT / name, common.expanduser()]
     folders = sorted(folder for folder in models.iterdir() if folder.is_dir())
     theirs = [folder / wanted for wanted in (Path(name).name, common.name) for folder in folders]
@@ -91,6 +94,23 @@ def read_description(name: str) -> dict[str, Any]:
     if scale and scale not in (value.get("scales") or {}):
         raise UserError(f"model.pretrained={name}: {file.name} has no size {scale!r}")
     return value | {"scale": scale}
+
+
+def ships_with_ultralytics(description: Mapping[str, Any]) -> bool:
+    """Whether its layers, sizes aside, are those of a network that most people train."""
+    rows = {key: description.get(key) for key in ("backbone", "head")}
+    return description.get("activation") is None and any(rows == theirs for theirs in _usual_rows())
+
+
+@cache
+def _usual_rows() -> list[dict[str, Any]]:
+    files = (file for name in USUAL for file in sorted(_their_models().glob(f"*/{name}.yaml")))
+    plain = (safe_yaml.read(file, str(file)).plain() for file in files)
+    return [{key: value[key] for key in ("backbone", "head")} for value in plain if isinstance(value, dict)]
+
+
+def _their_models() -> Path:
+    return Path(str(import_ultralytics("cfg").__file__)).parent / "models"
 
 
 def read_weights(path: Path) -> Pretrained:
@@ -106,6 +126,7 @@ def read_weights(path: Path) -> Pretrained:
         with without_constructors():
             saved, _ = tasks.torch_safe_load(str(path), safe_only=True)
         net = saved.get("ema") or saved["model"]
+        check_stored(net, path.stat().st_size)
         names = net.names
         description = dict(net.yaml)
         net = net.float()

@@ -15,7 +15,9 @@ from detector.errors import UserError
 from detector.models.base import DetectionModel, Predictions
 from detector.models.stored import Settings, apply_settings, run
 from detector.models.strip import Around
+from detector.models.weights import ships_with_ultralytics
 from detector.runtime.description_check import check_description
+from detector.runtime.memory_check import MOST_NUMBERS, check_activations, count_numbers, without_content
 from detector.runtime.ultralytics_import import import_safe_tasks, import_ultralytics
 
 # The head's class branches: of the usual head, and of the one that needs no suppression (YOLO26, v10).
@@ -38,16 +40,19 @@ class YoloModel(DetectionModel):
         num_classes: how many classes the head is to score. Where it is not `nc`, only the last
             convolution of each class branch is replaced, so that everything before it can be transferred.
         settings: of layers that the description does not tell; see `detector.models.stored`.
+        numbers: how many the file with its weights holds, where there is one: not much more is built.
     """
 
     def __init__(
-        self, description: Mapping[str, Any], num_classes: int, settings: Settings | None = None
+        self,
+        description: Mapping[str, Any],
+        num_classes: int,
+        settings: Settings | None = None,
+        numbers: int | None = None,
     ) -> None:
         super().__init__()
-        tasks = import_safe_tasks()
         try:
-            check_description(description, import_ultralytics("nn.modules"))
-            self.net: nn.Module = tasks.DetectionModel(deepcopy(dict(description)), verbose=False)
+            self.net: nn.Module = _build(description, numbers)
         except Exception as error:  # whatever a wrong description makes their parser stumble over
             reason = " ".join(str(error).split())[:200]
             kind = type(error).__name__
@@ -153,6 +158,25 @@ class YoloModel(DetectionModel):
         """See `DetectionModel.architecture`."""
         told = {"settings": self.settings} if self.settings else {}
         return {"kind": "yolo", "description": self.description, **told}
+
+
+def _build(description: Mapping[str, Any], numbers: int | None) -> nn.Module:
+    """Ultralytics' module, once it is known what it takes."""
+    tasks = import_safe_tasks()
+    check_description(description, import_ultralytics("nn.modules"))
+    most = MOST_NUMBERS if numbers is None else min(MOST_NUMBERS, 2 * numbers + 1_000_000)
+    activation = tasks.Conv.default_act  # of the whole process; they leave it changed if they fail
+    try:
+        with without_content():
+            layers, _ = tasks.parse_model(deepcopy(dict(description)), ch=3, verbose=False)
+        if (found := count_numbers(layers)) > most:
+            raise ValueError(f"it has {found:.0e} weights, and at most {most:.0e} are accepted")
+        if not ships_with_ultralytics(description):
+            check_activations(lambda: tasks.DetectionModel(deepcopy(dict(description)), verbose=False), found)
+        net: nn.Module = tasks.DetectionModel(deepcopy(dict(description)), verbose=False)
+    finally:
+        tasks.Conv.default_act = activation
+    return net
 
 
 def _kind(layer: nn.Module) -> str:

@@ -6,6 +6,7 @@ unpack to gigabytes, claim a tensor of a trillion numbers, or put text where a n
 
 from __future__ import annotations
 
+import mmap
 import threading
 import zipfile
 import zlib
@@ -23,6 +24,8 @@ from typing_extensions import TypedDict  # pydantic takes typing's from Python 3
 Steps = Annotated[int, Field(ge=0, lt=10**12)]
 # W&B makes it part of a folder's name.
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=128)]
+BYTEARRAY = b"\nbytearray\n"  # as a pickle calls it; bytearray(10**10) are 30 bytes
+LARGEST_OLD = 4_000_000_000  # bytes of a file that is no archive, as torch wrote them until version 1.6
 _checked = with_config(ConfigDict(strict=True, arbitrary_types_allowed=True))
 
 
@@ -90,8 +93,14 @@ def check_archive(path: Path) -> None:
     records uncompressed, so only a bomb, or entries that overlap, add up to more than the file.
     """
     with path.open("rb") as file:
-        if file.read(2) != b"PK":
-            return  # of the older format, or damaged: torch's own reader says so
+        if file.read(2) != b"PK":  # of the older format, or damaged: torch's own reader says so
+            if (size := path.stat().st_size) > LARGEST_OLD:
+                raise ValueError("it is no archive, and far too large")
+            if size:
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    if content.find(BYTEARRAY) >= 0:
+                        raise ValueError("it asks for memory that it does not fill")
+            return
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
@@ -99,10 +108,27 @@ def check_archive(path: Path) -> None:
             if (name := archive.testzip()) is not None:
                 raise ValueError(f"its record {name[-40:]!r} is damaged: the checksum is another")
             for entry in archive.infolist():
-                if entry.filename.endswith(".pkl") and b"\nbytearray\n" in archive.read(entry):
-                    raise ValueError("it asks for memory that it does not fill")  # bytearray(10**10)
+                if entry.filename.endswith(".pkl") and BYTEARRAY in archive.read(entry):
+                    raise ValueError("it asks for memory that it does not fill")
     except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, zlib.error) as error:
         raise ValueError(f"its archive is damaged: {str(error)[:80]}") from None
+
+
+def check_stored(value: object, size: int) -> None:
+    """Raise ValueError if the tensors of what was read are more than its file: nobody may copy them.
+
+    A pickle can call `torch.FloatTensor(10**10)`, or say that one number is a matrix of 10⁵ by 10⁵.
+
+    Args:
+        value: containers of plain data and tensors, or a module.
+        size: of the file, bytes.
+    """
+    if isinstance(value, nn.Module):
+        tensors: list[Tensor] = [*value.parameters(), *value.buffers()]
+    else:
+        tensors = [one for one in _everything(value) if isinstance(one, Tensor)]
+    if sum(tensor.numel() * tensor.element_size() for tensor in tensors) > size:
+        raise ValueError("its tensors are more than the whole file")
 
 
 @contextmanager

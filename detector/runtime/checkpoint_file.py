@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from detector.errors import UserError
-from detector.runtime.checkpoint_check import check_archive, check_state, without_constructors
+from detector.runtime.checkpoint_check import check_archive, check_state, check_stored, without_constructors
 from detector.runtime.files import atomic_write, check_regular
 
 FORMAT = 2
@@ -79,6 +79,7 @@ def read_if_own(path: Path) -> dict[str, Any] | None:
     if not isinstance(state, dict) or type(state.get("format")) is not int or state["format"] not in READABLE:
         return None
     try:
+        check_stored(state, path.stat().st_size)
         check_state(state)
     except ValueError as error:
         raise UserError(f"{path}: the checkpoint is damaged: {error}") from None

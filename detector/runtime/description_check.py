@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 MOST_ROWS, MOST_REPEATS, MOST_CHANNELS, MOST_CLASSES = 500, 100, 10_000, 100_000
+MOST_LAYERS = 2000  # rows times repeats, before a depth multiplies them
 _DOWNLOADS = {"TorchVision"}  # fetches weights into the user's home
 
 
@@ -41,7 +42,7 @@ def check_description(description: Mapping[str, Any], modules: ModuleType) -> No
             raise ValueError(f"scales: {name!s:.20} must be depth, width and most channels")
         for size, most in zip(sizes, (10, 10, MOST_CHANNELS), strict=True):
             _check_number(size, most, "scales")
-    rows = 0
+    rows = built = 0
     for part in ("backbone", "head"):
         layers = description.get(part)
         if not isinstance(layers, list | tuple):
@@ -49,6 +50,9 @@ def check_description(description: Mapping[str, Any], modules: ModuleType) -> No
         rows += len(layers)
         for layer in layers:
             _check_layer(layer, modules)
+            built += layer[1]
+    if built > MOST_LAYERS:
+        raise ValueError(f"it repeats its layers to {built}, and at most {MOST_LAYERS} are accepted")
     if rows > MOST_ROWS:
         raise ValueError(f"it has {rows} layers, and at most {MOST_ROWS} are accepted")
 

@@ -113,7 +113,7 @@ def build_state(
         with dist.main_process_first():
             model, weights_note = build_model(config.model, dataset.names)
     else:  # the checkpoint has the weights, so that files of pretrained ones are not needed again
-        model, weights_note = rebuild(architecture_of(saved), len(dataset.names)), ""
+        model, weights_note = rebuild(architecture_of(saved), len(dataset.names), saved["model"]), ""
         freeze(model, config.model.freeze)
     with dist.raise_together():
         device = choose_device(dist.device_name(config.train.device))

@@ -22,7 +22,7 @@ from detector.models.build import describe
 from detector.models.curve import curve_of
 from detector.models.size import measure
 from detector.registry import with_plugins
-from detector.rundir import RunDir
+from detector.rundir import Key, RunDir
 from detector.runtime.checkpoint_check import CheckpointState, Metadata
 from detector.runtime.distributed import SingleProcess
 from detector.runtime.files import TRAIN, new_folder
@@ -176,7 +176,7 @@ class Run:
             )
             ledger, act = read_ledger(self.files), curve_of(config.model.act, config.model)
             if lost:
-                summary["steps_lost"] = lost
+                summary[Key.STEPS_LOST] = lost
             summary |= cost_of(state, config.data.image_size)
             if status == "finished" and state.step < schedule.steps:
                 summary["stopped_early"] = state.best_step

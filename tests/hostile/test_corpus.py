@@ -1,14 +1,16 @@
 """Every file of the corpus, given to the command that a user would give it to.
 
-It ends in one clear error, or is skipped or read; never in a traceback, a hang, a terminal code or a file
-written anywhere but where the run belongs.
+It ends in one clear error, or is skipped or read; never in a traceback, a hang, a terminal code, a file
+written anywhere but where the run belongs, gigabytes of memory or a question to the network.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -20,6 +22,7 @@ from detector import cli
 from detector.data import coco8
 from detector.errors import UserError, for_terminal
 from tests.hostile.corpus import RESUME, Case, every_case
+from tests.hostile.watch import watched
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +34,7 @@ train: {steps: 1, batch: 2, warmup_steps: 0, device: cpu, threads: 1}
 tracking: {wandb: disabled, plots: false, images: 0}
 run: {name: cfg}
 """
+MOST_MEMORY = 500_000_000  # bytes beyond what the process had
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
@@ -101,7 +105,11 @@ def run(command: tuple[str, ...], root: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.timeout(60, func_only=True)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_it_ends_well(
-    case: Case, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    case: Case,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    record_property: Callable[[str, object], None],
 ) -> None:
     if case.command == RESUME:  # as if it had been killed before its end, else there is nothing to resume
         (root / "run/summary.json").unlink()
@@ -109,7 +117,8 @@ def test_it_ends_well(
     if case.command[0] == "unzip":
         (root / "datasets").mkdir()
     before = snapshot(root)
-    code = run(case.command, root, monkeypatch)
+    with watched() as took:
+        code = run(case.command, root, monkeypatch)
     said = "".join(capsys.readouterr())
     assert code == case.code, said
     assert case.words in said
@@ -118,8 +127,22 @@ def test_it_ends_well(
     if code == 2:
         assert not (root / "out").exists(), "a run began"
     assert snapshot(root) == before
+    assert not took.connections
+    record_property("megabytes", round(took.grown / 1e6))  # for scripts/reliability.py
+    assert took.grown < MOST_MEMORY
 
 
 def test_the_corpus_is_large() -> None:
     assert len(CASES) >= 60
     assert {case.command[0] for case in CASES} == {"train.py", "detector", "unzip"}
+
+
+def test_what_is_watched_is_noticed() -> None:
+    """A bomb and a question to the network would be."""
+    with watched() as took, pytest.raises(OSError, match="no network"):
+        held = bytearray(600_000_000)
+        del held
+        urllib.request.urlopen("http://example.org")
+    assert took.connections
+    if sys.platform == "linux":
+        assert took.grown > MOST_MEMORY

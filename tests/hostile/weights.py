@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from torch import nn
 
+from detector.runtime.ultralytics_import import import_ultralytics
 from tests.hostile.corpus import INFO, RESUME, UNZIP, Case, archive, content, damaged, folder, link, pipe
 
 LAST = "run/checkpoints/last.pt"
@@ -152,6 +155,63 @@ def _resume(name: str, change: Callable[[dict[str, Any]], object], words: str) -
     return Case(f"checkpoint: {name}", _saved(LAST, change), RESUME, words)
 
 
+class Call:
+    """Pickled as a call of something that a checkpoint may name."""
+
+    def __init__(self, called: Callable[..., object], *arguments: object) -> None:
+        self.call = called, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return self.call
+
+
+def _theirs(change: Callable[[Any], object]) -> Callable[[Path], None]:
+    """A checkpoint of ultralytics with something in its network changed."""
+
+    def spoil(root: Path) -> None:
+        description = yaml.safe_load(SMALL.format(layer="Conv", args="[8, 3, 2]"))
+        net = import_ultralytics("nn.tasks").DetectionModel(description, verbose=False).half()
+        net.names = {0: "cat", 1: "dog"}
+        change(net)
+        torch.save({"model": net, "version": "8.3.0"}, root / "given.pt")
+
+    return spoil
+
+
+def _described(**keys: Any) -> Callable[[Path], None]:
+    return _theirs(lambda net: net.yaml.update(keys))
+
+
+def _claim(net: Any) -> None:
+    net.model[0].conv.weight = nn.Parameter(torch.zeros(1, dtype=torch.half).expand(100_000, 100_000))
+
+
+def _claim_beside(net: Any) -> None:
+    net.model[0].more = nn.Linear(1, 1)
+    net.model[0].more.weight = nn.Parameter(torch.zeros(1, dtype=torch.half).expand(100_000, 100_000))
+
+
+def _one_storage(net: Any) -> None:
+    numbers = torch.zeros(10**6, dtype=torch.half)
+    net.more = nn.ParameterList([nn.Parameter(numbers.view(1, -1)) for _ in range(2000)])
+
+
+def _constructed(name: str, *arguments: object) -> Callable[[Path], None]:
+    """A layer that the pickle does not restore but construct."""
+
+    def change(net: Any) -> None:
+        owner = import_ultralytics("nn.modules") if hasattr(import_ultralytics("nn.modules"), name) else nn
+        net.more = Call(getattr(owner, name), *arguments)
+
+    return _theirs(change)
+
+
+def _constructs_when_run(net: Any) -> None:
+    """A class where the activation belongs: whoever calls it constructs one."""
+    del net.model[0].act
+    net.model[0].act = import_ultralytics("nn.modules").block.TorchVision
+
+
 HUGE = torch.zeros(1).expand(10**12)
 _LOOP: list[object] = []
 _LOOP.append(_LOOP)
@@ -180,7 +240,7 @@ CHECKPOINTS = [
     _resume("best is text", _put("best", value="x"), "damaged: its 'best'"),
     _resume("W&B id is a path", _put("extra", "wandb_id", value="../../x"), "damaged: its 'wandb_id'"),
     _resume("classes are numbers", _put("extra", "names", value=[1, 2]), "damaged: its 'names'"),
-    _resume("tensor of a trillion numbers", _first_weight(HUGE), "whose numbers are not in it"),
+    _resume("tensor of a trillion numbers", _first_weight(HUGE), "its tensors are more than the whole file"),
     _resume("sparse tensor", _first_weight(torch.eye(3).to_sparse()), "whose numbers are not in it"),
     _resume("list that holds itself", _put("rng", value=_LOOP), "damaged: its 'rng'"),
     _resume("list that holds itself, inside", _put("rng", "python", value=_LOOP), "does not fit the run's"),
@@ -191,6 +251,13 @@ CHECKPOINTS = [
     _resume("network of terabytes",
             _put("extra", "architecture", value={"kind": "compact", "model": {"widths": [8000] * 5}}),
             "describes no network"),
+    _resume("network of many times its tensors",
+            _put("extra", "architecture", value={"kind": "compact", "model": {"widths": [3000] * 5}}),
+            "describes no network"),
+    _resume("tensor that is only asked for", _first_weight(Call(torch.FloatTensor, 100_000, 20_000)),
+            "its tensors are more than the whole file"),
+    Case("checkpoint: bytes that are only asked for",
+         content(LAST, pickle.dumps(Call(bytearray, 10**10), 2)), RESUME, "memory that it does not fill"),
     _resume("unknown network", _put("extra", "architecture", value={"kind": "x"}), "describes no network"),
     _resume("network is a number", _put("extra", "architecture", value=3), "damaged: its 'architecture'"),
 ]  # fmt: skip
@@ -227,6 +294,25 @@ PRETRAINED = [
            "its tensors do not fit its classes"),
     _given("image size is text",
            _saved("given.pt", _put("extra", "config", "data", "image_size", value="x")), "what it was"),
+    _given("bytes that are only asked for", content("given.pt", pickle.dumps(Call(bytearray, 10**10), 2)),
+           "memory that it does not fill"),
+    _given("bytes that are only asked for, in an archive",
+           content("given.pt", _torch_file({"model": Call(bytearray, 10**10)})), "memory that it does not"),
+    _given("tensor that is only asked for",
+           content("given.pt", _torch_file({"format": 2, "model": {"x": Call(torch.Tensor, 10**5, 10**5)}})),
+           "its tensors are more than the whole file"),
+    _given("one number as a matrix of 10^10", _theirs(_claim), "its tensors are more than the whole file"),
+    _given("one number as a layer beside", _theirs(_claim_beside), "its tensors are more than the whole"),
+    _given("numbers that are used 2000 times", _theirs(_one_storage), "its tensors are more than the whole"),
+    _given("Linear of 10^5 x 10^5", _constructed("Linear", 100_000, 100_000), "not a readable checkpoint"),
+    _given("layer that downloads", _constructed("TorchVision", "resnet18"), "not a readable checkpoint"),
+    _given("layer that downloads when it is run", _theirs(_constructs_when_run), "TorchVision"),
+    _given("layer that downloads, described",
+           _described(backbone=[[-1, 1, "TorchVision", [512, "resnet18"]]]), "no layer that it may name"),
+    _given("Linear of 10^5 x 10^5, described", _described(activation="nn.Linear(100000, 100000)"), "weights"),
+    _given("widths of another network", _described(width_multiple=10, backbone=[[-1, 9, "C2f", [999]]]),
+           "weights, and at most"),
+    _given("activations of gigabytes", _described(backbone=[[-1, 1, "Conv", [9999, 1, 1]]]), "weights"),
     _called("overlong name", "x" * 5000 + ".pt"),
     _called("overlong name of a network", "x" * 5000 + ".yaml"),
     _called("pattern for a name", "a**/[.yaml"),
@@ -239,6 +325,15 @@ PRETRAINED = [
     _network("no layers", "nc: 2\nbackbone: []\nhead: []\n", "cannot build this network"),
     _network("hundreds of layers", "nc: 2\nbackbone:\n" + "  - [-1, 1, Conv, [8]]\n" * 600 + "head: []\n",
              "at most 500"),
+    _network("activation of 10^10 weights", "activation: nn.Linear(100000, 100000)\n" + SMALL.format(
+        layer="Conv", args="[8, 3, 2]"), "weights, and at most"),
+    _network("widths and repeats", "width_multiple: 9\ndepth_multiple: 9\n" + SMALL.format(
+        layer="C2f", args="[9999]").replace("-1, 1", "-1, 99"), "weights, and at most"),
+    _network("repeats in every row", "nc: 2\nbackbone:\n" + "  - [-1, 100, nn.Identity, []]\n" * 400
+             + "head: []\n", "at most 2000"),
+    _layer("activations of gigabytes", "nn.Conv2d", "[3, 9000, 1]", "takes more than"),
+    _layer("picture of gigabytes", "nn.Upsample", "[null, 99, nearest]", "takes more than"),
+    _layer("padding of gigabytes", "nn.ZeroPad2d", "[9999]", "takes more than"),
     _layer("function for a layer", "torch_safe_load", "[x.pt]", "no layer that it may name"),
     _layer("module for a layer", "os", "[]", "no layer that it may name"),
     _layer("layer that downloads", "TorchVision", "[512, resnet18, DEFAULT]", "no layer that it may name"),

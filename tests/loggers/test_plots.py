@@ -140,3 +140,24 @@ def test_keys_that_come_and_go(tmp_path: Path) -> None:
     history = [{"step": 0, "activation_grad/00_a": 1.0}, {"train/loss": 2.0}, {"activation_grad/01_b": 3.0}]
     names = {"gradient_depth.png", "gradient_curves.png", "loss_map.png"}
     assert _names(write_plots(history, {}, tmp_path)) == names
+
+
+def test_no_line_is_drawn_across_lost_rows(
+    tmp_path: Path, make_history: Make, summary: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each piece of a curve ends where the rows end; a single row between two gaps is a point."""
+    history = [row for row in make_history(steps=60) if row["step"] not in (10, 15, 25)]
+    summary = summary | {"steps_lost": [10, 15, 25]}
+    figures: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig", lambda figure, path, **_: figures.update({path.name: figure})
+    )
+    write_plots(history, summary, tmp_path)
+    for name in ("gradient_curves.png", "weight_gradients.png", "loss_map.png"):
+        line = figures[name].axes[0].lines[0]
+        steps, values = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+        assert steps[np.isnan(values)].tolist() == [10, 25]
+        assert steps[np.isfinite(values)].tolist() == [0, 5, 20, *range(30, 60, 5), 59]
+        assert steps[line.get_markevery()].tolist() == [20]
+    write_plots(history, summary | {"steps_lost": "odd"}, tmp_path)
+    assert np.isfinite(figures["loss_map.png"].axes[0].lines[0].get_ydata()).all()

@@ -17,7 +17,9 @@ def test_counts_are_those_of_the_tests(tmp_path: Path) -> None:
         "import pytest\n"
         "from hypothesis import given, settings, strategies as st\n"
         "@pytest.mark.parametrize('n', range(5))\n"
-        "def test_one(n): assert n != 3\n"
+        "def test_one(n, record_property):\n"
+        "    record_property('megabytes', n)\n"
+        "    assert n != 3\n"
         "def test_two(): pytest.skip('not here')\n"
         "@pytest.fixture\n"
         "def broken(): raise OSError\n"
@@ -30,6 +32,7 @@ def test_counts_are_those_of_the_tests(tmp_path: Path) -> None:
     outcome = reliability.pytest(*arguments)
     assert outcome.passed == 5
     assert {name.rpartition("::")[2] for name in outcome.failures} == {"test_one[3]", "test_three"}
+    assert sorted(outcome.recorded["megabytes"]) == [0, 1, 2, 3, 4]
     figure = outcome.figure()
     assert figure.shown == "5/7, 1 skipped"
     assert not figure.met

@@ -19,6 +19,7 @@ from detector.runtime.checkpoint_check import (
     RandomState,
     check_archive,
     check_state,
+    check_stored,
 )
 from detector.runtime.checkpoint_file import read, write
 from tests.support import ROOT, Run
@@ -89,13 +90,15 @@ def test_what_is_wrong_is_named(key: str, change: dict[str, Any]) -> None:
         check_state(GOOD | change)
 
 
-def test_a_bit_that_flips_is_noticed_or_harmless(tmp_path: Path) -> None:
+def test_a_bit_that_flips_is_noticed_or_harmless(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     """In the numbers, in the pickle, in the archive's own tables: anywhere in the file."""
     path = tmp_path / "last.pt"
     weights = {str(number): torch.randn(40) for number in range(3)}
     write(GOOD | {"model": weights, "best": [0.5]}, path)
     whole, state = path.read_bytes(), read(path)
-    harmless = 0
+    harmless = noticed = 0
     for bit in np.random.default_rng(0).permutation(8 * len(whole))[:300].tolist():
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
@@ -104,11 +107,14 @@ def test_a_bit_that_flips_is_noticed_or_harmless(tmp_path: Path) -> None:
             found = read(path)
         except UserError as error:
             assert "not a readable checkpoint" in str(error)
+            noticed += 1
             continue
         harmless += 1
         assert all(torch.equal(found["model"][key], tensor) for key, tensor in weights.items())
         assert {**found, "model": None} == {**state, "model": None}
     assert harmless < 300  # padding between records
+    for name, count in (("noticed", noticed), ("harmless", harmless)):
+        record_property(name, count)  # for scripts/reliability.py
 
 
 def test_an_archive_that_only_torch_would_read_is_refused(tmp_path: Path) -> None:
@@ -123,6 +129,19 @@ def test_an_archive_that_only_torch_would_read_is_refused(tmp_path: Path) -> Non
     path.write_bytes(b"PK\3\4 no archive")
     with pytest.raises(ValueError, match="its archive is damaged"):
         check_archive(path)
+
+
+def test_tensors_that_are_not_in_the_file_are_refused(tmp_path: Path) -> None:
+    """Also of a module, and one storage that many tensors share: whoever copies them would fill memory."""
+    check_stored({"a": torch.zeros(100), "b": [torch.zeros(25)]}, 500)
+    with pytest.raises(ValueError, match="more than the whole file"):
+        check_stored({"a": torch.zeros(1).expand(101)}, 400)
+    net, shared = torch.nn.Module(), torch.zeros(50)
+    for name in "ab":
+        net.register_buffer(name, shared.view(50))
+    check_stored(net, 400)
+    with pytest.raises(ValueError, match="more than the whole file"):
+        check_stored(net, 300)
 
 
 @pytest.mark.parametrize("key", ["step", "model"])

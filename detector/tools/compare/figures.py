@@ -153,11 +153,15 @@ def _series(groups: Sequence[tuple[int, Group]], key: str, y: Options, **more: A
     traces = []
     for number, group in groups:
         curves = {run.directory: run.curves.series.get(key, ((), np.empty(0))) for run in group.runs}
-        xs = sorted({step for steps, _ in curves.values() for step in steps})
+        xs: Sequence[int] = sorted({step for steps, _ in curves.values() for step in steps})
         rows = {run: _aligned(steps, values[None], xs)[0] for run, (steps, values) in curves.items()}
         for runs, trace in _lines(number, group, "step"):
-            y_values = rounded(mean([rows[run.directory] for run in runs]), 4)
-            traces.append({"x": xs, "y": y_values, "mode": _mode(xs)} | trace)
+            at: Sequence[int]
+            if len(runs) == 1:  # its own steps alone: at another's it is not interrupted
+                at, values = curves[runs[0].directory]
+            else:
+                at, values = xs, mean([rows[run.directory] for run in runs])
+            traces.append({"x": at, "y": rounded(values, 4), "mode": _mode(at)} | trace)
     return _figure(traces, layout_of(STEP, y, **more))
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.rundir import Key, Row, layers_in
+from detector.rundir import Key, Row, layers_in, lost_between
 
 Array = NDArray[np.float64]
 
@@ -37,15 +38,19 @@ def thin(count: int, most: int) -> list[int]:
     return sorted({round(at * (count - 1) / (most - 1)) for at in range(most)})
 
 
-def curves(rows: Sequence[Row]) -> Curves:
-    """Thin the rows out to what is drawn."""
+def curves(rows: Sequence[Row], summary: Mapping[str, Any]) -> Curves:
+    """Thin the rows out to what is drawn; where the summary says that rows are lost, there is a gap."""
     recorded = [row for row in rows if any(key.startswith(Key.ACTIVATION_GRAD) for key in row)]
     kept = [recorded[at] for at in thin(len(recorded), MAX_ROWS)]
+    kept += [{Key.STEP: step} for step in lost_between([row[Key.STEP] for row in kept], summary)]
+    kept.sort(key=lambda row: row[Key.STEP])
     series = {}
     for key in SERIES:
         points = [(int(row[Key.STEP]), row[key]) for row in rows if key in row]
         points = [points[at] for at in thin(len(points), MAX_POINTS)]
         if points:
+            points += [(step, math.nan) for step in lost_between([step for step, _ in points], summary)]
+            points.sort(key=lambda point: point[0])
             steps, values = zip(*points, strict=True)
             series[key] = (steps, np.array(values, np.float64))
     layers, profiles = _profiles(kept, Key.ACTIVATION_GRAD, Key.WEIGHT_GRAD)

@@ -165,7 +165,7 @@ def _load(directory: Path) -> Run | LeftOut:
         data=fingerprint if isinstance(fingerprint, str) else None,
         dataset=shorten(str(summary.get("dataset") or Path(str(config.get("data.path", "unknown"))).stem)),
         commit=escape_control(commit[:7]) if isinstance(commit, str) else None,
-        curves=curves(rows),
+        curves=curves(rows, summary),
         ledger=tuple(
             Step(row["step"], row["block"], _operation(row), number(row["factor"])) for row in ledger
         ),
@@ -228,7 +228,7 @@ def _odd(
             notes.append(f"summary.json says seed {shorten(str(seed))}, config.yaml {config['train.seed']}")
     if summary.get("stopped_early") is not None:
         notes.append(f"train.patience ended it at step {number(summary.get('steps')):.0f}")
-    if lost := summary.get("steps_lost"):
+    if lost := summary.get(Key.STEPS_LOST):
         count = len(lost) if isinstance(lost, list) else "some"
         notes.append(f"rows of its history are lost, of {count} step(s)")
     steps, every = number(summary.get("steps")), number(config.get("gradients.every"))

@@ -108,7 +108,7 @@ def rebuild_step(saved: FailureState, config: Config) -> tuple[TrainState, LossF
     step = int(saved["failure"]["step"])
 
     seed_everything(config.train.seed)
-    model = rebuild(saved["extra"]["architecture"], len(dataset.names))
+    model = rebuild(saved["extra"]["architecture"], len(dataset.names), saved["model"])
     freeze(model, config.model.freeze)
     state = TrainState.create(model, config.train, choose_device(config.train.device))
     loss_fn = DetectionLoss(model, config.train, schedule.epochs)

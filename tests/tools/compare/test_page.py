@@ -256,6 +256,23 @@ def test_a_long_history_is_thinned_out(make_run: Make) -> None:
         assert (steps[0], steps[-1]) == (0, 8999)
 
 
+def test_no_line_is_drawn_across_lost_rows(make_run: Make) -> None:
+    """Neither of the run that lost them; the other seed's line and the mean go on."""
+    whole, holed = make_run(seed=0), make_run(seed=1, summary={"steps_lost": [5, 10]})
+    rows = (holed / "history.jsonl").read_text().splitlines(keepends=True)
+    (holed / "history.jsonl").write_text("".join([rows[0], *rows[3:]]))
+    text = written(whole, holed)
+    loss = {trace["name"]: trace for trace in payload(text)["figures"]["loss"]["data"]}
+    one, other = (loss[f"baseline, seed {seed}"] for seed in (0, 1))
+    assert one["x"] == [0, 5, 10, 15, 19] and None not in one["y"]
+    assert other["x"] == [0, 5, 15, 19]
+    assert [value is None for value in other["y"]] == [False, True, False, False]
+    assert None not in loss["baseline"]["y"]
+    curves = frame(written(holed), "heat", "activation_grad 0")[0]
+    assert curves["x"] == [0, 5, 15, 19]
+    assert all(row[1] is None and row[2] is not None for row in curves["z"])
+
+
 def theory_in(text: str) -> list[dict[str, Any]]:
     return [t for t in payload(text)["figures"]["depth"]["data"] if t.get("name", "").startswith("theory")]
 
