@@ -162,12 +162,13 @@ class RunDir:
         self.failure_state = self.failure / "state.pt"  # the newest step that was not finite, to be replayed
         self.failure_report = self.failure / "failure.json"  # the same to be read
         self.wandb = self.path / "wandb"
+        self.tensorboard = self.path / "tensorboard"
 
     @property
     def written(self) -> tuple[Path, ...]:
         """All that a run writes itself."""
         files = self.config_file, self.history_file, self.summary_file, self.ledger_file
-        return *files, self.checkpoints, self.plots, self.failure, self.wandb
+        return *files, self.checkpoints, self.plots, self.failure, self.wandb, self.tensorboard
 
     def __str__(self) -> str:
         return str(self.path)
