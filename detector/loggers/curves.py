@@ -1,8 +1,8 @@
 """A row as charts want it: what is drawn on a linear axis, sorted by name.
 
 Boards such as W&B's and TensorBoard's draw one linear chart a key, in sections by the part of the name before
-the first slash, in the alphabet's order; W&B sorts and filters only by names of letters, digits and underscores.
-`history.jsonl` keeps its keys: only the boards see these.
+the first slash, in the alphabet's order; W&B sorts and filters only by names of letters, digits and
+underscores. `history.jsonl` keeps its keys: only the boards see these.
 """
 
 from __future__ import annotations
@@ -46,6 +46,29 @@ def layers(row: Row) -> dict[str, float]:
         for key, value in row.items()
         if key.startswith(KINDS)
     }
+
+
+class Spread:
+    """Some of a run's rows: evenly spread, however many there will be, with the first and the last."""
+
+    def __init__(self, most: int = 100) -> None:
+        self._most, self._every, self._seen = most, 1, 0
+        self._kept: list[Row] = []
+        self._last: list[Row] = []
+
+    def add(self, row: Row) -> None:
+        """Take the next row."""
+        self._last = [row]
+        if self._seen % self._every == 0:
+            self._kept.append(row)
+            self._last = []
+        if len(self._kept) > self._most:
+            self._kept, self._every = self._kept[::2], 2 * self._every
+        self._seen += 1
+
+    def rows(self) -> list[Row]:
+        """Half as many as `most` to one more than it, once there were so many."""
+        return self._kept + self._last
 
 
 def log10(norm: float) -> float:

@@ -62,6 +62,7 @@ class Server(ThreadingHTTPServer):
         self.artifacts: list[dict[str, Any]] = []
         self.sweeps: dict[str, Sweep] = {}
         self.views: list[dict[str, Any]] = []
+        self.alerts: list[dict[str, Any]] = []
         self.requests: list[str] = []
         self.unknown: list[str] = []  # operations this stand-in cannot answer: a test should see none
         self.failing: int | None = None
@@ -222,6 +223,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _gql_MarkRunFilesUploaded(self, _: dict[str, Any]) -> object:  # noqa: N802
         return {"markRunFilesUploaded": {"success": True}}
+
+    def _gql_NotifyScriptableRunAlert(self, sent: dict[str, Any]) -> object:  # noqa: N802
+        self.server.alerts.append(sent)
+        return {"notifyScriptableRunAlert": {"success": True}}
 
     def _gql_ArtifactType(self, _: dict[str, Any]) -> object:  # noqa: N802
         return {"project": {"artifact": None}}
