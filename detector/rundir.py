@@ -217,6 +217,11 @@ class RunDir:
                 raise
             raise UserError(f"{self.config_file}: {need}") from None
 
+    def wandb_id(self) -> str | None:
+        """What W&B knows the run by; None if it was not logged there."""
+        folders = sorted(path.name for path in self.wandb.glob("*run-*-*"))  # [offline-]run-DATE_TIME-ID
+        return folders[-1].rpartition("-")[2] if folders else None
+
     # --- history.jsonl ---
 
     def open_history(

@@ -23,6 +23,7 @@ from detector.config.schema import Config
 from detector.loggers.base import PredictionImage
 from detector.loggers.wandb_logger import WandbLogger
 from detector.loggers.wandb_session import Start
+from detector.rundir import RunDir
 
 Make = Callable[..., list[dict[str, Any]]]
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,7 +71,7 @@ def test_a_run_is_stored_whole(
     logger.close()
 
     stored = wandb_file_module.read(tmp_path / "run" / "wandb")
-    assert stored.run.run_id == logger.id
+    assert stored.run.run_id == logger.id == RunDir(tmp_path / "run").wandb_id()
     assert stored.run.run_group == "no_residual"
     assert stored.run.display_name == "no_residual-s3"
     assert stored.run.job_type == "train"
@@ -283,6 +284,7 @@ def test_a_terminal_is_not_asked_for_a_key(tmp_path: Path) -> None:
         from detector.config.schema import Config
         from detector.loggers.wandb_logger import WandbLogger
         from detector.loggers.wandb_session import Start
+from detector.rundir import RunDir
         assert sys.stdin.isatty() and sys.stderr.isatty()
         config = Config.model_validate({"tracking": {"wandb": "online"}})
         WandbLogger(Start(Path(sys.argv[1]), config, "a", "d")).close()

@@ -307,6 +307,23 @@ class _Handler(BaseHTTPRequestHandler):
         view = {"id": "dmlldw==", "name": sent["name"]}
         return {"upsertView": {"view": view, "inserted": True}}
 
+    def _gql_ProjectInternalId(self, _: dict[str, Any]) -> object:  # noqa: N802
+        return {"project": {"id": "cHJv", "internalId": "UHJvamVjdEludGVybmFsSWQ6MQ=="}}
+
+    def _gql_GetProjects(self, sent: dict[str, Any]) -> object:  # noqa: N802
+        """The project `p` of whoever asks."""
+        project = {"__typename": "Project", "id": "cHJv", "name": "p", "entityName": sent["entity"]}
+        node = project | {"createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False, "user": None}
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"models": {"pageInfo": page, "edges": [{"node": node}]}}
+
+    def _gql_upsertView(self, sent: dict[str, Any]) -> object:  # noqa: N802
+        self.server.views.append(sent)
+        project = {"id": "cHJv", "name": sent["projectName"], "entityName": sent["entityName"]}
+        kept = {key: sent[key] for key in ("name", "displayName", "description", "type", "spec")}
+        view = kept | {"id": "dmlldw==", "project": project, "updatedAt": "2026-01-01T00:00:00Z"}
+        return {"upsertView": {"view": view, "inserted": True}}
+
     @staticmethod
     def _project(name: str | None, entity: str | None) -> dict[str, Any]:
         owner = {"id": "RW50", "name": entity or "me"}
