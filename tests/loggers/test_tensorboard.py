@@ -14,6 +14,7 @@ from PIL import Image
 
 from detector.errors import UserError
 from detector.loggers.base import PredictionImage
+from tests.support import ROOT, TINY
 
 pytest.importorskip("tensorboard", reason="tensorboard is not installed: the extra `tensorboard`")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -121,4 +122,17 @@ def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(UserError, match=r"^tracking\.tensorboard: .*pip install .*\[tensorboard\]'$"):
         TensorboardLogger(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_it_is_said_before_a_run_has_a_directory(
+    tmp_path: Path, coco8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from detector import fit, load_config
+
+    monkeypatch.setenv("DETECTOR_DATASETS", str(coco8))
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    settings = (*TINY, "train.steps=1", "tracking.tensorboard=true", f"run.dir={tmp_path}/run")
+    with pytest.raises(UserError, match=r"^tracking\.tensorboard: "):
+        fit(load_config(ROOT / "configs/coco8.yaml", settings))
     assert not (tmp_path / "run").exists()
