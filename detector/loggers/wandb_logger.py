@@ -73,7 +73,9 @@ class WandbLogger(Logger):
         if start.config.data.workers:
             # Loader processes are forked: one forked while another thread is inside an import can hang.
             with suppress(Exception):  # the thread will say what is wrong
-                import wandb  # noqa: F401
+                from detector.loggers.wandb_media import layer_map
+
+                layer_map([])  # plotly imports its parts when they are first used
 
     @property
     def id(self) -> str:

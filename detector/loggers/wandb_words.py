@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from detector.analysis.diagnosis import verdict_of
-from detector.rundir import Key, Row
+from detector.rundir import Key, Row, by_layer
 
 ALARMING = "vanishing", "dead forward", "collapsed", "underflow", "diverged"
 _IN_A_ROW = 3  # evaluations: one may look worse than the run is
@@ -31,7 +31,7 @@ class Alarm:
 
     def see(self, row: Row) -> Alert | None:
         """Take a row, and return what is to be said."""
-        if Key.VAL_MAP not in row or Key.VANISHING_INDEX not in row:
+        if not {Key.VAL_MAP, Key.VANISHING_INDEX} <= row.keys() or not by_layer(row, Key.ACTIVATION_GRAD):
             return None
         verdict = verdict_of(row)
         self._streak = [*self._streak, verdict] if verdict in self._streak[-1:] else [verdict]
