@@ -96,7 +96,7 @@ def test_a_run_arrives_whole(
     assert json.loads(model["metadata"])["ablation"] == "no_residual"
     assert checkpoint.read_bytes() in server.uploads.values()
     assert server.unknown == []
-    assert said[0].startswith("W&B: http")
+    assert any(line.startswith("W&B: http") for line in said)  # on a busy machine it waits first, and says so
     for path in (tmp_path / "run").rglob("*"):
         if path.is_file():
             assert api_key.encode() not in path.read_bytes(), path
