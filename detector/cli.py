@@ -1,6 +1,6 @@
 """`detector <command>`: a command line made of typed functions, which are at the same time the Python API.
 
-Each tool has one public function, `detector.tools.NAME.command.NAME`: its signature is the command line, its
+Each tool has a public function, `detector.tools.NAME.command.NAME`: its signature is the command line, its
 docstring the help, and from Python it is called as any other function, for its result. On the command line
 the exit code follows from what comes out of it:
 
@@ -40,8 +40,9 @@ Function = Callable[..., Any]
 
 COMMANDS = (
     "train", "info", "check", "convert", "ablate", "compare", "val", "predict", "export", "theory", "replay",
-    "reproduce", "dashboard", "why", "init",
+    "reproduce", "dashboard", "report", "why", "init",
 )  # fmt: skip
+_MODULES = {"ablate": "suites.command", "report": "compare.report"}  # the others': NAME.command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,8 +74,8 @@ def run(function: Function, argv: Sequence[str] | None = None, name: str | None 
 
 
 def _function(command: str) -> Function:
-    """The function of a command: a tool's, in the folder of its name, or train.py's."""
-    module = f"detector.tools.{'suites' if command == 'ablate' else command}.command"
+    """The function of a command: a tool's, usually in the folder of its name, or train.py's."""
+    module = f"detector.tools.{_MODULES.get(command, f'{command}.command')}"
     if command == "train":
         module = "train"
         sys.path.insert(0, str(PROJECT))

@@ -194,15 +194,15 @@ class RunDir:
         self.failure_state = self.failure / "state.pt"  # the newest step that was not finite, to be replayed
         self.failure_report = self.failure / "failure.json"  # the same to be read
         self.wandb = self.path / "wandb"
-        self.finishing = (
-            self.path / ".finishing"
-        )  # there from before the summary until all loggers are closed
+        self.tensorboard = self.path / "tensorboard"
+        # There from before the summary until all loggers are closed.
+        self.finishing = self.path / ".finishing"
 
     @property
     def written(self) -> tuple[Path, ...]:
         """All that a run writes itself."""
         files = self.config_file, self.history_file, self.summary_file, self.results_file, self.ledger_file
-        return *files, self.checkpoints, self.plots, self.failure, self.wandb
+        return *files, self.checkpoints, self.plots, self.failure, self.wandb, self.tensorboard
 
     def __str__(self) -> str:
         return str(self.path)
@@ -279,6 +279,11 @@ class RunDir:
             if not isinstance(cause, ValidationError) or not (need := plugin_needed(cause, files=names)):
                 raise
             raise UserError(f"{self.config_file}: {need}") from None
+
+    def wandb_id(self) -> str | None:
+        """What W&B knows the run by; None if it was not logged there."""
+        folders = sorted(path.name for path in self.wandb.glob("*run-*-*"))  # [offline-]run-DATE_TIME-ID
+        return folders[-1].rpartition("-")[2] if folders else None
 
     # --- history.jsonl ---
 

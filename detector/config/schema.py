@@ -226,6 +226,8 @@ class TrackingConfig(Section):
     entity: Annotated[Text | None, RUNTIME] = None
     group: Annotated[Text | None, RUNTIME] = None  # null: the ablation's name
     tags: Annotated[tuple[Text, ...], RUNTIME] = ()
+    system_metrics: Annotated[bool, RUNTIME] = False  # sampled by W&B: processor, memory, GPU
+    tensorboard: Annotated[bool, RUNTIME] = False
     plots: Annotated[bool, RUNTIME] = True
     loggers: Annotated[tuple[Annotated[str, NameOf("logger")], ...], RUNTIME] = ()  # of one's own
     images: Annotated[int, Field(ge=0, le=10_000), RUNTIME] = 4  # predictions drawn at an evaluation

@@ -1,1 +1,1 @@
-"""Where the curves go: the console, the run's own files and Weights & Biases, behind one interface."""
+"""Where the curves go: console, the run's own files, W&B and TensorBoard, behind one interface."""

@@ -12,12 +12,13 @@ from detector.loggers.console import ConsoleLogger
 from detector.loggers.jsonl import JsonlLogger
 from detector.loggers.plot_logger import PlotLogger
 from detector.loggers.results_csv import ResultsCsv
+from detector.loggers.tensorboard import TensorboardLogger
 from detector.loggers.wandb_logger import WandbLogger
 from detector.loggers.wandb_session import Start
 from detector.registry import lookup
 from detector.rundir import RunDir
 
-# What `tracking.loggers` may name besides the four below; a plugin registers more.
+# What `tracking.loggers` may name besides those below; a plugin registers more.
 LOGGERS: dict[str, Callable[[Path, Config], Logger]] = {}
 
 
@@ -53,10 +54,11 @@ def build_loggers(
     )
     history = run.read_history()
     wandb = WandbLogger(
-        Start(run.path, config, label, dataset, resume_id=wandb_id),
-        history=history,
-        report=console.message,
+        Start(run.path, config, label, dataset, resume_id=wandb_id), history=history, report=console.message
     )
-    plots = [PlotLogger(run, config.model)] if config.tracking.plots else []
-    others = [lookup("logger", name, LOGGERS)(run.path, config) for name in config.tracking.loggers]
-    return Loggers(LoggerList([local, console, ResultsCsv(run, history), wandb, *plots, *others]), wandb.id)
+    others: list[Logger] = [PlotLogger(run, config.model)] if config.tracking.plots else []
+    if config.tracking.tensorboard:
+        resume_at = None if interrupted is None else first_step
+        others.append(TensorboardLogger(run.tensorboard, first_step=resume_at, history=history))
+    others += [lookup("logger", name, LOGGERS)(run.path, config) for name in config.tracking.loggers]
+    return Loggers(LoggerList([local, console, ResultsCsv(run, history), wandb, *others]), wandb.id)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detector.errors import say
+from detector.loggers import curves, wandb_words
 from detector.loggers.base import Logger, PredictionImage, Row
 from detector.loggers.wandb_session import Start, open_run, set_aside_earlier
 from detector.loggers.wandb_thread import WandbThread, how_to_sync
@@ -23,14 +24,10 @@ if TYPE_CHECKING:
 
 _BEST = (Key.VAL_MAP, Key.TRAIN_MAP)
 _EVALUATION = Key.VAL_MAP  # a row with this key is an evaluation
-_PER_LAYER = (
-    Key.ACTIVATION_GRAD,
-    Key.WEIGHT_GRAD,
-    Key.UPDATE_RATIO,
-    Key.POINT_ACTIVATION_GRAD,
-    Key.POINT_WEIGHT_GRAD,
-)
+_PER_LAYER = (*curves.KINDS, Key.POINT_ACTIVATION_GRAD, Key.POINT_WEIGHT_GRAD)
 _CURVES = ("train/*", "val/*", "gradient/*", "signal/*", "time/*")
+# Drawn too, or hardly worth a chart: kept for tables, sweeps and the dashboard.
+_HIDDEN = (Key.STEP, Key.EPOCH, *curves.SORTABLE)
 _SLOW = 3.0  # seconds for a chart, which takes 8 ms
 
 
@@ -60,6 +57,10 @@ class WandbLogger(Logger):
         self._name = start.name
         self._first: Row | None = None  # with activation gradients: what the charts compare with
         self._best: dict[str, float] = {}
+        self._recorded = curves.Spread()  # of those rows
+        self._next_map = 0  # the step from which on an evaluation is worth one
+        expected = ("diverged",) if start.config.train.on_nonfinite == "record" else ()
+        self._alarm = wandb_words.Alarm(start.name, expected=expected)
         self._defined: set[str] = set()
         self._slow = False
         for row in history:
@@ -72,7 +73,9 @@ class WandbLogger(Logger):
         if start.config.data.workers:
             # Loader processes are forked: one forked while another thread is inside an import can hang.
             with suppress(Exception):  # the thread will say what is wrong
-                import wandb  # noqa: F401
+                from detector.loggers.wandb_media import layer_map
+
+                layer_map([])  # plotly imports its parts when they are first used
 
     @property
     def id(self) -> str:
@@ -84,10 +87,15 @@ class WandbLogger(Logger):
         return self._thread is None or self._thread.wait_opened(timeout)
 
     def log(self, row: Row) -> None:
-        """Send a row; at an evaluation also a chart of gradient norm against depth."""
-        self._remember(row)
+        """Send a row; at an evaluation also charts of gradients, and an alert if they go wrong."""
+        alert = self._remember(row)
         kept = dict(row)
         self.send(lambda run: self._send_row(run, kept))
+        if alert is not None:
+            self._send_alert(alert)
+        if _EVALUATION in row and row[Key.STEP] >= self._next_map:
+            self._next_map = 2 * int(row[Key.STEP]) + 1  # so few of them that the last one counts
+            self._send_map()
 
     def predictions(self, step: int, images: Sequence[PredictionImage]) -> None:
         """Send pictures with predicted and true boxes, as `predictions/<split>`."""
@@ -106,24 +114,54 @@ class WandbLogger(Logger):
             self._thread.submit(job)
 
     def finish(self, summary: Mapping[str, object], checkpoint: Path | None) -> None:
-        """Send the summary with the best mAPs, then the checkpoint as an artifact of type "model"."""
-        result = {f"best/{key}": value for key, value in self._best.items()} | dict(summary)
+        """Send the summary with the best mAPs, then the checkpoint as an artifact of type "model".
+
+        The diagnosis goes into the run's notes, below those that it has.
+        """
+        best = self._best | curves.sortable(self._best)
+        result: dict[str, object] = {f"best/{key}": value for key, value in best.items()}
+        result |= dict(summary)
+        result |= {name: summary[key] for key, name in curves.SORTABLE.items() if key in summary}
         self.send(lambda run: run.summary.update(result))
+        self.send(lambda run: _send_notes(run, summary))
+        if (alert := self._alarm.end(summary)) is not None:
+            self._send_alert(alert)
+        self._send_map()
         if checkpoint is not None:
-            self.send(lambda run: self._unless_slow(lambda: self._send_checkpoint(run, checkpoint)))
+            metadata = wandb_words.metadata(summary)
+            self.send(lambda run: self._unless_slow(lambda: self._send_checkpoint(run, checkpoint, metadata)))
 
     def close(self, exit_code: int = 0) -> None:
         """End the run, waiting at most for W&B's time limits to start and to upload."""
         if self._thread is not None:
             self._thread.stop(exit_code)
 
+    def _send_alert(self, alert: wandb_words.Alert) -> None:
+        self.send(lambda run: run.alert(alert.title, alert.text, level="WARN"))
+
+    def _send_map(self) -> None:
+        """Send all layers over all steps so far."""
+        rows = self._recorded.rows()
+
+        def send(run: wandb.Run) -> None:
+            from detector.loggers.wandb_media import layer_map
+
+            charts = layer_map(rows)
+            self._unless_slow(lambda: run.log(dict(charts), step=_step(rows[-1])))
+
+        if rows:
+            self.send(lambda run: None if self._slow else send(run))
+
     # Below: in the thread, but for `_remember`.
 
     def _begin(self, run: wandb.Run) -> None:
         self._id = run.id  # a sweep chooses it
-        run.define_metric("step", hidden=True)
         for glob in _CURVES:
             run.define_metric(glob, step_metric="step")
+        for glob in (curves.GLANCE, curves.LAYERS):
+            run.define_metric(f"{glob}*", step_metric="step", summary="none")
+        for key in _HIDDEN:
+            run.define_metric(key, hidden=True)
         self._say(f"W&B: offline. {how_to_sync(run)}" if run.offline else f"W&B: {run.url}")
         rows, self._earlier = self._earlier, []
         if rows and (not run.offline or set_aside_earlier(run)):
@@ -137,12 +175,15 @@ class WandbLogger(Logger):
 
     def _send_row(self, run: wandb.Run, row: Row) -> None:
         for key in row:
-            # Layers stay out of the table of runs, where a column each would bury the rest. One by one:
-            # W&B's globs do not match the dots in our names, which it reads as nesting.
+            # Layers stay out of the table of runs, where a column each would bury the rest, and out of the
+            # charts that W&B makes by itself: their logarithms are there. One by one: W&B's globs do not
+            # match the dots in our names, which it reads as nesting.
             if key.startswith(_PER_LAYER) and key not in self._defined:
                 self._defined.add(key)
-                run.define_metric(key.replace(".", r"\."), step_metric="step", summary="none")
-        run.log(dict(row), step=_step(row))
+                name = key.replace(".", r"\.")
+                run.define_metric(name, step_metric="step", summary="none", hidden=True)
+        shown = curves.glance(row) | curves.sortable(row) | curves.layers(row)
+        run.log(shown | dict(row), step=_step(row))
         if _EVALUATION in row:
             self._unless_slow(lambda: self._send_chart(run, row))
 
@@ -153,11 +194,11 @@ class WandbLogger(Logger):
         if chart is not None:
             run.log({"depth_profile/activation_grad": chart}, step=_step(row))
 
-    def _send_checkpoint(self, run: wandb.Run, checkpoint: Path) -> None:
+    def _send_checkpoint(self, run: wandb.Run, checkpoint: Path, metadata: dict[str, object]) -> None:
         import wandb
 
         name = re.sub(r"[^\w.-]", "-", f"{self._name}-{self._id}", flags=re.ASCII)[:128]
-        artifact = wandb.Artifact(name, type="model")
+        artifact = wandb.Artifact(name, type="model", metadata=metadata)
         artifact.add_file(str(checkpoint), name="best.pt")
         run.log_artifact(artifact, aliases=["best"])
 
@@ -175,13 +216,20 @@ class WandbLogger(Logger):
             self._slow = True
             self._say("W&B: the server is slow: charts, pictures and checkpoints stay local from here on")
 
-    def _remember(self, row: Row) -> None:
-        if self._first is None and any(key.startswith(Key.ACTIVATION_GRAD) for key in row):
-            self._first = dict(row)
+    def _remember(self, row: Row) -> wandb_words.Alert | None:
+        if any(key.startswith(Key.ACTIVATION_GRAD) for key in row):
+            self._first = self._first or dict(row)
+            self._recorded.add(dict(row))
         for key in _BEST:
             value = row.get(key, math.nan)
             if math.isfinite(value):
                 self._best[key] = max(value, self._best.get(key, value))
+        return self._alarm.see(row)
+
+
+def _send_notes(run: wandb.Run, summary: Mapping[str, object]) -> None:
+    if (notes := wandb_words.notes(run.notes, summary)) is not None:
+        run.notes = notes
 
 
 def _step(row: Row) -> int | None:

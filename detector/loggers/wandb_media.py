@@ -1,4 +1,4 @@
-"""What W&B shows beside the curves: gradient norm against depth, and predictions on images."""
+"""What W&B shows beside the curves: gradient norm against depth and over time, and predictions on images."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from detector.gradients.indices import FLOOR
 from detector.loggers.base import PredictionImage, Row
-from detector.rundir import Key, by_layer
+from detector.loggers.curves import log10
+from detector.rundir import Key, by_layer, layers_in
 
 if TYPE_CHECKING:
     import wandb
@@ -39,6 +39,48 @@ def depth_chart(first: Row, now: Row) -> CustomChart | None:
         title="log10 of the activation gradient against depth",
         xname="depth",
     )
+
+
+_NORMS = {
+    "log10_activation_grad": Key.ACTIVATION_GRAD,
+    "log10_weight_grad": Key.WEIGHT_GRAD,
+    "log10_update_ratio": Key.UPDATE_RATIO,
+}
+
+
+def layer_map(rows: Sequence[Row]) -> dict[str, wandb.Plotly | wandb.Table]:
+    """All layers over all steps: log10 of the activation gradient as a map, and all norms as a table.
+
+    Args:
+        rows: recorded ones, oldest first.
+    """
+    import wandb
+    from plotly import graph_objects as go
+
+    layers = layers_in(rows, Key.ACTIVATION_GRAD)
+    columns = {name: [_logs(row, kind, layers) for row in rows] for name, kind in _NORMS.items()}
+    steps = [int(row[Key.STEP]) for row in rows]
+    table = wandb.Table(
+        columns=["step", "depth", "layer", *columns],
+        data=[
+            [step, depth, layer, *(column[at][depth] for column in columns.values())]
+            for at, step in enumerate(steps)
+            for depth, layer in enumerate(layers)
+        ],
+    )
+    by_layer_first = list(zip(*columns["log10_activation_grad"], strict=True))
+    heat = go.Heatmap(x=steps, y=layers, z=by_layer_first, colorscale="Viridis", colorbar_title="log10")
+    axes: dict[str, Any] = {"xaxis_title": "step", "yaxis_type": "category"}
+    return {
+        "layer_map/activation_grad": wandb.Plotly(go.Figure(heat, axes)),
+        "layer_map/table": table,
+    }
+
+
+def _logs(row: Row, kind: str, layers: Sequence[str]) -> list[float | None]:
+    """log10 of each layer's number; None, a gap, where there is none or it is not finite."""
+    found = (log10(row.get(kind + layer, math.nan)) for layer in layers)
+    return [value if math.isfinite(value) else None for value in found]
 
 
 def pictures(images: Sequence[PredictionImage]) -> list[wandb.Image]:
@@ -79,7 +121,7 @@ def _picture(image: PredictionImage, height: int, width: int) -> wandb.Image:
 def _profile(row: Row) -> tuple[list[int], list[float]]:
     """Depths and log10 norms of a row's finite activation gradients."""
     points = [
-        (int(layer.split("_", 1)[0]), math.log10(max(value, FLOOR)))
+        (int(layer.split("_", 1)[0]), log10(value))
         for layer, value in by_layer(row, Key.ACTIVATION_GRAD).items()
         if math.isfinite(value)
     ]

@@ -155,11 +155,11 @@ def _init(start: Start, run_id: str, mode: Literal["online", "offline"]) -> wand
         config=facts | start.config.model_dump(mode="json"),
         # Offline there is no server to ask whether the run exists: the same id is enough.
         resume="allow" if start.resume_id is not None and mode == "online" else None,
-        settings=wandb.Settings(**_settings()),
+        settings=wandb.Settings(**_settings(tracking.system_metrics)),
     )
 
 
-def _settings() -> dict[str, Any]:
+def _settings(system_metrics: bool) -> dict[str, Any]:
     """Bounded waits, and nothing sent that the user did not ask to send.
 
     Names beginning with x_ are W&B's internal ones: those a version does not know are left out.
@@ -189,9 +189,9 @@ def _settings() -> dict[str, Any]:
         "console": "off",
         "host": "",
         "x_save_requirements": False,
-        "x_disable_machine_info": True,
+        "x_disable_machine_info": not system_metrics,  # or nothing is sampled
         "x_disable_meta": True,
-        "x_disable_stats": True,  # also: a thread that samples the machine disturbs step times
+        "x_disable_stats": not system_metrics,  # also: what samples the machine disturbs step times
     }
     known = wandb.Settings.model_fields
     return {key: value for key, value in chosen.items() if key in known}

@@ -18,6 +18,7 @@ from detector.gradients.entries import Entry, read_ledger, write_ledger
 from detector.gradients.nonfinite import NonFiniteOrigin
 from detector.loggers.base import Logger
 from detector.loggers.build import build_loggers
+from detector.loggers.tensorboard import check_installed
 from detector.models.build import describe
 from detector.models.curve import curve_of
 from detector.models.size import measure
@@ -228,6 +229,8 @@ def open_run(
     label = loaded.name if dataset.name in ("coco8", loaded.name) else f"{loaded.name}-{dataset.name}"
     with dist.raise_together():
         new = None
+        if config.tracking.tensorboard and dist.is_main_process:
+            check_installed()  # before there is a directory
         if resume is None and dist.is_main_process:
             new = config.run.dir or str(new_folder(None, f"runs/{label}-s{config.train.seed}", "run.dir"))
             RunDir.create(new, config, lock)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from detector.config.schema import Config
 from detector.loggers.base import PredictionImage
 from detector.loggers.wandb_logger import WandbLogger
 from detector.loggers.wandb_session import Start
+from detector.rundir import RunDir
 
 Make = Callable[..., list[dict[str, Any]]]
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +71,7 @@ def test_a_run_is_stored_whole(
     logger.close()
 
     stored = wandb_file_module.read(tmp_path / "run" / "wandb")
-    assert stored.run.run_id == logger.id
+    assert stored.run.run_id == logger.id == RunDir(tmp_path / "run").wandb_id()
     assert stored.run.run_group == "no_residual"
     assert stored.run.display_name == "no_residual-s3"
     assert stored.run.job_type == "train"
@@ -98,6 +101,142 @@ def test_a_run_is_stored_whole(
         assert stored.summary[key] == summary[key]
     assert any(artifact.type == "model" for artifact in stored.artifacts)
     assert any("wandb sync" in line for line in said)
+
+
+def test_the_charts_that_w_and_b_makes_by_itself(
+    tmp_path: Path,
+    start: Callable[..., WandbLogger],
+    make_history: Make,
+    blocks: list[str],
+    wandb_file_module: ModuleType,
+) -> None:
+    """One linear panel a key that is not hidden, in sections by the alphabet."""
+    history = make_history()
+    logger = start()
+    for row in history:
+        logger.log(row)
+    logger.close()
+    stored = wandb_file_module.read(tmp_path / "run")
+    hidden = {name.replace("\\.", ".") for name, metric in stored.metrics.items() if metric.options.hidden}
+    shown = {key for row in stored.history for key in row if not key.startswith("_") and "/_" not in key}
+    shown = {key for key in shown - hidden if key.count("/") == 1}  # deeper ones belong to charts
+    sections = sorted({key.partition("/")[0] for key in shown})
+    assert sections == [
+        "at_a_glance", "gradient", "layers_log10", "signal", "time", "train", "val",
+    ]  # fmt: skip
+    assert sorted(key for key in shown if key.startswith("at_a_glance")) == [
+        f"at_a_glance/{name}" for name in ("mAP50_95_train", "mAP50_95_val", "train_loss", "vanishing_index")
+    ]
+    assert all(re.fullmatch(r"[a-z_0-9]+/[_a-zA-Z]\w*", key) for key in shown), "W&B cannot sort by others"
+
+    # Every layer is there as a logarithm; its norm is kept, but drawn by nobody who did not ask.
+    for row, kept in zip(history, stored.history, strict=True):
+        for kind in ("activation_grad", "weight_grad", "update_ratio"):
+            for block in blocks:
+                assert f"{kind}/{block}" in hidden
+                drawn = kept[f"layers_log10/{kind}_{block.replace('.', '_')}"]
+                assert drawn == pytest.approx(math.log10(row[f"{kind}/{block}"]))
+        assert kept.get("val/mAP50_95") == kept.get("val/mAP50-95") == row.get("val/mAP50-95")
+        assert kept.get("at_a_glance/mAP50_95_train") == row.get("train/mAP50-95")
+    assert "val/mAP50_95" in stored.summary
+    assert not any(key.startswith("layers_log10/") for key in stored.summary), "a column a layer"
+
+
+def test_all_layers_over_all_steps_are_one_table_and_one_chart(
+    tmp_path: Path,
+    start: Callable[..., WandbLogger],
+    make_history: Make,
+    blocks: list[str],
+    summary: dict[str, Any],
+    wandb_file_module: ModuleType,
+) -> None:
+    history = make_history(1000, 5, 100)
+    history[7]["activation_grad/03_p2.1"] = math.inf
+    logger = start()
+    for row in history:
+        logger.log(row)
+    logger.finish(summary, None)
+    logger.close()
+    stored = wandb_file_module.read(tmp_path / "run")
+    sent = [row["step"] for row in stored.history if "layer_map/table/_type" in row]
+    assert sent == [100, 300, 700, 999]  # about twice as far each time, and at the end
+
+    table = json.loads(newest(tmp_path, "layer_map/table", sent[-1]).read_text())
+    chart = json.loads(newest(tmp_path, "layer_map/activation_grad", sent[-1]).read_text())["data"][0]
+    assert table["columns"] == [
+        "step", "depth", "layer", "log10_activation_grad", "log10_weight_grad", "log10_update_ratio",
+    ]  # fmt: skip
+    steps = list(dict.fromkeys(row[0] for row in table["data"]))
+    assert (steps[0], steps[-1]) == (0, 999)
+    assert 50 <= len(steps) <= 101
+    by_step = {row["step"]: row for row in history}
+    for step, depth, layer, activation, weight, update in table["data"]:
+        assert layer == blocks[depth]
+        norms = [
+            by_step[step][f"{kind}/{layer}"] for kind in ("activation_grad", "weight_grad", "update_ratio")
+        ]
+        assert [activation, weight, update] == [pytest.approx(math.log10(norm)) for norm in norms]
+    assert chart["type"] == "heatmap"
+    assert (chart["x"], chart["y"]) == (steps, blocks)
+    assert [row[3] for row in table["data"]] == [
+        chart["z"][d][x] for x in range(len(steps)) for d in range(23)
+    ]
+
+
+def newest(folder: Path, key: str, step: int) -> Path:
+    """The one file that was logged under a key at a step, or beside a later row of it."""
+    found = list(folder.rglob(f"{key}_*.json"))
+    return max(found, key=lambda path: int(path.name.removeprefix(f"{Path(key).name}_").split("_")[0]))
+
+
+def test_a_run_says_how_it_went(
+    tmp_path: Path,
+    start: Callable[..., WandbLogger],
+    monkeypatch: pytest.MonkeyPatch,
+    make_history: Make,
+    summary: dict[str, Any],
+    wandb_file_module: ModuleType,
+) -> None:
+    monkeypatch.setenv("WANDB_NOTES", "my first try")
+    checkpoint = tmp_path / "best.pt"
+    checkpoint.write_bytes(b"weights")
+    logger = start()
+    for row in make_history(20):
+        logger.log(row)
+    logger.finish(summary | {"gradient/diagnosis": "The gradient vanishes in p3."}, checkpoint)
+    logger.close()
+    stored = wandb_file_module.read(tmp_path / "run")
+    assert stored.run.notes == "my first try\n\nDiagnosis: The gradient vanishes in p3."
+    (alert,) = stored.alerts
+    assert (alert.title, alert.text) == ("no_residual-s3: vanishing", "The gradient vanishes in p3.")
+    assert alert.level == "WARN"
+    (model,) = [artifact for artifact in stored.artifacts if artifact.type == "model"]
+    known = json.loads(model.metadata)
+    assert known["val/mAP50-95"] == 0.0
+    assert known["ablation"] == "no_residual"
+    assert known["commit"] == "0" * 40
+    assert "versions" not in known
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_system_metrics_are_sampled_where_they_are_asked_for(
+    tmp_path: Path,
+    start: Callable[..., WandbLogger],
+    monkeypatch: pytest.MonkeyPatch,
+    wandb_file_module: ModuleType,
+    wanted: bool,
+) -> None:
+    monkeypatch.setenv("WANDB_X_STATS_SAMPLING_INTERVAL", "0.1")
+    logger = start({"system_metrics": wanted})
+    assert logger.wait_started(60)
+    time.sleep(1.0)
+    logger.log({"step": 0})
+    logger.close()
+    stored = wandb_file_module.read(tmp_path / "run")
+    assert ("stats" in stored.kinds) == wanted
+    assert stored.run.host == ""  # samples say nothing else about the machine
+    assert not {"environment", "output", "output_raw"} & stored.kinds
+    assert not list(tmp_path.rglob("wandb-metadata.json"))
 
 
 @pytest.mark.slow
@@ -145,6 +284,7 @@ def test_a_terminal_is_not_asked_for_a_key(tmp_path: Path) -> None:
         from detector.config.schema import Config
         from detector.loggers.wandb_logger import WandbLogger
         from detector.loggers.wandb_session import Start
+from detector.rundir import RunDir
         assert sys.stdin.isatty() and sys.stderr.isatty()
         config = Config.model_validate({"tracking": {"wandb": "online"}})
         WandbLogger(Start(Path(sys.argv[1]), config, "a", "d")).close()
@@ -214,7 +354,7 @@ def test_resuming_keeps_the_id_the_beginning_and_the_best(
     assert logger.id == stored.run.run_id == "abcd1234"
     assert [row["step"] for row in stored.history] == [row["step"] for row in history]
     assert stored.summary["best/train/mAP50-95"] == 0.99
-    tables = list((tmp_path / "run").rglob("*.table.json"))
+    tables = list((tmp_path / "run").rglob("depth_profile/*.table.json"))
     assert tables and all('"step 0"' in path.read_text() for path in tables)
 
 

@@ -48,6 +48,7 @@ class RunFile:
         self.config: dict[str, Any] = {}
         self.metrics: dict[str, Any] = {}  # by name or glob
         self.artifacts: list[Any] = []
+        self.alerts: list[Any] = []
         self.kinds: set[str] = set()
         self.run: Any = None
         for payload in _payloads(path.read_bytes()):
@@ -68,6 +69,8 @@ class RunFile:
                 self.metrics[record.metric.name or record.metric.glob_name] = record.metric
             elif kind == "artifact":
                 self.artifacts.append(record.artifact)
+            elif kind == "alert":
+                self.alerts.append(record.alert)
 
 
 def _items(items: Any) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class Server(ThreadingHTTPServer):
         self.artifacts: list[dict[str, Any]] = []
         self.sweeps: dict[str, Sweep] = {}
         self.views: list[dict[str, Any]] = []
+        self.alerts: list[dict[str, Any]] = []
         self.requests: list[str] = []
         self.unknown: list[str] = []  # operations this stand-in cannot answer: a test should see none
         self.failing: int | None = None
@@ -223,6 +224,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _gql_MarkRunFilesUploaded(self, _: dict[str, Any]) -> object:  # noqa: N802
         return {"markRunFilesUploaded": {"success": True}}
 
+    def _gql_NotifyScriptableRunAlert(self, sent: dict[str, Any]) -> object:  # noqa: N802
+        self.server.alerts.append(sent)
+        return {"notifyScriptableRunAlert": {"success": True}}
+
     def _gql_ArtifactType(self, _: dict[str, Any]) -> object:  # noqa: N802
         return {"project": {"artifact": None}}
 
@@ -300,6 +305,23 @@ class _Handler(BaseHTTPRequestHandler):
     def _gql_UpsertView2(self, sent: dict[str, Any]) -> object:  # noqa: N802
         self.server.views.append(sent)
         view = {"id": "dmlldw==", "name": sent["name"]}
+        return {"upsertView": {"view": view, "inserted": True}}
+
+    def _gql_ProjectInternalId(self, _: dict[str, Any]) -> object:  # noqa: N802
+        return {"project": {"id": "cHJv", "internalId": "UHJvamVjdEludGVybmFsSWQ6MQ=="}}
+
+    def _gql_GetProjects(self, sent: dict[str, Any]) -> object:  # noqa: N802
+        """The project `p` of whoever asks."""
+        project = {"__typename": "Project", "id": "cHJv", "name": "p", "entityName": sent["entity"]}
+        node = project | {"createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False, "user": None}
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"models": {"pageInfo": page, "edges": [{"node": node}]}}
+
+    def _gql_upsertView(self, sent: dict[str, Any]) -> object:  # noqa: N802
+        self.server.views.append(sent)
+        project = {"id": "cHJv", "name": sent["projectName"], "entityName": sent["entityName"]}
+        kept = {key: sent[key] for key in ("name", "displayName", "description", "type", "spec")}
+        view = kept | {"id": "dmlldw==", "project": project, "updatedAt": "2026-01-01T00:00:00Z"}
         return {"upsertView": {"view": view, "inserted": True}}
 
     @staticmethod

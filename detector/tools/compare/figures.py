@@ -53,7 +53,7 @@ def figures(comparison: Comparison) -> dict[str, Options]:
         "loss": _series(groups, Key.LOSS, LOGARITHMIC),
         "map-train": _series(groups, Key.TRAIN_MAP, {"range": [-0.03, 1.03]}),
         "map-val": _series(groups, Key.VAL_MAP, {"range": [-0.03, 1.03]}),
-        **_effects(comparison),
+        **({"clip": _series(groups, Key.CLIP_FACTOR, LOGARITHMIC)} if _any(runs, Key.CLIP_FACTOR) else {}),
         **_details(runs),
         "ledger": _ledger(runs),
     }
@@ -118,7 +118,7 @@ def _depth(groups: Sequence[tuple[int, Group]], steps: Sequence[int], what: str 
             continue
         xs = _in_order(group.runs)
         rows = {run.directory: {kind: _rows(run, kind, steps, xs) for kind in KINDS} for run in group.runs}
-        for runs, trace in _lines(number, group, "depth"):
+        for runs, trace in lines(number, group, "depth"):
             add(
                 {"x": xs} | trace, {kind: mean([rows[run.directory][kind] for run in runs]) for kind in KINDS}
             )
@@ -145,7 +145,7 @@ def _depth(groups: Sequence[tuple[int, Group]], steps: Sequence[int], what: str 
     ]
     layers = _in_order([run for _, group in groups for run in group.runs])
     x = LAYERS | {"categoryarray": layers, "title": {"text": f"{what}, from the image to the head"}}
-    return _figure(traces, layout_of(x, LOGARITHMIC | {"nticks": 6}), frames)
+    return figure(traces, layout_of(x, LOGARITHMIC | {"nticks": 6}), frames)
 
 
 def _series(groups: Sequence[tuple[int, Group]], key: str, y: Options, **more: Any) -> Options:
@@ -155,14 +155,14 @@ def _series(groups: Sequence[tuple[int, Group]], key: str, y: Options, **more: A
         curves = {run.directory: run.curves.series.get(key, ((), np.empty(0))) for run in group.runs}
         xs: Sequence[int] = sorted({step for steps, _ in curves.values() for step in steps})
         rows = {run: _aligned(steps, values[None], xs)[0] for run, (steps, values) in curves.items()}
-        for runs, trace in _lines(number, group, "step"):
+        for runs, trace in lines(number, group, "step"):
             at: Sequence[int]
             if len(runs) == 1:  # its own steps alone: at another's it is not interrupted
                 at, values = curves[runs[0].directory]
             else:
                 at, values = xs, mean([rows[run.directory] for run in runs])
             traces.append({"x": at, "y": rounded(values, 4), "mode": _mode(at)} | trace)
-    return _figure(traces, layout_of(STEP, y, **more))
+    return figure(traces, layout_of(STEP, y, **more))
 
 
 def _details(runs: Sequence[Run]) -> dict[str, Options]:
@@ -204,8 +204,8 @@ def _details(runs: Sequence[Run]) -> dict[str, Options]:
     heat = {"type": "heatmap", "colorscale": "Viridis", "colorbar": power}
     heat["hovertemplate"] = "%{y}, step %{x}: 10<sup>%{z:.2f}</sup><extra></extra>"
     return {
-        "layers": _figure([line] * most + [scale], layout_of(STEP, LOGARITHMIC), lines),
-        "heat": _figure([heat], layout_of(STEP, {"type": "category", "showgrid": False}), maps),
+        "layers": figure([line] * most + [scale], layout_of(STEP, LOGARITHMIC), lines),
+        "heat": figure([heat], layout_of(STEP, {"type": "category", "showgrid": False}), maps),
     }
 
 
@@ -242,45 +242,10 @@ def _ledger(runs: Sequence[Run]) -> Options:
     layout = layout_of(
         x, {"title": {"text": "decades"}}, showlegend=True, legend=legend, waterfallmode="group"
     )
-    return _figure([trace | {"opacity": 0.45}, trace], layout, frames)
+    return figure([trace | {"opacity": 0.45}, trace], layout, frames)
 
 
-def _effects(comparison: Comparison) -> dict[str, Options]:
-    """A figure for each metric's factorial effects, but for metrics that were not measured or never vary."""
-    design = comparison.factorial
-    found: dict[str, Options] = {}
-    for place, metric in enumerate(comparison.metrics if design else ()):
-        assert design is not None
-        by_effect = design.effects.get(metric.key, {})
-        if not any(e.n and (e.mean or e.sd) for e in by_effect.values()):
-            continue
-        means, lows, highs = (
-            np.array([getattr(e, of) for e in by_effect.values()]) for of in ("mean", "low", "high")
-        )
-        trace = {
-            "x": rounded(means, 4),
-            "y": [design.name(effect).replace(" ×", "<br>×") for effect in by_effect],
-            "mode": "markers",
-            "marker": {"color": COLORS[2], "size": 9},
-            "error_x": {
-                "symmetric": False,
-                "array": rounded(np.nan_to_num(highs - means), 4),
-                "arrayminus": rounded(np.nan_to_num(means - lows), 4),
-            },
-            "customdata": [e.n for e in by_effect.values()],
-            "hovertemplate": "%{y}: %{x:+.3f}, %{customdata} seeds<extra></extra>",
-        }
-        x = {
-            "title": {"text": metric.label},
-            "zeroline": True,
-            "zerolinecolor": COLORS[0],
-            "rangemode": "tozero",
-        }
-        found[f"effects-{place}"] = _figure([trace], layout_of(x, {"autorange": "reversed"}))
-    return found
-
-
-def _lines(number: int, group: Group, x: str) -> Iterator[tuple[tuple[Run, ...], Options]]:
+def lines(number: int, group: Group, x: str) -> Iterator[tuple[tuple[Run, ...], Options]]:
     """The lines that stand for an ablation: a thin one for each seed, and their mean if there are several."""
     label, several = plain(group.label), len(group.runs) > 1
     hover = {"hovertemplate": f"<b>%{{fullData.name}}</b><br>{x} %{{x}}: %{{y:.3~g}}<extra></extra>"}
@@ -292,7 +257,7 @@ def _lines(number: int, group: Group, x: str) -> Iterator[tuple[tuple[Run, ...],
         yield group.runs, hover | style | {"name": label, "meta": [number, "mean"]}
 
 
-def _figure(traces: Sequence[Options], layout: Options, frames: Sequence[Options] = ()) -> Options:
+def figure(traces: Sequence[Options], layout: Options, frames: Sequence[Options] = ()) -> Options:
     """A figure, checked by plotly and standing at its first frame, as plotly.js is given it."""
     figure = go.Figure(traces, layout)
     for frame in frames[:1]:
@@ -301,6 +266,10 @@ def _figure(traces: Sequence[Options], layout: Options, frames: Sequence[Options
         figure.update_layout(frame.get("layout"))
     found: Options = figure.to_plotly_json()
     return found | {"frames": frames}  # not checked: that takes 10 s for the frames of 60 runs
+
+
+def _any(runs: Sequence[Run], key: str) -> bool:
+    return any(key in run.curves.series for run in runs)
 
 
 def _mode(points: Sequence[int]) -> str:

@@ -17,7 +17,8 @@ Array = NDArray[np.float64]
 MAX_LAYERS = 5000  # of a profile; more is no trunk
 MAX_ROWS = 100  # gradient profiles a run keeps; a screen shows no more
 MAX_POINTS = 250  # points of a scalar curve
-SERIES = (Key.LOSS, Key.VANISHING_INDEX, Key.TRAIN_MAP, Key.VAL_MAP)
+SERIES = (Key.LOSS, Key.VANISHING_INDEX, Key.TRAIN_MAP, Key.VAL_MAP, Key.CLIP_FACTOR)
+MOST_PROBES = 20  # levels that were probed; a pyramid has three
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,12 @@ def curves(rows: Sequence[Row], summary: Mapping[str, Any]) -> Curves:
     kept += [{Key.STEP: step} for step in lost_between([row[Key.STEP] for row in kept], summary)]
     kept.sort(key=lambda row: row[Key.STEP])
     series = {}
-    for key in SERIES:
-        points = [(int(row[Key.STEP]), row[key]) for row in rows if key in row]
+    ends = {key: None for row in (*rows[:1], *rows[-1:]) for key in row if key.startswith(Key.PROBE_AUC)}
+    # Clipped by part, it is the trunk's factor that tells what the trunk learns from.
+    other = {Key.CLIP_FACTOR: Key.CLIP_FACTOR + Key.TRUNK}
+    for key in (*SERIES, *list(ends)[:MOST_PROBES]):
+        found = key if any(key in row for row in rows) else other.get(key, key)
+        points = [(int(row[Key.STEP]), row[found]) for row in rows if found in row]
         points = [points[at] for at in thin(len(points), MAX_POINTS)]
         if points:
             points += [(step, math.nan) for step in lost_between([step for step, _ in points], summary)]

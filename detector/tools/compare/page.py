@@ -22,12 +22,27 @@ from detector import __version__
 from detector.analysis.statistics import estimate
 from detector.gradients.entries import Entry, summarise_ledger
 from detector.tools.compare.comparison import Comparison, Group
+from detector.tools.compare.dots import effects, probe
 from detector.tools.compare.figures import figures, look, mean, numbered, profile, stops
 from detector.tools.compare.metrics import METRICS
 from detector.tools.compare.runs import Run
 from detector.tools.compare.table import Sheet, remarks, sheets, value
 
 _STROKES = {"solid": "", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3"}
+# Of figures that not every comparison has: heading and caption.
+_OPTIONAL = {
+    "probe": (
+        "Does the signal show the objects?",
+        "How well a linear probe finds the objects in the trunk's features at each level (AUC), before the "
+        "first step and after the last. Crosses: a probe that knows only the place in the image; features "
+        "that do no better do not show the objects.",
+    ),
+    "clip": (
+        "Clipping",
+        "What clipping multiplied the gradient by; the trunk's, where parts are clipped by themselves. Far "
+        "below 1, the steps are much smaller than the learning rate says.",
+    ),
+}
 _SAYS = {
     "dead forward": "the signal, not the gradient, is lost in",
     "vanishing": "the gradient vanishes in",
@@ -42,7 +57,8 @@ def page(comparison: Comparison) -> str:
     """The whole page, about 2 MB of it plotly.js."""
     from plotly.offline import get_plotlyjs
 
-    template, plotly, drawn = _asset("page.html"), get_plotlyjs(), figures(comparison)
+    template, plotly = _asset("page.html"), get_plotlyjs()
+    drawn = figures(comparison) | probe(comparison) | effects(comparison)
     steps = stops(comparison)
     scripts = [plotly, *re.findall(r"<script>(.*?)</script>", template, re.DOTALL)]
     digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
@@ -61,6 +77,7 @@ def page(comparison: Comparison) -> str:
         "seeds": "\n".join(_box("seed", seed, str(seed)) for seed in seeds),
         "last": str(len(steps) - 1),
         "inside": '<div class="plot tall" id="inside"></div>' * ("inside" in drawn),
+        "optional": "\n".join(_figure(key) for key in _OPTIONAL if key in drawn),
         "effects": "".join(f'<div class="plot" id="{key}"></div>' for key in drawn if "effects" in key),
         "runs": "\n".join(
             f'<option value="{number}">{html.escape(label)}, seed {run.seed}'
@@ -116,6 +133,12 @@ def _place(group: Group, runs: Sequence[Run], late: int) -> str:
             verb = "gain" if index > 0 else "lose"
             facts.append(f"{stretch.blocks} {verb} {abs(stretch.decades):.1f}")
     return f" ({'; '.join(facts)})" if facts else ""
+
+
+def _figure(key: str) -> str:
+    title, caption = _OPTIONAL[key]
+    plot = f'<div class="plot" id="{key}"></div>'
+    return f"<figure><h2>{title}</h2>{plot}<figcaption>{caption}</figcaption></figure>"
 
 
 def _group_box(number: int, group: Group) -> str:

@@ -297,15 +297,16 @@ def remarks(comparison: Comparison) -> list[str]:
     return lines + [f"left out: {item.directory.name}: {item.reason}" for item in comparison.left_out]
 
 
+def escape(text: str) -> str:
+    """Text that is just that in Markdown."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace("\\", "\\\\")
+    for character in "|*_`[]":
+        text = text.replace(character, "\\" + character)
+    return text
+
+
 def markdown(comparison: Comparison) -> str:
     """GitHub's Markdown."""
-
-    def escape(text: str) -> str:
-        text = text.replace("&", "&amp;").replace("<", "&lt;").replace("\\", "\\\\")
-        for character in "|*_`[]":
-            text = text.replace(character, "\\" + character)
-        return text
-
     blocks = []
     for sheet in sheets(comparison):
         head = "| " + " | ".join(map(escape, sheet.columns)) + " |"

@@ -8,25 +8,26 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detector.errors import UserError
 from detector.gradients.indices import COLLAPSED, limits
-from detector.rundir import Key
+from detector.loggers.curves import SORTABLE
+from detector.rundir import Key, RunDir, layers_in
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
 NAME = "Where gradients die"
-# A layer's name is two digits of depth and the block: 00_stem, 07_p3.4. The dots are part of it.
-LAYER = r"\d\d_[a-z0-9.]+"
+# A layer's name is its depth and the block: 00_stem, 07_p3.4, 04_4.c2f.
+LAYER = r"\d\d+_[^/]+"
 COLUMNS = (
     "run:displayName",
     "run:state",
     "config:ablation.value",
     "config:seed.value",
-    f"summary:{Key.TRAIN_MAP}",
-    f"summary:{Key.VAL_MAP}",
+    f"summary:{SORTABLE[Key.TRAIN_MAP]}",
+    f"summary:{SORTABLE[Key.VAL_MAP]}",
     f"summary:{Key.LOSS}",
     f"summary:{Key.VANISHING_INDEX}{Key.INIT}",
     f"summary:{Key.VANISHING_INDEX}",
@@ -48,7 +49,7 @@ def dashboard(
         overrides: section.key=value: the network of the runs.
         entity: the W&B user or team.
         project: the W&B project.
-        config: the network of the runs: a file, or a name such as deep.
+        config: the network of the runs: a file, a name such as deep, or the directory of one of them.
         explicit: list the layers instead of a pattern.
         dry_run: print it as JSON; needs no network.
 
@@ -58,7 +59,7 @@ def dashboard(
     Raises:
         UserError: wandb-workspaces is not installed, or W&B refused.
     """
-    workspace = build(entity, project, layer_names(config, overrides), regex=not explicit)
+    workspace = build(entity, project, network(config, overrides), regex=not explicit)
     content = specification(workspace)
     if dry_run:
         print(json.dumps(content, indent=2))
@@ -75,24 +76,43 @@ def dashboard(
     return content
 
 
-def layer_names(config: Path, overrides: Sequence[str]) -> list[str]:
-    """The trunk's layers under the names that the curves carry, first to last."""
+class Network(NamedTuple):
+    """What the curves of a network are called."""
+
+    layers: tuple[str, ...]  # of the trunk, first to last
+    levels: tuple[str, ...]  # of the pyramid: p3, p4, p5
+
+
+def network(config: Path, overrides: Sequence[str] = ()) -> Network:
+    """The names of a configured network, or of the one that a run has recorded.
+
+    Raises:
+        UserError: there is no such configuration, or its weights are not there.
+    """
     from detector.config.loading import load_config
-    from detector.models.detector import build_detector
+    from detector.models.build import build_model
 
-    model = load_config(config, overrides).config.model
-    return list(build_detector(model, num_classes=1).backbone_layers())
+    if config.is_dir():
+        rows = RunDir(config).read_history()
+        levels = {k.removeprefix(f"{Key.RMS}_"): 0 for row in rows for k in row if k.startswith(Key.RMS)}
+        found = Network(tuple(layers_in(rows, Key.ACTIVATION_GRAD)), tuple(levels))
+    else:
+        model, _ = build_model(load_config(config, overrides).config.model, ["object"])
+        found = Network(tuple(model.backbone_layers()), tuple(model.level_ends()))
+    if not found.layers:
+        raise UserError(f"{config}: has no layers whose gradients are recorded")
+    return found
 
 
-def build(entity: str, project: str, layers: Sequence[str], *, regex: bool = True) -> Workspace:
+def build(entity: str, project: str, network: Network, *, regex: bool = True) -> Workspace:
     """Put the workspace together; nothing is sent.
 
     Args:
         entity: the W&B user or team.
         project: the project whose runs are shown.
-        layers: the trunk's layers, first to last.
+        network: of the runs.
         regex: whether the panels of all layers find them by a pattern, which also fits deeper trunks.
-            The list of `layers` is given in any case, for a W&B that does not know patterns.
+            The list of layers is given in any case, for a W&B that does not know patterns.
     """
     try:
         import wandb_workspaces.reports.v2.interface as wr
@@ -102,21 +122,26 @@ def build(entity: str, project: str, layers: Sequence[str], *, regex: bool = Tru
             f"wandb-workspaces is needed ({error}): pip install 'gradient-detector[dashboard]'"
         ) from error
 
-    def bands(title: str, metric: str, *, log_y: bool = False) -> Any:
-        """One curve an ablation: the mean over its seeds, with their standard deviation as a band."""
+    layers = network.layers
+
+    def bands(title: str, *metrics: str, log_y: bool = False) -> Any:
+        """A curve an ablation and metric: the mean over its seeds, and their deviation as a band."""
         by_ablation: dict[str, Any] = {
             "groupby": wr.Config("ablation"),
             "groupby_aggfunc": "mean",
             "groupby_rangefunc": "stddev",
         }
-        return wr.LinePlot(title=title, x="Step", y=[metric], log_y=log_y or None, **by_ablation)
+        return wr.LinePlot(title=title, x="Step", y=list(metrics), log_y=log_y or None, **by_ablation)
 
     def every_layer(title: str, kind: str) -> Any:
         pattern = f"^{kind}{LAYER}$" if regex else None
-        names: list[Any] = [kind + layer for layer in layers]
+        names: list[Any] = [kind + layer for layer in network.layers]
         return wr.LinePlot(
             title=title, x="Step", y=names, metric_regex=pattern, log_y=True, legend_position="east"
         )
+
+    def levels(key: str, behind: str = "") -> list[str]:
+        return [f"{key}_{level}{behind}" for level in network.levels]
 
     # What wandb.plot.line_series logs: a table beside a preset chart.
     depth_profile = wr.CustomChart(
@@ -137,12 +162,24 @@ def build(entity: str, project: str, layers: Sequence[str], *, regex: bool = Tru
             every_layer("Activation gradient of every layer", Key.ACTIVATION_GRAD),
             every_layer("Weight gradient of every layer", Key.WEIGHT_GRAD),
             *(
-                bands(f"Activation gradient, {place} block", Key.ACTIVATION_GRAD + layer, log_y=True)
+                bands(f"Activation gradient, {place}: {layer}", Key.ACTIVATION_GRAD + layer, log_y=True)
                 for place, layer in _first_middle_last(layers)
             ),
-            bands(f"Input dependence: below {COLLAPSED} the signal has collapsed", Key.INPUT_DEPENDENCE),
         ],
-        "Depth profile": [depth_profile],
+        "Signal": [
+            bands(f"Input dependence: below {COLLAPSED} the signal has collapsed", Key.INPUT_DEPENDENCE),
+            bands("Size of the trunk's output (RMS), by level", *levels(Key.RMS), log_y=True),
+            bands("Linear probe: AUC of each level, first and last step", *levels(Key.PROBE_AUC)),
+            bands("The same from the place alone: no less is of use", *levels(Key.PROBE_AUC, "_position")),
+        ],
+        "Clipping": [
+            bands("What clipping multiplies the gradient by", Key.CLIP_FACTOR, log_y=True),
+            bands("The trunk's share of the squared gradient norm", Key.TRUNK_SHARE),
+        ],
+        "Depth profile": [
+            depth_profile,
+            wr.MediaBrowser(title="Every layer over time", media_keys=["layer_map/activation_grad"]),
+        ],
         "Predictions": [
             wr.MediaBrowser(title=f"Predictions, {split} images", media_keys=[f"predictions/{split}"])
             for split in ("train", "val")
@@ -166,6 +203,6 @@ def specification(workspace: Workspace) -> dict[str, Any]:
 
 
 def _first_middle_last(layers: Sequence[str]) -> list[tuple[str, str]]:
-    """Three residual blocks; the stem and the downsamplings are no blocks."""
-    blocks = [layer for layer in layers if layer.rpartition(".")[2].isdigit()]
+    """Three residual blocks, the stem and the downsamplings being none; in other networks three layers."""
+    blocks = [layer for layer in layers if layer.rpartition(".")[2].isdigit()] or layers
     return [("first", blocks[0]), ("middle", blocks[(len(blocks) - 1) // 2]), ("last", blocks[-1])]

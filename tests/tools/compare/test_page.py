@@ -160,6 +160,38 @@ def test_what_was_recorded_inside_has_a_figure_of_its_own(make_run: Make) -> Non
     assert "model.2" not in json.dumps(payload(text)["figures"]["depth"])
 
 
+def add(directory: Path, ends: list[dict[str, float]]) -> None:
+    """Keys for the first row, and for the last if there are two."""
+    file = directory / "history.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for at, keys in zip((0, -1), ends, strict=False):
+        rows[at] |= keys
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_probe_and_clipping_are_drawn_where_runs_have_them(make_run: Make) -> None:
+    bare = make_run("baseline", 0)
+    assert {"probe", "clip"}.isdisjoint(payload(written(bare))["figures"])
+    assert 'id="probe"' not in written(bare)
+    auc = {"signal/probe_auc_p3": 0.6, "signal/probe_auc_p3_position": 0.7}
+    add(
+        bare, [auc | {"train/clip_factor": 1.0}, auc | {"signal/probe_auc_p3": 0.9, "train/clip_factor": 0.5}]
+    )
+    by_part = make_run("baseline", 1)
+    add(by_part, [auc | {"train/clip_factor_trunk": 0.1, "train/clip_factor_rest": 0.9}])  # it did not end
+    text = written(bare, by_part)
+    assert all(f'id="{key}"' in text for key in ("probe", "clip"))
+    drawn = {trace["name"]: trace for trace in payload(text)["figures"]["probe"]["data"]}
+    assert drawn["baseline"]["x"] == ["p3<br>first step", "p3<br>last"]
+    assert drawn["baseline"]["y"] == pytest.approx([0.6, 0.9])
+    assert drawn["baseline, seed 1"]["y"] == [0.6, None]
+    assert drawn["baseline, place alone"]["y"] == pytest.approx([0.7, 0.7])
+    clip = {trace["name"]: trace for trace in payload(text)["figures"]["clip"]["data"]}
+    assert clip["baseline, seed 0"]["y"] == [1.0, 0.5]
+    assert clip["baseline, seed 1"]["y"][0] == 0.1
+    assert clip["baseline"]["y"][0] == pytest.approx(0.55)
+
+
 def test_seeds_are_lines_and_their_mean_is_geometric(make_run: Make) -> None:
     text = written(*(make_run("baseline", seed, v=-1.0 - seed) for seed in (0, 1)))
     drawn = {trace["name"]: trace for trace in payload(text)["figures"]["depth"]["data"] if "name" in trace}

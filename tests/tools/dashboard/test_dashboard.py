@@ -30,6 +30,10 @@ def spec(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, list[
     assert main(command) == 0
     printed = json.loads(capsys.readouterr().out)
     sections = printed["section"]["panelBankConfig"]["sections"]
+    return sections_of(sections)
+
+
+def sections_of(sections: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return {section["name"]: [panel["config"] for panel in section["panels"]] for section in sections}
 
 
@@ -41,7 +45,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_sections(capsys: pytest.CaptureFixture[str]) -> None:
     sections = spec(capsys)
-    shown = ["Accuracy", "Gradient flow", "Depth profile", "Predictions"]
+    shown = ["Accuracy", "Gradient flow", "Signal", "Clipping", "Depth profile", "Predictions"]
     assert [name for name in sections if sections[name]] == shown
     assert [panel["metrics"] for panel in sections["Accuracy"]] == [
         ["train/mAP50-95"], ["val/mAP50-95"], ["train/loss"],
@@ -50,11 +54,48 @@ def test_the_sections(capsys: pytest.CaptureFixture[str]) -> None:
         ["predictions/train"], ["predictions/val"],
     ]  # fmt: skip
     assert "depth_profile/activation_grad_table" in json.dumps(sections["Depth profile"])
+    assert "layer_map/activation_grad" in json.dumps(sections["Depth profile"])
+    assert [panel["metrics"] for panel in sections["Clipping"]] == [
+        ["train/clip_factor"],
+        ["train/trunk_share"],
+    ]
+    assert [panel["metrics"] for panel in sections["Signal"]] == [
+        ["signal/input_dependence"],
+        ["signal/rms_p3", "signal/rms_p4", "signal/rms_p5"],
+        ["signal/probe_auc_p3", "signal/probe_auc_p4", "signal/probe_auc_p5"],
+        ["signal/probe_auc_p3_position", "signal/probe_auc_p4_position", "signal/probe_auc_p5_position"],
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "own", ["model.depths=[1,1,1,1]", f"model.pretrained={ROOT / 'tests/compatibility/tiny_yolo.yaml'}"]
+)
+def test_every_panel_shows_what_a_run_logs(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    coco8: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    own: str,
+) -> None:
+    from detector import fit, load_config
+
+    monkeypatch.setenv("DETECTOR_DATASETS", str(coco8))
+    small = ["data.image_size=64", "tracking.wandb=disabled", "tracking.plots=false", "train.steps=2"]
+    fit(load_config(Path(CONFIG), [*small, own, f"run.dir={tmp_path}/run"]))
+    rows = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    logged = {key for row in rows for key in row}
+    capsys.readouterr()
+    sections = spec(capsys, f"--config={tmp_path}/run")
+    metrics = {m for panels in sections.values() for panel in panels for m in panel.get("metrics", ())}
+    assert metrics <= logged
+    assert {key for key in logged if key.startswith(("activation_grad/", "weight_grad/"))} <= metrics
+    assert spec(capsys, own) == sections, "the run's directory says the same as its configuration"
 
 
 def test_every_layer_is_in_one_logarithmic_panel(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ((), ("--explicit",)):
-        panels = [p for p in spec(capsys, *arguments)["Gradient flow"] if len(p["metrics"]) > 1]
+        panels = [p for p in spec(capsys, *arguments)["Gradient flow"] if len(p["metrics"]) > 5]
         for panel, kind in zip(panels, ("activation_grad", "weight_grad"), strict=True):
             assert panel["yLogScale"]
             assert panel["metrics"] == [f"{kind}/{layer}" for layer in LAYERS]
