@@ -79,6 +79,8 @@ class Key:
     # In the first row and the last, see `detector.gradients.probe`. A level is behind PROBE_AUC, such as _p3,
     # and _p3_position is what the place alone gives away.
     PROBE_AUC, AUTOCORRELATION = "signal/probe_auc", "gradient/autocorrelation"
+    # In the first row and the last too, a number for each layer behind these: see `detector.gradients.units`.
+    DEAD_UNITS, SATURATION = "dead_units/", "saturation/"  # shares, 0 to 1
     # Only in the summary. `_INIT` behind a key means before the first step.
     INIT = "_init"
     VERDICT = "gradient/verdict"

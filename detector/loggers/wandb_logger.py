@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _BEST = (Key.VAL_MAP, Key.TRAIN_MAP)
 _EVALUATION = Key.VAL_MAP  # a row with this key is an evaluation
-_PER_LAYER = (Key.ACTIVATION_GRAD, Key.WEIGHT_GRAD, Key.UPDATE_RATIO)
+_PER_LAYER = (Key.ACTIVATION_GRAD, Key.WEIGHT_GRAD, Key.UPDATE_RATIO, Key.DEAD_UNITS, Key.SATURATION)
 _CURVES = ("train/*", "val/*", "gradient/*", "signal/*", "time/*")
 _SLOW = 3.0  # seconds for a chart, which takes 8 ms
 
