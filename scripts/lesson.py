@@ -40,8 +40,9 @@ def keep(name: str, text: str, commit: str) -> None:
     found[name] = {"commit": commit, "text": text}
     MEASURED.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     for page in pages():
-        if f"<!-- lesson: {name} -->" in page.read_text(encoding="utf-8"):
-            write_between(page, f"lesson: {name}", quoted(found[name]))
+        for step in found:
+            if f"<!-- lesson: {step} -->" in page.read_text(encoding="utf-8"):
+                write_between(page, f"lesson: {step}", quoted(found[step]))
 
 
 def pages() -> list[Path]:

@@ -21,6 +21,7 @@ from scripts.lesson_steps.common import (
     shapes,
     spread,
     table,
+    training_steps,
 )
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "silu")
@@ -81,9 +82,10 @@ def dead() -> Found:
     for name, act in RECTIFIERS.items():
         runs = {rate: [learn_a_wave(act, rate, seed) for seed in range(5)] for rate in RATES}
         fastest = runs[RATES[-1]]
-        axes.plot(range(0, 301, 20), np.mean([deaths for deaths, _ in fastest], axis=0) * 100, label=name)
-        shares = [spread([100 * deaths[-1] for deaths, _ in runs[rate]], 0) + " %" for rate in RATES]
-        rows.append((name, *shares, spread([loss for _, loss in fastest], 3)))
+        shares = np.mean([deaths for deaths, _ in fastest], axis=0)
+        axes.plot(20 * np.arange(len(shares)), 100 * shares, label=name)
+        cells = [spread([100 * deaths[-1] for deaths, _ in runs[rate]], 0) + " %" for rate in RATES]
+        rows.append((name, *cells, spread([loss for _, loss in fastest], 3)))
     axes.set(xlabel="step", ylabel="% of units that are dead", ylim=(-4, 104))
     axes.set_title(f"Adam, learning rate {RATES[-1]}")
     axes.legend()
@@ -102,7 +104,7 @@ def learn_a_wave(act: nn.Module, rate: float, seed: int) -> tuple[list[float], f
     y = torch.sin(3 * x)
     optimizer = torch.optim.Adam([p for layer in layers for p in layer.parameters()], rate)
     deaths, loss = [], math.nan
-    for step in range(301):
+    for step in range(training_steps(300) + 1):
         optimizer.zero_grad()
         z1 = layers[0](x)
         z2 = layers[1](act(z1))

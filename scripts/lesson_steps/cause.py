@@ -18,10 +18,10 @@ from detector.gradients.recorder import GradientRecorder
 from detector.models.blocks import Block, ConvNormAct, components
 from detector.models.init import init_weights
 from detector.rundir import Key, by_layer
-from scripts.lesson_steps.common import SEEDS, TRUNKS, Found, picture, spread, table
+from scripts.lesson_steps.common import SEEDS, TRUNKS, Found, picture, spread, table, training_steps
 from scripts.lesson_steps.training import crops
 
-STEPS_EACH, RATE, CHANNELS, BLOCKS = 75, 0.02, 16, 6
+STEPS_EACH, RATE, CHANNELS, BLOCKS = training_steps(75), 0.02, 16, 6
 SICK = "no_residual", "plain_sigmoid"
 Curve = list[dict[str, float]]  # a step each: layer -> ‖g‖
 

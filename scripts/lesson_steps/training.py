@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from detector.data.shapes import NAMES, render_image
 from detector.gradients.recorder import GradientRecorder
 from detector.rundir import Key
-from scripts.lesson_steps.common import SEEDS, Found, picture, spread, table
+from scripts.lesson_steps.common import SEEDS, Found, picture, spread, table, training_steps
 
 
 @lru_cache
@@ -99,7 +99,7 @@ def learning_rate() -> Found:
     figure, axes = picture()
     rows = []
     for rate in RATES:
-        runs = [learn(classifier(seed), data, 100, rate, seed) for seed in SEEDS]
+        runs = [learn(classifier(seed), data, training_steps(100), rate, seed) for seed in SEEDS]
         curves = np.array([losses for losses, _ in runs])
         smooth = [np.convolve(curve, np.ones(10) / 10, "valid") for curve in curves]
         axes.semilogy(np.mean(smooth, axis=0), label=f"{rate:g}")
@@ -168,7 +168,7 @@ def overfit() -> Found:
         results = []
         for seed in SEEDS:
             model = classifier(seed, dropout=options)
-            learn(model, data, 300, 0.03, seed, augment=augment)
+            learn(model, data, training_steps(300), 0.03, seed, augment=augment)
             results.append((accuracy(model, data), accuracy(model, unseen)))
         seen, new = zip(*results, strict=True)
         bars.append((np.mean(seen), np.mean(new)))
