@@ -34,7 +34,7 @@ def norm() -> Found:
         axes.semilogy(np.median(sizes, axis=0), label=name)
         dependence = statistics.median(row[Key.INPUT_DEPENDENCE] for row in found)
         index = spread([row[Key.VANISHING_INDEX] for row in found], 2, "+")
-        rows.append((name, f"{np.median(sizes[:, 0]):.2f}", f"{np.median(sizes[:, -1]):.1e}",
+        rows.append((name, f"{np.median(sizes[:, 0]):.2g}", f"{np.median(sizes[:, -1]):.2g}",
                      f"{dependence:.0e}", index))  # fmt: skip
     axes.set(xlabel="layer: 0 sees the image", ylabel="RMS of the activations")
     axes.legend(fontsize=10)
