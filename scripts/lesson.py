@@ -38,6 +38,7 @@ def keep(name: str, text: str, commit: str) -> None:
 
     found = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
     found[name] = {"commit": commit, "text": text}
+    found = {step: found[step] for step in steps() if step in found}
     MEASURED.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     for page in pages():
         for step in found:
