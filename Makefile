@@ -11,7 +11,7 @@ ARGS ?=
 WORKERS ?= $(shell $(BIN)/python -c 'import os; print(min(os.cpu_count() or 1, 4))')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-fast check docs bench reliability audit lint types format clean
+.PHONY: help setup train test test-fast check docs bench reliability notebook audit lint types format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +38,9 @@ bench: $(DEV)  ## measure speed beside what people use today; ARGS="startup memo
 
 reliability: $(DEV)  ## kills, faults, hostile input, coverage, mutations; ARGS="resumes layers" for some of it
 	$(BIN)/python scripts/reliability.py $(ARGS)
+
+notebook: $(DEV)  ## make notebooks/*.ipynb from the .py beside them
+	$(BIN)/python scripts/notebook.py
 
 # Strict: a package that the index does not know counts as a failure, not as one without vulnerabilities.
 audit:  ## look the tested versions up in the database of known vulnerabilities (needs PyPI itself, no mirror)

@@ -92,6 +92,8 @@ class Key:
     # In the first row and the last, see `detector.gradients.probe`. A level is behind PROBE_AUC, such as _p3,
     # and _p3_position is what the place alone gives away.
     PROBE_AUC, AUTOCORRELATION = "signal/probe_auc", "gradient/autocorrelation"
+    # In the first row and the last too, a number for each layer behind these: see `detector.gradients.units`.
+    DEAD_UNITS, SATURATION = "dead_units/", "saturation/"  # shares, 0 to 1
     # What a network costs, only in the summary. A pass is the fastest of several: see `models.size.image_ms`.
     PARAMETERS, FLOPS, IMAGE_MS = "parameters", "flops", "time/image_ms"
     NETWORK = "network"  # the layers of a YOLO as in its YAML: [from, repeats, module, arguments]

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 _BEST = (Key.VAL_MAP, Key.TRAIN_MAP)
 _EVALUATION = Key.VAL_MAP  # a row with this key is an evaluation
-_PER_LAYER = (*curves.KINDS, Key.POINT_ACTIVATION_GRAD, Key.POINT_WEIGHT_GRAD)
+_PER_LAYER = (
+    *curves.KINDS,
+    Key.POINT_ACTIVATION_GRAD,
+    Key.POINT_WEIGHT_GRAD,
+    Key.DEAD_UNITS,
+    Key.SATURATION,
+)
 _CURVES = ("train/*", "val/*", "gradient/*", "signal/*", "time/*")
 # Drawn too, or hardly worth a chart: kept for tables, sweeps and the dashboard.
 _HIDDEN = (Key.STEP, Key.EPOCH, *curves.SORTABLE)

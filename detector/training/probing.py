@@ -12,6 +12,7 @@ from torch import Tensor
 from detector.data.batch import Batch
 from detector.data.loader import Loader
 from detector.gradients.probe import gradient_autocorrelation, outputs_of, probe_levels
+from detector.gradients.units import watch_units
 from detector.rundir import Key
 from detector.runtime.random_state import preserve_random_state
 from detector.training.callbacks import Callback, Row
@@ -22,7 +23,7 @@ IMAGES = 16  # at most: half a second on one core, at 256 px
 
 
 class ProbeTrunk(Callback):
-    """Adds `signal/probe_auc_p3` and the gradient's autocorrelation to the first row and the last.
+    """Adds the probe's AUC, the gradient's autocorrelation and the dead units to the first row and the last.
 
     Weights, running statistics and the random generators are afterwards as they were. Several processes do
     not probe: norms that are synchronised would make them wait for each other.
@@ -56,11 +57,12 @@ class ProbeTrunk(Callback):
         with untouched(state), torch.no_grad():
             maps: dict[str, list[Tensor]] = {level: [] for level in levels}
             state.train_mode()  # the norms' own statistics mean nothing before they have seen anything
-            for batch in batches:
-                with state.autocast(), outputs_of({v: layers[n] for v, n in levels.items()}) as kept:
-                    model(state.preprocess(batch.images))
-                for level, output in kept.items():
-                    maps[level].append(output.detach().float().cpu())
+            with watch_units(layers) as units:
+                for batch in batches:
+                    with state.autocast(), outputs_of({v: layers[n] for v, n in levels.items()}) as kept:
+                        model(state.preprocess(batch.images))
+                    for level, output in kept.items():
+                        maps[level].append(output.detach().float().cpu())
             images = torch.cat([batch.images for batch in batches]).to(state.device)
             smooth = math.nan
             if len(images) > 1:
@@ -72,7 +74,7 @@ class ProbeTrunk(Callback):
         whole = {level: torch.cat(parts) for level, parts in maps.items() if parts}
         found = probe_levels(whole, boxes, index)
         keys = {f"{Key.PROBE_AUC}_{name}": value for name, value in found.items()}
-        return keys | ({Key.AUTOCORRELATION: smooth} if math.isfinite(smooth) else {})
+        return keys | ({Key.AUTOCORRELATION: smooth} if math.isfinite(smooth) else {}) | units()
 
     def _batches(self) -> list[Batch]:
         batches: list[Batch] = []

@@ -53,7 +53,9 @@ def test_a_probed_run_is_bit_for_bit_the_same(make_state: MakeState, make_batch:
         assert torch.equal(a, b)
     added = [row.keys() - other.keys() for row, other in zip(with_probe, rows, strict=True)]
     levels = {f"signal/probe_auc_{level}{of}" for level in ("p3", "p4", "p5") for of in ("", "_position")}
-    assert added[0] == added[2] == levels | {"gradient/autocorrelation"}
+    layers = probed.model.backbone_layers()
+    units = {f"{kind}/{layer}" for kind in ("dead_units", "saturation") for layer in layers}
+    assert added[0] == added[2] == levels | units | {"gradient/autocorrelation"}
     assert added[1] == set()
     for row, other in zip(with_probe, rows, strict=True):
         assert {k: row[k] for k in other if k != "time/step_ms"} == {

@@ -1,0 +1,1 @@
+"""What the lesson measures, a module a page; `scripts/lesson.py` runs it."""
