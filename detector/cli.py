@@ -40,7 +40,7 @@ Function = Callable[..., Any]
 
 COMMANDS = (
     "train", "info", "check", "convert", "ablate", "compare", "val", "predict", "export", "theory", "replay",
-    "reproduce", "dashboard", "why",
+    "reproduce", "dashboard", "why", "doctor",
 )  # fmt: skip
 
 
