@@ -73,7 +73,8 @@ def error_kinds(truths: Sequence[Truth], predictions: Sequence[Prediction], num_
     counts["missed"] = sum(int(image.missed.sum()) for image in images)
 
     def ap50(mended: Sequence[tuple[Truth, Prediction]]) -> float:
-        return coco_map(*zip(*mended, strict=True), num_classes)[Key.MAP50]
+        labels, detections = [truth for truth, _ in mended], [found for _, found in mended]
+        return coco_map(labels, detections, num_classes)[Key.MAP50]
 
     now = ap50([(image.truth, image.found) for image in images])
     costs: dict[Kind, float] = {}
@@ -140,12 +141,12 @@ def mend(image: Image, kind: Kind) -> tuple[Truth, Prediction]:
     if kind in ("class", "place"):
         taken = set(image.target[image.kinds == RIGHT].tolist())
         for row in np.flatnonzero(wrong):  # the best score first
-            if (object_ := int(image.target[row])) not in taken:
-                taken.add(object_)
+            thing = int(image.target[row])
+            if thing not in taken:
+                taken.add(thing)
                 keep[row] = True
-                boxes[row], classes[row] = (
-                    (boxes[row], truth.classes[object_])
-                    if kind == "class"
-                    else (truth.boxes[object_], classes[row])
-                )
+                if kind == "class":
+                    classes[row] = truth.classes[thing]
+                else:
+                    boxes[row] = truth.boxes[thing]
     return truth, Prediction(boxes[keep], found.scores[keep], classes[keep])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 from detector.analysis.evidence import metric_of
+from detector.analysis.explain import FORWARD
 from detector.analysis.next_steps import HARDLY_FELL, LEARNT
 from detector.config.schema import Config
 from detector.gradients.indices import limits
@@ -15,9 +16,10 @@ from detector.tools.doctor.case import Case
 from detector.tools.doctor.checks import Check, fails, ok, unknown
 from detector.tools.doctor.passes import components
 
-# docs/doctor.md says where these come from.
-TOO_SHORT = 0.02  # of the weights' norm: all steps together, if each went the same way, moved them by less
-TOO_LONG = 1.0  # of the weights' norm: a single step moved them by more
+# docs/doctor.md says where these come from. All are of the weights' norm.
+TOO_SHORT = 0.03  # all steps together, if each went the same way, moved the layer that moves most by less
+TOO_LONG = 0.03  # a typical step moved it by more
+REWRITTEN = 0.5  # a single step moved half of the layers by more
 USUAL = 0.02  # the largest step of runs that learn
 MORE = 20  # steps, to see whether more would help
 STILL_FALLING = 0.1  # of the loss, in so many more steps
@@ -59,22 +61,25 @@ def check_learning_rate(case: Case) -> Check:
     by_row = [ratios for ratios in by_row if ratios]
     if not by_row or not any(map(any, by_row)):
         return unknown(name, "no update of a layer is in the history")
-    path = median(max(ratios) for ratios in by_row) * int(case.summary.get("steps") or 1)
+    if case.summary.get(Key.VERDICT + Key.INIT) in FORWARD:
+        return unknown(name, "the trunk gives no signal, see signal: what moves its weights says nothing")
+    typical = median(max(ratios) for ratios in by_row)
     longest = max(median(ratios) for ratios in by_row)
+    path = typical * int(case.summary.get("steps") or 1)
     evidence = (
-        f"{train.optimizer} at {train.lr:g}: a step changes the trunk's weights by at most {longest:.2g} of "
-        f"their norm, all steps together by at most {path:.2g}"
+        f"{train.optimizer} at {train.lr:g}: a step changes the trunk's weights by {typical:.1g} of their "
+        f"norm, at most by {longest:.1g}, and all steps together by no more than {path:.2g}"
     )
     learnt = case.metric(Key.TRAIN_MAP)
     if learnt is not None and learnt >= LEARNT:
         return ok(name, evidence)
-    if longest > TOO_LONG:
+    if typical > TOO_LONG or longest > REWRITTEN:
         return fails(
             name,
             evidence,
             "learning rate too high",
-            "the learning rate is too high: a single step rewrites the weights",
-            f"train.lr={_nearby(train.lr * USUAL / longest)}",
+            "the learning rate is too high: a step moves the weights too far",
+            f"train.lr={_nearby(train.lr, longest)}",
         )
     if path < TOO_SHORT:
         return fails(
@@ -82,14 +87,14 @@ def check_learning_rate(case: Case) -> Check:
             evidence,
             "learning rate too low",
             "the learning rate is too low for so few steps: the weights hardly move",
-            f"train.lr={_nearby(train.lr * USUAL / longest)}",
+            f"train.lr={_nearby(train.lr, longest)}",
         )
     return ok(name, evidence)
 
 
-def _nearby(rate: float) -> str:
-    """A learning rate to try, to one digit."""
-    return f"{rate:.0e}".replace("e-0", "e-") if rate < 1e-3 else f"{rate:.1g}"
+def _nearby(lr: float, longest: float) -> str:
+    """The learning rate at which the largest step would be a usual one, to one digit."""
+    return f"{lr * USUAL / max(longest, 1e-9):.0g}"
 
 
 def check_gradient(case: Case) -> Check:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from detector.analysis.evidence import metric_of
 from detector.data.loader import Loader
 from detector.data.sources import check_command
+from detector.rundir import Key
 from detector.tools.doctor.case import Case, Seen
 from detector.tools.doctor.checks import Check, fails, ok
 from detector.tools.doctor.error_kinds import KINDS, RIGHT, sort_errors
@@ -44,9 +46,15 @@ def check_labels(case: Case) -> Check:
         return fails(
             NAME, f"{evidence}: {skipped} left out", "skipped", "too much of the data is skipped", look
         )
-    if "missing-from-train" in notes:
+    seen, asked = (
+        {int(label) for item in case.dataset.splits[split] for label in item.classes}
+        for split in ("train", "val")
+    )
+    missing = [case.dataset.names[label] for label in sorted(asked - seen)]
+    if metric_of(case.dataset.name) == Key.VAL_MAP and len(missing) >= MANY * max(len(asked), 1):
+        evidence = f"{evidence}; {len(missing)} of the {len(asked)} classes of val are not in train: "
         says = "classes of val are not in train, so that they cannot be learnt"
-        return fails(NAME, f"{evidence}: {notes['missing-from-train'].first}", "classes missing", says, look)
+        return fails(NAME, evidence + ", ".join(missing[:3]), "classes missing", says, look)
     count, lost = _augmented(case)
     evidence = f"{evidence}; {count} boxes in the first training batches, {lost} cut to nothing"
     if lost >= MANY * max(count, 1):
