@@ -2,7 +2,7 @@
 
 Bolya, Foley, Hays and Hoffman 2020, "TIDE: A General Toolbox for Identifying Object Detection Errors"
 (arXiv:2008.08115), sections 2.2 and 2.3. Their package, tidecv, has had no release since that year, and needs
-pandas and seaborn; the AP here is the official evaluation's, as everywhere in this project.
+pandas and seaborn. On random detections its counts are the same; the AP here is the official evaluation's.
 """
 
 from __future__ import annotations
@@ -129,24 +129,24 @@ def sort_errors(truth: Truth, found: Prediction) -> Image:
 def mend(image: Image, kind: Kind) -> tuple[Truth, Prediction]:
     """The image as it would be without one kind of mistake.
 
-    A mistake of class or place is put right, unless its object is found anyway: then it goes, as all others
-    do. An object that was missed is not asked for.
+    An object that is not found is given to the best score among the mistakes of class and place about it,
+    which is put right; all other mistakes are taken away. An object that was missed is not asked for.
     """
     truth, found = image.truth, image.found
     if kind == "missed":
         asked = ~image.missed
         return Truth(truth.boxes[asked], truth.classes[asked], truth.size), found
-    wrong = image.kinds == KINDS.index(kind)
-    boxes, classes, keep = found.boxes.copy(), found.classes.copy(), ~wrong
-    if kind in ("class", "place"):
-        taken = set(image.target[image.kinds == RIGHT].tolist())
-        for row in np.flatnonzero(wrong):  # the best score first
-            thing = int(image.target[row])
-            if thing not in taken:
-                taken.add(thing)
-                keep[row] = True
-                if kind == "class":
-                    classes[row] = truth.classes[thing]
-                else:
-                    boxes[row] = truth.boxes[thing]
+    boxes, classes, keep = found.boxes.copy(), found.classes.copy(), image.kinds != KINDS.index(kind)
+    taken = set(image.target[image.kinds == RIGHT].tolist())
+    for row in np.flatnonzero((image.kinds != RIGHT) & (image.target >= 0)):  # the best score first
+        thing = int(image.target[row])
+        if thing in taken:
+            continue
+        taken.add(thing)
+        if not keep[row]:
+            keep[row] = True
+            if kind == "class":
+                classes[row] = truth.classes[thing]
+            else:
+                boxes[row] = truth.boxes[thing]
     return truth, Prediction(boxes[keep], found.scores[keep], classes[keep])

@@ -61,9 +61,9 @@ def test_without_objects_or_without_detections() -> None:
     assert np.isnan(error_kinds([truth()], [found()], 1).ap50)
 
 
-# Two objects of one class. One is found by the second best score; what the best one does to AP50, read off at
-# 101 recalls: precision is 1/2 up to recall 1/2, so 51 of 101 times 1/2; without the mistake 51 of 101, or all
-# of them where the other object is then found too.
+# Two objects of one class. One is found by the second best score; what the best one does to AP50, read off
+# at 101 recalls: precision is 1/2 up to recall 1/2, so 51 of 101 times 1/2; without the mistake 51 of 101, or
+# all of them where the other object is then found too.
 HALF, WHOLE = 51 / 101, 1.0
 
 
@@ -102,3 +102,12 @@ def test_an_object_that_was_missed_is_no_longer_asked_for() -> None:
     result = error_kinds([truth((A, 0), (B, 0))], [found((A, 0, 0.9))], 1)
     assert result.ap50 == pytest.approx(HALF, abs=1e-6)
     assert result.costs["missed"] == pytest.approx(1 - HALF, abs=1e-6)
+
+
+def test_an_object_is_given_to_the_best_of_the_mistakes_about_it() -> None:
+    """As tidecv has it: that of class goes, since a better score would have found the object."""
+    result = error_kinds([truth((A, 0), (B, 1))], [found((BESIDE_A, 0, 0.9), (NEAR_A, 1, 0.8), (B, 1, 0.7))], 2)
+    # Class 0 has AP 0; class 1 finds its object behind a mistake: (0 + 1/2) / 2.
+    assert result.ap50 == pytest.approx(0.25, abs=1e-6)
+    assert result.costs["place"] == pytest.approx(0.5, abs=1e-6)
+    assert result.costs["class"] == pytest.approx(0.25, abs=1e-6)
