@@ -89,6 +89,12 @@ class Case:
         value = self.summary.get(key)
         return float(value) if isinstance(value, int | float) else None
 
+    @property
+    def learnt(self) -> float | None:
+        """mAP50-95 on the training images: the run's own or, where it was not measured, on some of them."""
+        value = self.metric(Key.TRAIN_MAP)
+        return self.seen["train"].score if value is None and self.checkpoint is not None else value
+
     @cached_property
     def model(self) -> DetectionModel:
         """The trained network, in evaluation mode."""
@@ -102,7 +108,7 @@ class Case:
         return loaded.model.to(self.device).eval()
 
     def images(self, split: str) -> list[Item]:
-        """Some of a split's images, those with objects first in line."""
+        """Some of a split's images with objects."""
         items = self.dataset.splits[split]
         return spread([item for item in items if len(item.boxes)] or items, SEEN)
 

@@ -37,19 +37,18 @@ def check_loss(case: Case) -> Check:
     lower = f"train.lr={case.config.train.lr / 10:.2g}"
     if case.summary.get("status") == "diverged":
         where = case.summary.get(Key.FIRST_BAD_LAYER)
-        evidence = f"not finite after {case.summary.get('steps')} steps" + (
-            f", first in {where}" if where else ""
-        )
+        first = f", first in {where}" if where else ""
+        evidence = f"not finite after {case.summary.get('steps')} steps{first}"
         says = "training diverged: the numbers stopped being finite"
         return fails(name, evidence, "diverged", says, lower, ("learning rate",))
     if len(losses) < 2:
         return unknown(name, "fewer than two of them are in the history")
-    first, last = losses[0], median(losses[-3:])
-    evidence = f"{first:.3g} before the first step, {last:.3g} at the end"
+    start, last = losses[0], median(losses[-3:])
+    evidence = f"{start:.3g} before the first step, {last:.3g} at the end"
     expected = 1.0 if case.config.model.pretrained else HARDLY_FELL
-    if last <= expected * first:
+    if last <= expected * start:
         return ok(name, evidence)
-    says = "the loss hardly fell" if last <= first else "the loss rose"
+    says = "the loss hardly fell" if last <= start else "the loss rose"
     causes = ("learning rate", "targets", "signal", "gradient", "steps")
     return fails(name, evidence, "loss", f"{says}, and no other check says why", lower, causes)
 
@@ -70,7 +69,7 @@ def check_learning_rate(case: Case) -> Check:
         f"{train.optimizer} at {train.lr:g}: a step changes the trunk's weights by {typical:.1g} of their "
         f"norm, at most by {longest:.1g}, and all steps together by no more than {path:.2g}"
     )
-    learnt = case.metric(Key.TRAIN_MAP)
+    learnt = case.learnt
     if learnt is not None and learnt >= LEARNT:
         return ok(name, evidence)
     if typical > TOO_LONG or longest > REWRITTEN:
@@ -106,7 +105,7 @@ def check_gradient(case: Case) -> Check:
     layers = len(by_layer(case.rows[-1], Key.ACTIVATION_GRAD))
     low, high = limits(layers)
     evidence = f"{verdict}: V {index:+.2f} decades over {layers} layers, {low:+.1f} to {high:+.1f} is healthy"
-    learnt = case.metric(Key.TRAIN_MAP)
+    learnt = case.learnt
     if verdict not in TRAINED:
         return ok(name, evidence)
     if learnt is not None and learnt >= LEARNT:
@@ -126,7 +125,7 @@ def check_steps(case: Case, trained_on: Callable[[], tuple[float, float]]) -> Ch
         trained_on: trains the network some steps further, and returns the loss before and after.
     """
     name, config = "steps", case.config
-    done, learnt = int(case.summary.get("steps") or 0), _learnt(case)
+    done, learnt = int(case.summary.get("steps") or 0), case.learnt
     if learnt is None:
         return unknown(name, f"{done} steps, but no mAP of the training images")
     evidence = f"{done} steps, {case.metric('epochs') or 0:.3g} epochs; train mAP {learnt:.2f}"
@@ -137,12 +136,6 @@ def check_steps(case: Case, trained_on: Callable[[], tuple[float, float]]) -> Ch
     if after > (1 - STILL_FALLING) * before:
         return ok(name, evidence)
     return fails(name, evidence, "too few steps", "training ended before it was done", _longer(config))
-
-
-def _learnt(case: Case) -> float | None:
-    """mAP on training images: the run's own, else what is seen of them here."""
-    value = case.metric(Key.TRAIN_MAP)
-    return case.seen["train"].score if value is None and case.checkpoint is not None else value
 
 
 def _longer(config: Config) -> str:

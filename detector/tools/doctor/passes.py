@@ -6,7 +6,6 @@ from detector.analysis.next_steps import LEARNT, NO_BETTER
 from detector.config.schema import Config
 from detector.data.statistics import STRIDE
 from detector.gradients.indices import COLLAPSED, DEAD
-from detector.rundir import Key
 from detector.tools.doctor.case import Assigned, Case, Lag, Signal
 from detector.tools.doctor.checks import Check, fails, ok, unknown
 
@@ -88,7 +87,7 @@ def check_signal(case: Case, signal: Signal | None, at_init: Signal | None) -> C
         f"{min(one.rms.values()):.2g} {when}" for when, one in moments.items() if one is not None
     )
     evidence = f"RMS {sizes}; {dependence:.1%} differs between images; a probe's AUC: {probed or 'not known'}"
-    learnt = case.metric(Key.TRAIN_MAP)
+    learnt = case.learnt
     if learnt is not None and learnt >= LEARNT:
         return ok(name, evidence)
     change = components(case)

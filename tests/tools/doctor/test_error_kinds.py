@@ -106,7 +106,9 @@ def test_an_object_that_was_missed_is_no_longer_asked_for() -> None:
 
 def test_an_object_is_given_to_the_best_of_the_mistakes_about_it() -> None:
     """As tidecv has it: that of class goes, since a better score would have found the object."""
-    result = error_kinds([truth((A, 0), (B, 1))], [found((BESIDE_A, 0, 0.9), (NEAR_A, 1, 0.8), (B, 1, 0.7))], 2)
+    result = error_kinds(
+        [truth((A, 0), (B, 1))], [found((BESIDE_A, 0, 0.9), (NEAR_A, 1, 0.8), (B, 1, 0.7))], 2
+    )
     # Class 0 has AP 0; class 1 finds its object behind a mistake: (0 + 1/2) / 2.
     assert result.ap50 == pytest.approx(0.25, abs=1e-6)
     assert result.costs["place"] == pytest.approx(0.5, abs=1e-6)
