@@ -106,7 +106,7 @@ def sort_errors(truth: Truth, found: Prediction) -> Image:
             target[row] = allowed.argmax()
             free[target[row]] = False
     about = np.zeros(m, bool)  # objects that a mistake of class or place is about
-    for row in np.flatnonzero(target < 0):
+    for row in np.flatnonzero(target < 0).tolist():
         own, others = np.where(same[row], overlap[row], -1.0), np.where(same[row], -1.0, overlap[row])
         if m and BACKGROUND <= own.max() < FOREGROUND:
             kind: Kind = "place"
@@ -138,7 +138,7 @@ def mend(image: Image, kind: Kind) -> tuple[Truth, Prediction]:
         return Truth(truth.boxes[asked], truth.classes[asked], truth.size), found
     boxes, classes, keep = found.boxes.copy(), found.classes.copy(), image.kinds != KINDS.index(kind)
     taken = set(image.target[image.kinds == RIGHT].tolist())
-    for row in np.flatnonzero((image.kinds != RIGHT) & (image.target >= 0)):  # the best score first
+    for row in np.flatnonzero((image.kinds != RIGHT) & (image.target >= 0)).tolist():  # the best score first
         thing = int(image.target[row])
         if thing in taken:
             continue

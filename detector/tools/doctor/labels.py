@@ -46,18 +46,18 @@ def check_labels(case: Case) -> Check:
         return fails(
             NAME, f"{evidence}: {skipped} left out", "skipped", "too much of the data is skipped", look
         )
-    seen, asked = (
+    taught, asked = (
         {int(label) for item in case.dataset.splits[split] for label in item.classes}
         for split in ("train", "val")
     )
-    missing = [case.dataset.names[label] for label in sorted(asked - seen)]
+    missing = [case.dataset.names[label] for label in sorted(asked - taught)]
     if metric_of(case.dataset.name) == Key.VAL_MAP and len(missing) >= MANY * max(len(asked), 1):
         evidence = f"{evidence}; {len(missing)} of the {len(asked)} classes of val are not in train: "
         says = "classes of val are not in train, so that they cannot be learnt"
         return fails(NAME, evidence + ", ".join(missing[:3]), "classes missing", says, look)
-    count, lost = _augmented(case)
-    evidence = f"{evidence}; {count} boxes in the first training batches, {lost} cut to nothing"
-    if lost >= MANY * max(count, 1):
+    count, lost, before = _augmented(case)
+    evidence = f"{evidence}; {count} boxes in the first training batches, {lost:.0%} of them next to nothing"
+    if lost - before >= MANY:
         says = "augmentation cuts away the objects"
         return fails(NAME, evidence, "augmentation", says, "data.translate=0.1 data.scale=0.3 data.mosaic=0")
     for split, seen in case.seen.items() if case.checkpoint is not None else ():
@@ -91,13 +91,16 @@ def unlabelled(seen: Seen) -> int | None:
     return on_nothing if on_nothing >= UNLABELLED * labelled and others <= on_nothing / 2 else None
 
 
-def _augmented(case: Case) -> tuple[int, int]:
-    """How many boxes the first training batches have, and how many of them are next to nothing."""
+def _augmented(case: Case) -> tuple[int, float, float]:
+    """Boxes in the first training batches, which share of them is next to nothing, and without augmentation."""
     config = case.config
-    cached = config.data.model_copy(update={"cache": False})
-    loader = Loader(case.dataset.splits["train"], cached)
-    batches = loader.train_batches(
+    loader = Loader(case.dataset.splits["train"], config.data.model_copy(update={"cache": False}))
+    augmented = loader.train_batches(
         batch=config.train.batch, seed=config.train.seed, stop=4, epochs=config.train.epochs, workers=0
     )
-    sides = torch.cat([batch.boxes[:, 2:].amin(1) for batch in batches]) * config.data.image_size
-    return len(sides), int((sides < LOST).sum())
+    found = []
+    for batches in (augmented, case.batches("train")):
+        sides = torch.cat([batch.boxes[:, 2:].amin(1) for batch in batches]) * config.data.image_size
+        found.append((len(sides), float((sides < LOST).sum()) / max(len(sides), 1)))
+    (count, lost), (_, before) = found
+    return count, lost, before
