@@ -92,7 +92,7 @@ def unlabelled(seen: Seen) -> int | None:
 
 
 def _augmented(case: Case) -> tuple[int, float, float]:
-    """Boxes in the first training batches, which share of them is next to nothing, and without augmentation."""
+    """Boxes in the first training batches, which share is next to nothing, and which is unaugmented."""
     config = case.config
     loader = Loader(case.dataset.splits["train"], config.data.model_copy(update={"cache": False}))
     augmented = loader.train_batches(
