@@ -43,8 +43,8 @@ class Mistakes:
     @property
     def one_rule(self) -> bool:
         """Whether mending one kind, class or place, makes unseen images as good as those trained on."""
-        val, train = self.kinds["val"], self.kinds["train"]
-        return val.ap50 + max(val.costs["class"], val.costs["place"]) >= MENDED * train.ap50
+        val, expected = self.kinds["val"], MENDED * self.kinds["train"].ap50
+        return val.ap50 < expected <= val.ap50 + max(val.costs["class"], val.costs["place"])
 
 
 def check_overfitting(case: Case, mistakes: Mistakes) -> Check:

@@ -58,6 +58,7 @@ def test_a_healthy_run_is_cleared_and_nothing_is_written(
 ) -> None:
     run = train(tmp_path, draw(tmp_path / "d"))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    capsys.readouterr()
     assert main(["doctor", str(run), "--json", "--seconds", str(PATIENT)]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["verdict"] == "clear"
