@@ -40,7 +40,7 @@ Function = Callable[..., Any]
 
 COMMANDS = (
     "train", "info", "check", "convert", "ablate", "compare", "val", "predict", "export", "theory", "replay",
-    "reproduce", "dashboard", "report", "why", "init",
+    "reproduce", "dashboard", "report", "why", "doctor", "init",
 )  # fmt: skip
 _MODULES = {"ablate": "suites.command", "report": "compare.report"}  # the others': NAME.command
 

@@ -8,6 +8,7 @@ Two layouts are used, always named: `xywh` (centre x, centre y, width, height) a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,6 +29,16 @@ def xywh_to_xyxy(boxes: Floats) -> Floats:
 def xyxy_to_xywh(boxes: Floats) -> Floats:
     """(N, 4) left, top, right, bottom -> (N, 4) centre x, centre y, width, height; same unit."""
     return np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def iou_matrix(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """Intersection over union of (N, 4) and (M, 4) boxes, corners -> (N, M); 0 where both are empty."""
+    a, b = a.astype(np.float64)[:, None], b.astype(np.float64)[None]  # (N, 1, 4), (1, M, 4)
+    overlap = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])  # (N, M, 2)
+    common = overlap.clip(0).prod(-1)
+    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - common
+    ratio: NDArray[np.float64] = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+    return ratio
 
 
 @dataclass(frozen=True)

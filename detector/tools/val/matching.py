@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.data.geometry import iou_matrix
 from detector.training.metrics import Prediction, Truth
 
 FALSE, LEFT_OUT = -1, -2  # what `match` says of a detection that found nothing, or was not considered
-
-
-def iou_matrix(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
-    """Intersection over union of (N, 4) and (M, 4) boxes, corners -> (N, M); 0 where both are empty."""
-    a, b = a.astype(np.float64)[:, None], b.astype(np.float64)[None]  # (N, 1, 4), (1, M, 4)
-    overlap = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])  # (N, M, 2)
-    common = overlap.clip(0).prod(-1)
-    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - common
-    ratio: NDArray[np.float64] = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
-    return ratio
 
 
 def match(truth: Truth, prediction: Prediction, iou: float, limit: int = 100) -> NDArray[np.int64]:

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from detector.tools.val.matching import FALSE, LEFT_OUT, confusion_matrix, iou_matrix, match
+from detector.data.geometry import iou_matrix
+from detector.tools.val.matching import FALSE, LEFT_OUT, confusion_matrix, match
 from detector.training.metrics import Prediction, Truth
 
 SIZE = (640, 480)

@@ -1,0 +1,1 @@
+"""`detector doctor`: why is my mAP low?"""
