@@ -18,7 +18,7 @@ from detector.errors import UserError, shorten
 from detector.rundir import checkpoint_at
 from detector.runtime.checkpoint_check import check_archive, check_stored, without_constructors
 from detector.runtime.files import DOWNLOADS, PROJECT, check_regular
-from detector.runtime.ultralytics_import import import_safe_tasks, import_ultralytics
+from detector.runtime.ultralytics_import import import_ultralytics, safe_tasks
 
 WEIGHTS = DOWNLOADS / "weights"  # git-ignored in a clone
 RELEASE = "https://github.com/ultralytics/assets/releases/download/v8.4.0"
@@ -119,20 +119,20 @@ def read_weights(path: Path) -> Pretrained:
     Raises:
         UserError: it is damaged, or not a detection checkpoint.
     """
-    tasks = import_safe_tasks()
-    try:
-        check_regular(path)
-        check_archive(path)
-        with without_constructors():
-            saved, _ = tasks.torch_safe_load(str(path), safe_only=True)
-        net = saved.get("ema") or saved["model"]
-        check_stored(net, path.stat().st_size)
-        names = net.names
-        description = dict(net.yaml)
-        net = net.float()
-    except Exception as error:  # their loader raises what unpickling stumbles over: many kinds
-        kind, reason = type(error).__name__, " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: not a readable checkpoint of ultralytics ({kind}: {reason})") from error
+    with safe_tasks() as tasks:
+        try:
+            check_regular(path)
+            check_archive(path)
+            with without_constructors():
+                saved, _ = tasks.torch_safe_load(str(path), safe_only=True)
+            net = saved.get("ema") or saved["model"]
+            check_stored(net, path.stat().st_size)
+            names = net.names
+            description = dict(net.yaml)
+            net = net.float()
+        except Exception as error:  # their loader raises what unpickling stumbles over: many kinds
+            kind, reason = type(error).__name__, " ".join(str(error).split())[:200]
+            raise UserError(f"{path}: not a readable checkpoint of ultralytics ({kind}: {reason})") from error
     labels = tuple(str(name) for name in (names.values() if isinstance(names, Mapping) else names))
     size = (saved.get("train_args") or {}).get("imgsz", 640)
     # The description keeps its own `nc`: the widths of the head's hidden layers follow from it.

@@ -18,7 +18,7 @@ from detector.models.strip import Around
 from detector.models.weights import ships_with_ultralytics
 from detector.runtime.description_check import check_description
 from detector.runtime.memory_check import MOST_NUMBERS, check_activations, count_numbers, without_content
-from detector.runtime.ultralytics_import import import_safe_tasks, import_ultralytics
+from detector.runtime.ultralytics_import import import_ultralytics, safe_tasks
 
 # The head's class branches: of the usual head, and of the one that needs no suppression (YOLO26, v10).
 BOX_BRANCHES = "cv2", "one2one_cv2"
@@ -162,20 +162,22 @@ class YoloModel(DetectionModel):
 
 def _build(description: Mapping[str, Any], numbers: int | None) -> nn.Module:
     """Ultralytics' module, once it is known what it takes."""
-    tasks = import_safe_tasks()
-    check_description(description, import_ultralytics("nn.modules"))
-    most = MOST_NUMBERS if numbers is None else min(MOST_NUMBERS, 2 * numbers + 1_000_000)
-    activation = tasks.Conv.default_act  # of the whole process; they leave it changed if they fail
-    try:
-        with without_content():
-            layers, _ = tasks.parse_model(deepcopy(dict(description)), ch=3, verbose=False)
-        if (found := count_numbers(layers)) > most:
-            raise ValueError(f"it has {found:.0e} weights, and at most {most:.0e} are accepted")
-        if not ships_with_ultralytics(description):
-            check_activations(lambda: tasks.DetectionModel(deepcopy(dict(description)), verbose=False), found)
-        net: nn.Module = tasks.DetectionModel(deepcopy(dict(description)), verbose=False)
-    finally:
-        tasks.Conv.default_act = activation
+    with safe_tasks() as tasks:
+        check_description(description, import_ultralytics("nn.modules"))
+        most = MOST_NUMBERS if numbers is None else min(MOST_NUMBERS, 2 * numbers + 1_000_000)
+        activation = tasks.Conv.default_act  # of the whole process; they leave it changed if they fail
+        try:
+            with without_content():
+                layers, _ = tasks.parse_model(deepcopy(dict(description)), ch=3, verbose=False)
+            if (found := count_numbers(layers)) > most:
+                raise ValueError(f"it has {found:.0e} weights, and at most {most:.0e} are accepted")
+            if not ships_with_ultralytics(description):
+                check_activations(
+                    lambda: tasks.DetectionModel(deepcopy(dict(description)), verbose=False), found
+                )
+            net: nn.Module = tasks.DetectionModel(deepcopy(dict(description)), verbose=False)
+        finally:
+            tasks.Conv.default_act = activation
     return net
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from types import ModuleType
 
@@ -45,20 +46,27 @@ def import_ultralytics(module: str) -> ModuleType:
                 torch.set_num_threads(threads[1])
 
 
-def import_safe_tasks() -> ModuleType:
-    """`ultralytics.nn.tasks`, once it is sure that it runs no code of the files it reads.
+@contextmanager
+def safe_tasks() -> Iterator[ModuleType]:
+    """`ultralytics.nn.tasks`, which inside runs no code of the files that it reads.
+
+    It reads its switch once, when it is imported: where a user's program did that before, it is off, and is
+    off again afterwards.
 
     Raises:
-        UserError: this version cannot, or was told not to.
+        UserError: this version cannot.
     """
     tasks = import_ultralytics("nn.tasks")
-    safe = getattr(tasks, "_SafeLoad", None)
-    if safe is None or not safe.restricted():
-        raise UserError(
-            "model.pretrained: this ultralytics would run code that the file brings; "
-            "install a newer one, and do not set ULTRALYTICS_SAFE_LOAD"
-        )
-    return tasks
+    before, safe = getattr(tasks, "SAFE_LOAD", None), getattr(tasks, "_SafeLoad", None)
+    tasks.SAFE_LOAD = True  # type: ignore[attr-defined]
+    try:
+        if before is None or safe is None or not safe.restricted():
+            raise UserError(
+                "model.pretrained: this ultralytics would run code that the file brings; install a newer one"
+            )
+        yield tasks
+    finally:
+        tasks.SAFE_LOAD = before  # type: ignore[attr-defined]
 
 
 def _set_by_user(environment: dict[str, str]) -> dict[str, str]:

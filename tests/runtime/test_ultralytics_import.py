@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from detector.errors import UserError
+from detector.runtime.ultralytics_import import import_ultralytics, safe_tasks
+
 
 @pytest.mark.slow
 def test_importing_ultralytics_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -48,3 +51,20 @@ assert not AUTOINSTALL and not ONLINE
     assert done.stdout + done.stderr == ""
     assert [p for p in home.rglob("*") if "Ultralytics" in str(p)] == []
     assert list(tmp_path.glob("ultralytics-*")) == []
+
+
+def test_no_file_runs_code_though_a_program_has_imported_ultralytics_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tasks = import_ultralytics("nn.tasks")
+    monkeypatch.setattr(tasks, "SAFE_LOAD", False)  # as after `from ultralytics import YOLO`
+    assert not tasks._SafeLoad.restricted()
+    with safe_tasks() as found:
+        assert found is tasks and tasks._SafeLoad.restricted()
+    assert tasks.SAFE_LOAD is False  # the program's own loading is as it was
+    monkeypatch.setattr(tasks._SafeLoad, "SUPPORTED", False)
+    with pytest.raises(UserError, match="install a newer one"), safe_tasks():
+        pass
+    monkeypatch.delattr(tasks, "_SafeLoad")
+    with pytest.raises(UserError, match="install a newer one"), safe_tasks():
+        pass
