@@ -114,6 +114,8 @@ def parse(words: list[str]) -> None:
             extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
             named = re.findall(r"\[(.*?)\]", " ".join(rest))
             assert {extra for names in named for extra in names.split(",")} <= extras.keys(), words
+        case "python3", ["-m", "venv", _]:
+            pass
         case (("source" | "wandb" | "find" | "sort" | "shuf" | "head" | "tail" | "cd" | "git"), _):
             pass
         case _:

@@ -10,6 +10,7 @@ from statistics import fmean
 from detector.errors import shorten
 from detector.tools.compare.runs import Run
 
+SIZE = "data.image_size"
 EQUAL_TIME = 1.1  # so far apart may runs be that are said to have had the same time
 EQUAL_SIZE = 1.1  # likewise networks of one size
 
@@ -45,9 +46,10 @@ def conditions(runs: Sequence[Run]) -> str:
         budget = f"equal budget in time: {fmean(run.value('seconds') for run in runs):.0f} s a run"
     else:
         budget = f"budgets differ: {', '.join(sorted(lengths))}"
-    sizes = ", ".join(f"{size} px" for size in sorted({run.config["data.image_size"] for run in runs}))
+    sizes = sorted({run.config[SIZE] for run in runs if SIZE in run.config})  # a watched run need not say it
+    at = f" at {', '.join(f'{size} px' for size in sizes)}" if sizes else ""
     parts = [
-        f"{', '.join(sorted({run.dataset for run in runs}))} at {sizes}",
+        f"{', '.join(sorted({run.dataset for run in runs}))}{at}",
         budget,
         "; ".join(sorted({run.machine for run in runs if run.machine})[:3]),
         ", ".join(f"commit {commit}" for commit in sorted({run.commit for run in runs if run.commit})[:3]),
