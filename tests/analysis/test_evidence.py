@@ -20,7 +20,6 @@ from detector.tools.suites.suite import load_suite
 from tests.support import ROOT
 
 ABLATIONS = sorted(file for file in (ROOT / "ablations").glob("*.yaml") if file.stem != "sweep")
-DIVERGES = {"no_batchnorm_no_clip"}  # in every seed, so that there is no mAP to be averaged
 ON_SHAPES = {"no_residual", "plain_sigmoid"}
 
 
@@ -32,12 +31,9 @@ def effect(config: Config, index: float | None = None) -> Effect:
 def test_each_shipped_ablation_finds_what_was_measured_of_it(file: Path) -> None:
     loaded = load_config(file)
     found = find(read_effects(), loaded.config, "coco8")
-    if file.stem in DIVERGES:
-        assert found is None
-        return
     assert found is not None
     assert found.ablation == ("baseline" if file.stem == "coco8" else file.stem)
-    assert found.n >= 3 and found.metric == Key.TRAIN_MAP
+    assert found.n >= 5 and found.metric == Key.TRAIN_MAP
 
 
 @pytest.mark.parametrize("name", sorted(ON_SHAPES))

@@ -104,7 +104,7 @@ def test_an_ablation_is_a_header_and_at_most_three_lines(path: Path) -> None:
     assert f"# Command:  python train.py --config ablations/{path.name}" in header
 
 
-def test_only_the_ablation_measured_to_diverge_may_diverge() -> None:
+def test_only_where_nothing_bounds_the_numbers_is_their_end_a_result() -> None:
     recording = [p.stem for p in ABLATIONS if load_config(p).config.train.on_nonfinite == "record"]
     assert recording == ["no_batchnorm_no_clip"]
 
