@@ -57,9 +57,9 @@ def test_no_residual_quotes_a_control_and_a_remedy_with_n() -> None:
     config = load_config(ROOT / "ablations" / "no_residual.yaml", settings).config
     text = explain(summary, [], {}, config, read_effects())[Key.DIAGNOSIS]
     frozen = "With the trunk frozen at its initialisation the baseline reaches a train/mAP50-95 of"
-    assert f"{frozen} 0.98 (n=3), trained 0.99 (n=3)" in text
-    assert "First remedy to try: model.shortcut=residual" in text
-    assert "measured train/mAP50-95: 0.44 (n=3) to 0.99 (n=3)." in text
+    assert f"{frozen} 0.98 (n=5), trained 0.96 (n=5)" in text
+    assert "First remedy to try: model.shortcut=gated" in text
+    assert "measured train/mAP50-95: 0.48 (n=5) to 0.97 (n=5)." in text
 
 
 def test_a_key_that_came_later_had_its_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
