@@ -245,6 +245,8 @@ class RunDir:
             UserError: it holds a run, or files that look like one's, or it cannot be made.
         """
         run = cls(path)
+        if os.path.lexists(run.history_file):
+            raise UserError(f"{run}: holds a run already; name another directory, or remove it")
         run._check_unused()
         sections: dict[str, Any] = {}
         for key, value in settings.items():

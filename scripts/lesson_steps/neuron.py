@@ -50,7 +50,7 @@ def neuron() -> Found:
             right = float((((x @ w + b) > 0) == (y > 0)).float().mean())
             results.append((name, f"{float(loss(w, b)):.3f}", f"{100 * right:.0f} %"))
         line = np.linspace(-1, 5, 2)
-        w1, w2, offset = float(w[0]), float(w[1]), float(b)
+        w1, w2, offset = *w.tolist(), float(b.detach())
         axes.plot(line, -(w1 * line + offset) / w2, style, color="black", label=name)
     axes.set(xlim=(-1, 5), ylim=(-1, 4.5), xlabel="input 1", ylabel="input 2")
     axes.legend(ncols=2, loc="upper left", columnspacing=1, handlelength=1.4)

@@ -38,7 +38,9 @@ def conditions(runs: Sequence[Run]) -> str:
     lengths = {planned(run) for run in runs}
     batches = {run.config.get("train.batch") for run in runs}
     batch = f" of batch {batches.pop()}" if len(batches) == 1 and "epochs" not in "".join(lengths) else ""
-    if len(lengths) == 1:
+    if not any(lengths):  # watched runs, whose loops said nothing of it
+        budget = ""
+    elif len(lengths) == 1:
         budget = (
             f"equal budget in {'epochs' if 'epochs' in min(lengths) else 'steps'}: {lengths.pop()}{batch}"
         )
@@ -48,8 +50,9 @@ def conditions(runs: Sequence[Run]) -> str:
         budget = f"budgets differ: {', '.join(sorted(lengths))}"
     sizes = sorted({run.config[SIZE] for run in runs if SIZE in run.config})  # a watched run need not say it
     at = f" at {', '.join(f'{size} px' for size in sizes)}" if sizes else ""
+    data = ", ".join(sorted({run.dataset for run in runs if run.dataset != "unknown"}))
     parts = [
-        f"{', '.join(sorted({run.dataset for run in runs}))}{at}",
+        f"{data}{at}".strip(),
         budget,
         "; ".join(sorted({run.machine for run in runs if run.machine})[:3]),
         ", ".join(f"commit {commit}" for commit in sorted({run.commit for run in runs if run.commit})[:3]),

@@ -64,10 +64,12 @@ def check_learning_rate(case: Case) -> Check:
         return unknown(name, "the trunk gives no signal, see signal: what moves its weights says nothing")
     typical = median(max(ratios) for ratios in by_row)
     longest = max(median(ratios) for ratios in by_row)
-    path = typical * int(case.summary.get("steps") or 1)
+    steps = int(case.summary.get("steps") or 1)
+    path, nearby = typical * steps, f"train.lr={_nearby(train.lr, max(typical, longest))}"
     evidence = (
-        f"{train.optimizer} at {train.lr:g}: a step changes the trunk's weights by {typical:.1g} of their "
-        f"norm, at most by {longest:.1g}, and all steps together by no more than {path:.2g}"
+        f"{train.optimizer} at {train.lr:g}: a typical step changes the layer of the trunk that moves most by "
+        f"{typical:.1g} of its norm, all steps together by no more than {path:.2g}; none changes half of the "
+        f"layers by more than {longest:.1g}"
     )
     learnt = case.learnt
     if learnt is not None and learnt >= LEARNT:
@@ -78,7 +80,12 @@ def check_learning_rate(case: Case) -> Check:
             evidence,
             "learning rate too high",
             "the learning rate is too high: a step moves the weights too far",
-            f"train.lr={_nearby(train.lr, longest)}",
+            nearby,
+        )
+    if path < TOO_SHORT and 2 * train.warmup_steps > steps:
+        says = f"the warm-up of {train.warmup_steps} steps takes most of the run: the weights hardly move"
+        return fails(
+            name, evidence, "learning rate too low", says, f"train.warmup_steps={max(1, steps // 10)}"
         )
     if path < TOO_SHORT:
         return fails(
@@ -86,14 +93,14 @@ def check_learning_rate(case: Case) -> Check:
             evidence,
             "learning rate too low",
             "the learning rate is too low for so few steps: the weights hardly move",
-            f"train.lr={_nearby(train.lr, longest)}",
+            nearby,
         )
     return ok(name, evidence)
 
 
-def _nearby(lr: float, longest: float) -> str:
-    """The learning rate at which the largest step would be a usual one, to one digit."""
-    return f"{lr * USUAL / max(longest, 1e-9):.0g}"
+def _nearby(lr: float, step: float) -> str:
+    """The learning rate at which this step would be a usual one, to one digit."""
+    return f"{lr * USUAL / max(step, 1e-9):.0g}"
 
 
 def check_gradient(case: Case) -> Check:
