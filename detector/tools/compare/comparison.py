@@ -332,7 +332,8 @@ def _notes(groups: Sequence[Group]) -> list[str]:
         )
     if unknown := [run.directory.name for run in runs if run.data is None]:
         notes.append(
-            f"What data they trained on could not be verified, for lack of its fingerprint in a summary: {_some(unknown)}."
+            "What data they trained on could not be verified, for lack of its fingerprint in a summary: "
+            f"{_some(unknown)}."
         )
     ends = Counter(run.state for run in runs)
     if ends["diverged"]:

@@ -67,7 +67,7 @@ def check_learning_rate(case: Case) -> Check:
     steps = int(case.summary.get("steps") or 1)
     path, nearby = typical * steps, f"train.lr={_nearby(train.lr, max(typical, longest))}"
     evidence = (
-        f"{train.optimizer} at {train.lr:g}: a typical step changes the layer of the trunk that moves most by "
+        f"{train.optimizer} at {train.lr:g}: a typical step changes the trunk's layer that moves most by "
         f"{typical:.1g} of its norm, all steps together by no more than {path:.2g}; none changes half of the "
         f"layers by more than {longest:.1g}"
     )
