@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib import import_module
-from inspect import signature
+from inspect import getdoc, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +98,7 @@ def _app(name: str, function: Function | None = None) -> App:
     app = App(
         name=name,
         version=f"detector {__version__}",
-        help=None if function else "Train a detector, and see where its gradients die.",
+        help=_description(function) if function else "Train a detector, and see where its gradients die.",
         help_format="plaintext",
         group_parameters="Options",
         default_parameter=Parameter(negative=(), allow_repeating=True, show_default=_shown),
@@ -112,6 +112,12 @@ def _app(name: str, function: Function | None = None) -> App:
             words[-1] = f"[{words[-1]}...]"
             app.usage = f"Usage: {name} [OPTIONS] {' '.join(words)}"
     return app
+
+
+def _description(function: Function) -> str:
+    """A function's docstring before its arguments, a line a paragraph: a terminal has its own width."""
+    text = re.split(r"\n(?:Args|Returns|Raises):\n", getdoc(function) or "")[0]
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n")).strip()
 
 
 def _shown(default: object) -> str | None:
