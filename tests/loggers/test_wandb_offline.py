@@ -284,7 +284,6 @@ def test_a_terminal_is_not_asked_for_a_key(tmp_path: Path) -> None:
         from detector.config.schema import Config
         from detector.loggers.wandb_logger import WandbLogger
         from detector.loggers.wandb_session import Start
-from detector.rundir import RunDir
         assert sys.stdin.isatty() and sys.stderr.isatty()
         config = Config.model_validate({"tracking": {"wandb": "online"}})
         WandbLogger(Start(Path(sys.argv[1]), config, "a", "d")).close()

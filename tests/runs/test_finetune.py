@@ -98,9 +98,9 @@ def test_an_ablation_of_another_network_trains_resumes_and_is_used(
 ) -> None:
     monkeypatch.setenv("DETECTOR_DATASETS", str(coco8))
     config = ROOT / "ablations/plain_sigmoid.yaml"
-    network = "model.pretrained=yolo12n.yaml"
+    network = ("model.pretrained=yolo12n.yaml", "model.scope=all")
     run = train_py(
-        "--config", str(config), *QUICK, network, "train.steps=3", "train.eval_every=null", name="bare"
+        "--config", str(config), *QUICK, *network, "train.steps=3", "train.eval_every=null", name="bare"
     )
     assert run.summary["ablation"] == "plain_sigmoid"
     last = run.directory / "checkpoints/last.pt"
