@@ -53,8 +53,9 @@ class ImageCache:
         self._shape = size, size, 3
         self._slot = _HEAD.size + size * size * 3
         self._file, self._full = -1, False
-        path, needed = folder / _name(images, size), self._slot * len(images)
+        needed = self._slot * len(images)
         try:
+            path = folder / _name(images, size)
             folder.mkdir(parents=True, exist_ok=True)
             self._remove_unused(folder, path)
             free = shutil.disk_usage(folder).free
@@ -69,7 +70,9 @@ class ImageCache:
             os.utime(path)
         except OSError as error:
             self.close()
-            _log.warning("data.cache=disk: %s: %s: images are decoded anew", path, error.strerror)
+            _log.warning(
+                "data.cache=disk: %s: %s: images are decoded anew", error.filename or folder, error.strerror
+            )
 
     def get(self, index: int) -> tuple[Image, Letterbox] | None:
         """Image number `index`, (size, size, 3), and how it sits there; None if it is not there whole."""

@@ -121,6 +121,14 @@ def test_without_room_none_is_begun(
     assert same(ImageCache(images, SIZE, tmp_path / "file"), images) == [False] * 4  # no folder can be there
 
 
+def test_an_image_that_is_gone_costs_the_cache_and_nothing_else(
+    images: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    missing = [*images, tmp_path / "gone.png"]  # whoever decodes it says so, by its name
+    assert ImageCache(missing, SIZE, tmp_path / "cache").get(0) is None
+    assert "gone.png: No such file or directory: images are decoded anew" in caplog.text
+
+
 def test_what_nobody_used_for_long_goes_unless_somebody_is_using_it(
     images: list[Path], tmp_path: Path
 ) -> None:

@@ -82,19 +82,12 @@ def check_learning_rate(case: Case) -> Check:
             "the learning rate is too high: a step moves the weights too far",
             nearby,
         )
-    if path < TOO_SHORT and 2 * train.warmup_steps > steps:
-        says = f"the warm-up of {train.warmup_steps} steps takes most of the run: the weights hardly move"
-        return fails(
-            name, evidence, "learning rate too low", says, f"train.warmup_steps={max(1, steps // 10)}"
-        )
     if path < TOO_SHORT:
-        return fails(
-            name,
-            evidence,
-            "learning rate too low",
-            "the learning rate is too low for so few steps: the weights hardly move",
-            nearby,
-        )
+        says, change = "the learning rate is too low for so few steps: the weights hardly move", nearby
+        if 2 * train.warmup_steps > steps:
+            says = f"the warm-up of {train.warmup_steps} steps takes most of the run: the weights hardly move"
+            change = f"train.warmup_steps={max(1, steps // 10)}"
+        return fails(name, evidence, "learning rate too low", says, change)
     return ok(name, evidence)
 
 
