@@ -144,7 +144,8 @@ def _init(start: Start, run_id: str, mode: Literal["online", "offline"]) -> wand
     tags = dict.fromkeys((start.ablation, start.dataset, *tracking.tags))
     return wandb.init(
         mode=mode,
-        dir=str(start.directory),
+        # W&B's service process, where something else started it, may stand in another folder than we do.
+        dir=os.path.abspath(start.directory),
         id=run_id,
         project=tracking.project,
         entity=tracking.entity,

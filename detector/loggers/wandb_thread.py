@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detector.errors import describe_error
+from detector.errors import describe_error, display_path
 from detector.loggers import wandb_session
 
 if TYPE_CHECKING:
@@ -119,4 +119,4 @@ class WandbThread:
 def how_to_sync(run: wandb.Run) -> str:
     """How to look at an offline run, and to upload it."""
     folder = Path(run.settings.sync_dir)
-    return f"Look: wandb leet {folder.parent}   Upload: wandb sync {folder}"
+    return f"Look: wandb leet {display_path(folder.parent)}   Upload: wandb sync {display_path(folder)}"

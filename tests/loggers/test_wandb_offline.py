@@ -276,6 +276,24 @@ def test_no_key_and_no_terminal_is_offline_without_a_prompt(
     assert len(said) == 1 and "offline" in said[0]
 
 
+def test_a_service_started_in_another_folder_writes_into_the_run(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    (tmp_path / "work" / "run").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    wandb.setup(settings=wandb.Settings(silent=True)).ensure_service()
+    monkeypatch.chdir(tmp_path / "work")
+    logger = WandbLogger(Start(Path("run"), Config(), "baseline", "coco8"), report=said.append)
+    logger.log({"step": 0, "train/loss": 1.0})
+    logger.close()
+    assert len(list((tmp_path / "work" / "run").rglob("*.wandb"))) == 1
+    assert not list((tmp_path / "elsewhere").iterdir())
+    assert "wandb leet run/wandb " in said[0]  # no longer than it has to be
+
+
 @pytest.mark.slow
 def test_a_terminal_is_not_asked_for_a_key(tmp_path: Path) -> None:
     code = """
