@@ -18,6 +18,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 SUITE = ROOT / "ablations" / "suites" / "cures.yaml"
+# What the README shows of it: what is stripped, and the cells that repair it without putting it back.
+REPAIRS = {
+    "no_residual": ("no_residual_adamw", "gated"),
+    "no_batchnorm": ("no_batchnorm_skipinit", "no_batchnorm_fixup"),
+    "plain_silu": ("plain_delta_leaky", "plain_tailored_tanh"),
+}
 COLUMNS = {
     "V at init": ("gradient/vanishing_index_init", 2, "+"),
     "V late": ("gradient/vanishing_index", 2, "+"),
@@ -26,23 +32,50 @@ COLUMNS = {
 }
 
 
-def table(suite: Any, runs: Path) -> str:
-    """A Markdown table with a row a cell; a cell without a finished run has none."""
+def summaries_of(runs: Path, cell: str) -> list[dict[str, Any]]:
+    """The summary of each of a cell's runs."""
     from detector.rundir import RunDir
+
+    return [RunDir(run).scan_summary()[0] for run in sorted(runs.glob(f"{cell}-s*"))]
+
+
+def row(summaries: Sequence[dict[str, Any]]) -> str:
+    """The columns of a cell, from its finished runs, as a part of a Markdown row."""
     from scripts.ablations import spread
 
+    sound = [summary for summary in summaries if summary.get("status") == "finished"]
+    broken = sum(summary.get("status") == "diverged" for summary in summaries)
+    cells = [spread((s[key] for s in sound), digits, sign) for key, digits, sign in COLUMNS.values()]
+    return " | ".join([*cells, str(len(sound)) + (f" ({broken} diverged)" if broken else "")])
+
+
+def changes(delta: dict[str, Any]) -> str:
+    """What a cell sets, as code."""
+    return " ".join(f"`{key.split('.')[-1]}={value.value}`" for key, value in delta.items()) or "–"
+
+
+def short(suite: Any, runs: Path) -> str:
+    """The README's table: what is stripped, and below it what repairs it."""
+    lines = [f"| network | {' | '.join(COLUMNS)} | n |", "|---|" + "--:|" * (len(COLUMNS) + 1)]
+    for stripped, repaired in REPAIRS.items():
+        lines.append(f"| **`{stripped}`** | {row(summaries_of(runs, stripped))} |")
+        for cell in repaired:
+            inherited = {key: value.value for key, value in suite.cells[stripped].items()}
+            added = {k: v for k, v in suite.cells[cell].items() if v.value != inherited.get(k, ...)}
+            lines.append(f"| with {changes(added)} | {row(summaries_of(runs, cell))} |")
+    return "\n".join(lines)
+
+
+def table(suite: Any, runs: Path) -> str:
+    """A Markdown table with a row a cell; a cell without a finished run has none."""
     lines = [f"| cell | changes | {' | '.join(COLUMNS)} | n |", "|---|---|" + "--:|" * (len(COLUMNS) + 1)]
     commits: set[str] = set()
     for name, delta in suite.cells.items():
-        summaries = [RunDir(run).scan_summary()[0] for run in sorted(runs.glob(f"{name}-s*"))]
+        summaries = summaries_of(runs, name)
         sound = [summary for summary in summaries if summary.get("status") == "finished"]
         commits |= {str(summary["commit"])[:7] + ("-dirty" if summary["dirty"] else "") for summary in sound}
-        broken = sum(summary.get("status") == "diverged" for summary in summaries)
-        changes = " ".join(f"`{key.split('.')[-1]}={value.value}`" for key, value in delta.items()) or "–"
-        cells = [spread((s[key] for s in sound), digits, sign) for key, digits, sign in COLUMNS.values()]
-        if sound or broken:
-            n = str(len(sound)) + (f" ({broken} diverged)" if broken else "")
-            lines.append(f"| `{name}` | {changes} | {' | '.join(cells)} | {n} |")
+        if any(summary.get("status") in ("finished", "diverged") for summary in summaries):
+            lines.append(f"| `{name}` | {changes(delta)} | {row(summaries)} |")
     return (
         "\n".join(lines) + f"\n\nMean ± standard deviation over n seeds; commit {', '.join(sorted(commits))}."
     )
@@ -68,7 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not runs.is_dir():
         print(f"{runs}: no runs yet", file=sys.stderr)
         return 2
-    write_between(ROOT / "docs" / "findings.md", "table: cures", table(load_suite(SUITE), runs))
+    suite = load_suite(SUITE)
+    write_between(ROOT / "docs" / "findings.md", "table: cures", table(suite, runs))
+    write_between(ROOT / "README.md", "table: repairs", short(suite, runs))
     update_effects(options.out, options.out / "ablations")
     return 0
 
