@@ -71,6 +71,9 @@ def test_every_convolution_of_a_network_has_one_point_whatever_is_stripped(name:
     for change in ({"shortcut": "none", "norm": "none", "act": "relu"}, {"shortcut": "gated"}):
         changed = calls_of(built(name, **change), IMAGES)
         assert {which: list(points(changed, which)) for which in names} == names, change
+    chain = calls_of(built(name, shortcut="chain"), IMAGES)
+    assert list(points(chain, "blocks")) == names["blocks"]
+    assert len(points(chain, "convs")) <= len(names["convs"])  # the bypasses in a C3k are gone
 
 
 def test_a_block_with_another_shortcut_is_measured_behind_it() -> None:
