@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from detector.tools.suites.suite import expand, load_suite
 from scripts import yolos
 from scripts.ablations import ABLATIONS, table
 from scripts.pictures import crossed
@@ -134,6 +135,12 @@ def test_the_tables_of_stripped_yolos_are_written_from_the_runs_that_are_there(
     assert set(re.findall(r"[+−]?\d\.\d+", said)) <= set(re.findall(r"[+−]?\d\.\d+", page))
     assert f"unseen images is 0.200 ± {half}" in said
     assert yolos.main(["--report-only", "--suite", "yolov8", "--out", str(tmp_path)]) == 0  # it has no place
+
+
+@pytest.mark.parametrize("data", yolos.DATA)
+def test_what_changes_a_suite_of_yolos_is_valid(data: str) -> None:
+    changes = [change.format(datasets="mine") for change in yolos.DATA[data][1]]
+    assert len(expand(load_suite(Path("yolo26")), None, changes)) == 6 * yolos.SEEDS
 
 
 def test_the_readme_says_of_yolo26_what_its_tables_say() -> None:
