@@ -210,6 +210,15 @@ def test_a_chain_is_the_block_written_by_hand_with_zeros_for_all_but_its_last_br
         torch.testing.assert_close(strip(old, shortcut="chain")(x), expected)  # in two steps
 
 
+@pytest.mark.parametrize(("scope", "share"), [("trunk", 0.91), ("all", 0.83)])  # as docs/any_yolo.md says
+def test_a_chain_is_smaller(scope: str, share: float) -> None:
+    sizes = [
+        sum(p.numel() for p in built("yolo26n.yaml", shortcut=shortcut, scope=scope).parameters())
+        for shortcut in ("residual", "chain")
+    ]
+    assert sizes[1] / sizes[0] == pytest.approx(share, abs=0.005)
+
+
 def test_a_chain_has_the_weights_that_are_used_and_no_others() -> None:
     whole, plain = built("yolov8n.yaml"), built("yolov8n.yaml", shortcut="chain")
     state, fewer = whole.state_dict(), 0
