@@ -12,6 +12,7 @@ from detector.errors import UserError
 from detector.gradients.layers import layers_of, numbered, trainable_weights
 from detector.gradients.points import Calls, no_such, points
 from detector.integrations.surroundings import unwrapped
+from detector.models.strip import kind_name
 
 Layers = str | Sequence[str] | Mapping[str, nn.Module]
 """`layers`, `blocks`, `convs`, a pattern or names of modules, or the layers by the names of their curves."""
@@ -106,7 +107,7 @@ def _ultralytics(model: nn.Module) -> dict[str, nn.Module]:
     if not isinstance(description, Mapping) or not isinstance(layers, nn.Sequential):
         return {}
     backbone = list(layers)[: len(description.get("backbone", ()))]
-    return {f"{at:02d}_{at}.{type(layer).__name__.lower()}": layer for at, layer in enumerate(backbone)}
+    return {f"{at:02d}_{at}.{kind_name(layer).lower()}": layer for at, layer in enumerate(backbone)}
 
 
 def _backbone(model: nn.Module) -> dict[str, nn.Module]:

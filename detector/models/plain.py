@@ -26,6 +26,8 @@ from detector.errors import UserError
 class PlainPSA(nn.Module):
     """Ultralytics' `PSA` without its two additions, its parts under their names: (B, c, H, W) -> the same."""
 
+    was = "PSA"
+
     def __init__(self, psa: Any) -> None:
         super().__init__()
         self.cv1, self.cv2, self.attn, self.ffn = psa.cv1, psa.cv2, psa.attn, psa.ffn
@@ -44,8 +46,9 @@ class PlainABlock(nn.Sequential):
 class Chain(nn.Module):
     """A block whose parts follow each other, under their names: (B, c_in, H, W) -> (B, c_out, H, W)."""
 
-    def __init__(self, parts: Mapping[str, nn.Module]) -> None:
+    def __init__(self, was: str, parts: Mapping[str, nn.Module]) -> None:
         super().__init__()
+        self.was = was  # the name of the block
         for name, part in parts.items():
             self.add_module(name, part)
 
@@ -87,7 +90,8 @@ def chained(block: Any) -> Chain | None:
     Raises:
         UserError: it has one that is not known here.
     """
-    form = FORMS.get("PSA" if isinstance(block, PlainPSA) else kind_of(block))
+    kind = PlainPSA.was if isinstance(block, PlainPSA) else kind_of(block)
+    form = FORMS.get(kind)
     if form is None:
         kinds = {kind.__name__ for kind in type(block).__mro__ if kind.__module__.startswith("ultralytics.")}
         if kinds & {*FORMS, *OTHERS}:
@@ -99,7 +103,8 @@ def chained(block: Any) -> Chain | None:
     if form.halved:
         _narrow(first, outputs=slice(width, None))
     _narrow(last, inputs=slice(None, width) if form.first else slice(-width, None))
-    return Chain({"cv1": first} | {name: getattr(block, name) for name in form.body} | {form.last: last})
+    body = {name: getattr(block, name) for name in form.body}
+    return Chain(kind, {"cv1": first, **body, form.last: last})
 
 
 def _narrow(unit: Any, *, outputs: slice = slice(None), inputs: slice = slice(None)) -> None:

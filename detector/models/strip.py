@@ -31,7 +31,7 @@ from detector.models.blocks import (
     SkipInit,
 )  # fmt: skip
 from detector.models.init import drawing
-from detector.models.plain import PlainABlock, PlainPSA, chained, kind_of
+from detector.models.plain import Chain, PlainABlock, PlainPSA, chained, kind_of
 from detector.models.standardised import StandardisedConv2d, variance_gain
 from detector.models.tailored import TailoredReLU, TailoredTanh
 from detector.registry import lookup
@@ -83,6 +83,12 @@ class Around(nn.Module):
         """`shortcut(x, block(x))`."""
         out: Tensor = self.shortcut(x, self.block(x))
         return out
+
+
+def kind_name(layer: nn.Module) -> str:
+    """What a layer is called: the same whatever was taken out of it or put around it."""
+    block = layer.block if isinstance(layer, Around) else layer
+    return block.was if isinstance(block, Chain | PlainPSA) else type(block).__name__
 
 
 def strip(
