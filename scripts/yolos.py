@@ -180,7 +180,8 @@ def write_init() -> None:
     cells["chain, no_batchnorm"] = [*cells["chain"], "model.norm=none"]
     lines = "\n".join(init_rows(cells))
     facts = provenance("cpu", outputs=["docs/any_yolo.md", "README.md"])
-    text = f"{lines}\n\nn = {SEEDS}. COCO8's four images at 192 px. {_source([facts])}"
+    told = f"n = {SEEDS}. COCO8's four images at 192 px. `chain`: no additions and concatenations in blocks."
+    text = f"{lines}\n\n{told} {_source([facts])}"
     write_between(PAGE, "table: yolo init", text)
 
 
