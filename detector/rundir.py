@@ -96,6 +96,7 @@ class Key:
     DEAD_UNITS, SATURATION = "dead_units/", "saturation/"  # shares, 0 to 1
     # What a network costs, only in the summary. A pass is the fastest of several: see `models.size.image_ms`.
     PARAMETERS, FLOPS, IMAGE_MS = "parameters", "flops", "time/image_ms"
+    MODEL = "model"  # the file of a YOLO, such as yolo26n.yaml; absent for our own network
     NETWORK = "network"  # the layers of a YOLO as in its YAML: [from, repeats, module, arguments]
     # Only in the summary. `_INIT` behind a key means before the first step.
     INIT = "_init"

@@ -48,7 +48,9 @@ def test_every_training_runs(command: list[str], folder: Path) -> None:
     directory = folder / f"run{COMMANDS.index(command)}"
     assert train.main([*command[2:], *QUICK, f"run.dir={directory}"]) == 0
     run = RunDir(directory)
-    assert run.read_summary()["status"] == "finished"
+    summary = run.read_summary()
+    assert summary["status"] == "finished"
+    assert f"model.pretrained={summary['model']}" in command
     names = [key for key in run.read_history()[0] if key.startswith("point_activation_grad/")]
     wanted = next((word.partition("=")[2] for word in command if word.startswith("gradients.points=")), "")
     if wanted == "convs":

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from detector.tools.suites.suite import expand, load_suite
+from scripts import yolos
 from scripts.ablations import ABLATIONS, table
 from scripts.pictures import crossed
 from tests.support import ROOT
@@ -23,6 +27,9 @@ WRITTEN = {
     "table: repairs": "README.md",
     "table: reliability": "docs/reliability.md",
     "table: bccd": "docs/speed.md",
+    "table: yolo init": "docs/any_yolo.md",
+    **{f"table: yolo26 {data}": "docs/any_yolo.md" for data in yolos.DATA},
+    "yolo26": "README.md",
 }
 
 
@@ -89,3 +96,56 @@ def test_the_picture_shows_curves_and_outcomes(trunk: str) -> None:
     assert means == [5, 6, 8, 9]
     assert [text.get_text() for text in right.texts] == ["0.50", "0.25", "0.12", "0.00", "val mAP"]
     assert right.get_yticklabels()[-1].get_text() == "mine"
+
+
+def yolo_runs(out: Path) -> None:
+    """Of the suite on shapes two cells, one with a seed that diverged and one without an end."""
+    broken = {"status": "diverged", "val/mAP50-95": None, "gradient/vanishing_index": float("nan")}
+    for name, seed, changes in (
+        ("baseline", 0, {}),
+        ("baseline", 1, {}),
+        ("no_batchnorm", 0, {}),
+        ("no_batchnorm", 1, broken),
+        ("sigmoid", 0, {"status": "stopped"}),
+    ):
+        run = out / "yolo26_shapes" / f"{name}-s{seed}"
+        run.mkdir(parents=True)
+        facts = summary(seed, **{"val/mAP50-95": 0.1 + 0.2 * seed, "signal/input_dependence": 0.5})
+        (run / "summary.json").write_text(json.dumps(facts | changes))
+
+
+def test_the_tables_of_stripped_yolos_are_written_from_the_runs_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for page in ("PAGE", "README"):
+        monkeypatch.setattr(yolos, page, tmp_path / f"{page}.md")
+        yolos.__dict__[page].write_text("".join(f"<!-- {m} -->\n<!-- /{m} -->\n" for m in WRITTEN))
+    yolo_runs(tmp_path)
+    assert yolos.main(["--report-only", "--out", str(tmp_path)]) == 0
+    assert "yolo26_coco8: no runs yet" in capsys.readouterr().err
+    page = yolos.PAGE.read_text()
+    # Two values 0.2 apart: their deviation is 0.2 / √2, and Student's t for one degree of freedom 12.706.
+    half = f"{12.706 * 0.2 / 2:.3f}"
+    assert (
+        f"| `baseline` | healthy | +0.50 ± 0.00 | −1.50 ± 6.35 | 0.50 ± 0.00 | 0.200 ± {half} | 2 |" in page
+    )
+    assert "| `no_batchnorm` | healthy | +0.50 ± 0.00 | −1.00 | 0.50 | 0.100 | 1 (1 diverged) |" in page
+    assert "`sigmoid`" not in page  # it was stopped
+    assert "commit 0123456; torch 2.15.0, ultralytics 8.4.190, cpu." in page
+    said = yolos.README.read_text()
+    assert set(re.findall(r"[+−]?\d\.\d+", said)) <= set(re.findall(r"[+−]?\d\.\d+", page))
+    assert f"unseen images is 0.200 ± {half}" in said
+    assert yolos.main(["--report-only", "--suite", "yolov8", "--out", str(tmp_path)]) == 0  # it has no place
+
+
+@pytest.mark.parametrize("data", yolos.DATA)
+def test_what_changes_a_suite_of_yolos_is_valid(data: str) -> None:
+    changes = [change.format(datasets="mine") for change in yolos.DATA[data][1]]
+    assert len(expand(load_suite(Path("yolo26")), None, changes)) == 6 * yolos.SEEDS
+
+
+def test_the_readme_says_of_yolo26_what_its_tables_say() -> None:
+    said = README.split("<!-- yolo26 -->")[1].split("<!-- /yolo26 -->")[0]
+    page = (ROOT / "docs" / "any_yolo.md").read_text(encoding="utf-8")
+    numbers = re.findall(r"[+−]?\d\.\d+", said)
+    assert [number for number in numbers if number not in page] == []

@@ -329,7 +329,16 @@ def test_a_run_is_meant_by_its_folder_of_checkpoints_from_within(
 def test_no_key_is_spelt_a_second_time() -> None:
     """Whoever reads or writes a row takes its keys from here; a docstring or a label may still name one."""
     keys = {value for name, value in vars(Key).items() if name.isupper() and isinstance(value, str)}
-    keys -= {Key.STEP, Key.EPOCH, Key.INIT, Key.MAP, Key.MAP50, Key.PARAMETERS, Key.NETWORK}  # plain words
+    keys -= {
+        Key.STEP,
+        Key.EPOCH,
+        Key.INIT,
+        Key.MAP,
+        Key.MAP50,
+        Key.PARAMETERS,
+        Key.MODEL,
+        Key.NETWORK,
+    }  # plain words
     found = []
     for path in sorted((ROOT / "detector").rglob("*.py")):
         if path.name != "rundir.py":

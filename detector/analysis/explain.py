@@ -67,7 +67,7 @@ def explain(
             facts["gradient/cause"] = "forward"
         else:
             facts |= causality(summary, config, effects)
-        sentences.append(_cause(facts, summary))
+        sentences.append(_cause(facts, ours=config.model.pretrained is None))
         facts |= remedy(summary, config, effects, act) | cure(summary, config, effects)
         sentences += [say_remedy(facts), say_cure(facts)]
     else:
@@ -225,11 +225,14 @@ def _theory(facts: Facts) -> str:
     return f"{text}: here the theory misses." if abs(difference) > MISS else f"{text}."
 
 
-def _cause(facts: Facts, summary: Mapping[str, Any]) -> str:
+def _cause(facts: Facts, ours: bool) -> str:
+    """Of our own network, or of one whose neck is its own."""
     if facts["gradient/cause"] == "not shown":
+        frozen = "ablations/frozen_backbone.yaml"
+        controls = f"controls {frozen} and ablations/narrow_neck.yaml" if ours else f"control {frozen}"
         return (
-            "Whether this is what limits mAP is not shown by one run: compare with the controls "
-            "ablations/frozen_backbone.yaml and ablations/narrow_neck.yaml on the same data."
+            "Whether this is what limits mAP is not shown by one run: compare with the "
+            f"{controls} on the same data."
         )
     if facts["gradient/cause"] == "forward":
         return (

@@ -21,7 +21,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
         "silu", "relu", "leaky_relu", "tanh", "sigmoid", "identity", "tailored_relu", "tailored_tanh",
     ),
     "norm": ("batch", "group", "none", "weight"),
-    "shortcut": ("residual", "none", "gated", "skipinit"),
+    "shortcut": ("residual", "none", "gated", "skipinit", "chain"),
     "init": ("he", "xavier", "lecun", "default", "naive", "orthogonal", "delta_orthogonal"),
     "block": ("basic", "fixup"),
     "model": ("compact",),

@@ -63,6 +63,13 @@ def weights_of(model: ModelConfig) -> int:
     return weights + 9 * model.neck_width**2 * 22 + 3 * 4 * model.reg_max * model.neck_width
 
 
+def chain_has_concatenations(model: ModelConfig) -> None:
+    """Our own network has additions only."""
+    if model.shortcut == "chain" and model.pretrained is None:
+        problem = "is for model.pretrained, whose blocks concatenate; our own trunk is a chain with none"
+        raise broken_rule("shortcut", problem)
+
+
 def fits_into_memory(model: ModelConfig) -> None:
     """The network must not be larger than any machine."""
     # Refused before anything is allocated: the system may end a process that asks for too much.

@@ -104,6 +104,7 @@ class ModelConfig(Section):
         rules.init_std_is_used,
         rules.act_slope_is_used,
         rules.fixup_has_no_norm,
+        rules.chain_has_concatenations,
         rules.fits_into_memory,
         rules.pretrained_brings_its_architecture,
     )

@@ -11,6 +11,7 @@ order, since a module's parts need not be defined in the order in which they are
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from types import TracebackType
@@ -44,6 +45,11 @@ class Calls:
         self.modules = dict(_named(model))
         self.finished: dict[str, bool] = {}  # name -> whether it turned one tensor into one
         self._handles: list[RemovableHandle] = []
+
+    def as_defined(self) -> Self:
+        """Take the order in which the model defines its modules, where it cannot be run."""
+        self.finished = {name: True for name in self.modules if name}
+        return self
 
     def __enter__(self) -> Self:
         """Put the hooks on."""
@@ -80,7 +86,7 @@ def points_inside(model: DetectionModel, which: str) -> dict[str, nn.Module]:
     return points(calls, which)
 
 
-def points(calls: Calls, which: str) -> dict[str, nn.Module]:
+def points(calls: Calls, which: str, key: str = "points") -> dict[str, nn.Module]:
     """Choose modules of a network that was run, such as `017_model.4.m.0.cv1`, in the order of their outputs.
 
     Args:
@@ -89,6 +95,7 @@ def points(calls: Calls, which: str) -> dict[str, nn.Module]:
             belong to it. `blocks`: every part with several of these that turns one tensor into another, down
             to the smallest (a C2f and each bottleneck in it), and the convolutions that are in none.
             Anything else is a pattern of module names, such as `model.2*` or `*.cv2`.
+        key: what this choice is called, for an error.
 
     Raises:
         UserError: the pattern matches nothing.
@@ -98,13 +105,19 @@ def points(calls: Calls, which: str) -> dict[str, nn.Module]:
     else:
         chosen = {name for name in calls.finished if fnmatchcase(name, which)}
     if not chosen:
-        some = ", ".join(list(calls.finished)[:2])
-        raise UserError(
-            f"points={shorten(which)}: no module of this network is called so; they are layers, blocks, "
-            f"convs, or a pattern of names such as {some}"
-        )
+        raise no_such(which, calls, key)
     names = [name for name in calls.finished if name in chosen]
     return {f"{at:03d}_{name}": calls.modules[name] for at, name in enumerate(names)}
+
+
+def no_such(name: str, calls: Calls, key: str = "points") -> UserError:
+    """The error that names the nearest modules."""
+    known = [name for name in calls.finished if name]
+    near = difflib.get_close_matches(name, known, n=2) or known[:2]
+    return UserError(
+        f"{key}={shorten(name)}: no module of this network is called so; they are layers, blocks, "
+        f"convs, or a pattern of names such as {', '.join(near)}"
+    )
 
 
 def _units(calls: Calls, *, blocks: bool) -> set[str]:

@@ -41,7 +41,7 @@ class WatchGradients(_lightning().Callback):  # type: ignore[misc]
     logs in validation stands beside them: under `val/mAP50-95`, `detector compare` finds it.
 
     Args:
-        to, every, layers, settings, across_ranks: as for `detector.watch`.
+        to, every, layers, example, settings, across_ranks: as for `detector.watch`.
         module: the name of the submodule to watch, such as `model`; by default the whole.
     """
 
@@ -49,7 +49,8 @@ class WatchGradients(_lightning().Callback):  # type: ignore[misc]
         self,
         *to: object,
         every: int = 10,
-        layers: Layers = "auto",
+        layers: Layers = "layers",
+        example: Any = None,
         settings: Mapping[str, Any] | None = None,
         across_ranks: bool = False,
         module: str = "",
@@ -57,7 +58,8 @@ class WatchGradients(_lightning().Callback):  # type: ignore[misc]
         super().__init__()
         self.to, self.module = to, module
         self.options: dict[str, Any] = {
-            "every": every, "layers": layers, "settings": settings, "across_ranks": across_ranks
+            "every": every, "layers": layers, "example": example, "settings": settings,
+            "across_ranks": across_ranks,
         }  # fmt: skip
         self.flow: GradientFlow | None = None
         self._losses: list[torch.Tensor] = []

@@ -28,7 +28,7 @@ _NEEDED = "scaler", "optimizer", "model", "args", "epoch", "save_dir"
 Model = TypeVar("Model")
 
 
-def attach(model: Model, *to: object, every: int = 10, layers: Layers = "auto") -> Model:
+def attach(model: Model, *to: object, every: int = 10, layers: Layers = "layers") -> Model:
     """Record every layer's gradient when this `YOLO` is trained: call it before `.train(…)`.
 
     Gradients are measured unscaled and not yet clipped. The curves go beside ultralytics' mAP into the W&B

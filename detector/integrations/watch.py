@@ -19,10 +19,11 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from detector.analysis.diagnosis import diagnose
 from detector.config.experiment import WATCHED
 from detector.errors import UserError
-from detector.gradients.layers import trainable_weights
-from detector.gradients.recorder import GradientRecorder, Record, alone
-from detector.integrations.layers import Layers, choose_layers, levels_of, unwrapped
+from detector.gradients.recorder import GradientRecorder, alone
+from detector.integrations.layers import Layers, choose_layers, levels_of
+from detector.integrations.pending import Pending, check_there_is_something
 from detector.integrations.sinks import loggers_for
+from detector.integrations.surroundings import gather, is_compiled, processes, unwrapped
 from detector.rundir import Key, own_metrics
 from detector.training.provenance import provenance
 
@@ -34,7 +35,8 @@ def watch(
     model: nn.Module,
     *to: object,
     every: int = 10,
-    layers: Layers = "auto",
+    layers: Layers = "layers",
+    example: Any = None,
     settings: Mapping[str, Any] | None = None,
     across_ranks: bool = False,
 ) -> GradientFlow:
@@ -64,7 +66,7 @@ def watch(
         to: where rows go: the directory of a new run, which `detector compare` reads, a W&B run, a
             TensorBoard `SummaryWriter`, or a function such as `rows.append`. The newest are in `flow.rows`.
         every: steps between recorded ones; the first one is recorded.
-        layers: see `choose_layers`.
+        layers, example: see `choose_layers`.
         settings: what the run's config.yaml is to say for `detector compare`, such as
             `{"run.name": "retinanet", "data.path": "coco8", "data.image_size": 320, "train.lr": 0.01}`.
         across_ranks: of several processes each with a shard of the batch: measure the whole batch; then all
@@ -73,7 +75,15 @@ def watch(
     Raises:
         UserError: nothing of the model is trained, no such layer or sink, or the directory holds a run.
     """
-    return GradientFlow(model, *to, every=every, layers=layers, settings=settings, across_ranks=across_ranks)
+    return GradientFlow(
+        model,
+        *to,
+        every=every,
+        layers=layers,
+        example=example,
+        settings=settings,
+        across_ranks=across_ranks,
+    )
 
 
 class GradientFlow:
@@ -88,7 +98,8 @@ class GradientFlow:
         model: nn.Module,
         *to: object,
         every: int = 10,
-        layers: Layers = "auto",
+        layers: Layers = "layers",
+        example: Any = None,
         settings: Mapping[str, Any] | None = None,
         across_ranks: bool = False,
     ) -> None:
@@ -97,18 +108,18 @@ class GradientFlow:
                 f"watch: every={every}: is the number of steps from one recorded to the next: 1, 2, …"
             )
         self.model, self.every, self.steps = model, every, 0
-        self.layers = choose_layers(model, layers)
+        self.layers = choose_layers(model, layers, example)
         self.rows: deque[dict[str, float]] = deque(maxlen=MOST_ROWS)
-        self._world, rank = _processes()
-        self._gather = _gather if across_ranks and self._world > 1 else alone
-        levels = levels_of(model) if layers == "auto" else {}
+        self._world, rank = processes()
+        self._gather = gather if across_ranks and self._world > 1 else alone
+        levels = levels_of(model) if layers in ("auto", "layers") else {}
         # Two: one waits for the optimizer's step while the other records the next.
         self._recorders = [GradientRecorder(self.layers, self._gather, levels=levels) for _ in range(2)]
         for recorder in self._recorders:
             recorder.signal.gather = alone  # other processes' images may have another size
         self._armed: GradientRecorder | None = None
         self._in_case = False  # the step in progress is to be recorded only if the one before was skipped
-        self._pending: _Pending | None = None
+        self._pending: Pending | None = None
         self._first: dict[str, float] | None = None
         self._skipped, self._started, self._finished = 0, time.perf_counter(), False
         self._latest: dict[str, float] = {}  # of each metric
@@ -151,7 +162,7 @@ class GradientFlow:
         """
         self._complete()
         scaler = scaler if scaler is not None and scaler.is_enabled() else None
-        pending = _Pending(self.steps)
+        pending = Pending(self.steps)
         recorder, self._armed = self._armed, None
         if recorder is not None:
             self._until_measured.close()
@@ -171,7 +182,7 @@ class GradientFlow:
     def log(self, numbers: Mapping[str, Any]) -> None:
         """Add numbers to the row of the newest step, such as `{"val/mAP50-95": 0.3, "epoch": 2}`."""
         if self._pending is None:
-            self._pending = _Pending(max(0, self.steps - 1))
+            self._pending = Pending(max(0, self.steps - 1))
         for key, value in numbers.items():
             value = value.item() if isinstance(value, Tensor) else value
             self._pending.numbers[str(key)] = value if type(value) is int else float(value)
@@ -218,7 +229,7 @@ class GradientFlow:
         """Record the next step, from its first forward pass on: no copy of the model has the hooks."""
         measured = self._pending.recorder if self._pending else None
         self._armed = next(recorder for recorder in self._recorders if recorder is not measured)
-        if _is_compiled(self.model):  # whose graphs know no hooks that come and go
+        if is_compiled(self.model):  # whose graphs know no hooks that come and go
             # It warns of global hooks, such as ours below, which only looks for watched layers.
             warnings.filterwarnings("ignore", message=".*when there are global hooks on modules")
             self._until_measured.enter_context(torch.compiler.set_stance("force_eager"))
@@ -247,7 +258,7 @@ class GradientFlow:
     def _measure(
         self,
         recorder: GradientRecorder,
-        pending: _Pending,
+        pending: Pending,
         loss: Tensor | float | None,
         scaler: Any,
         unscaled: bool,
@@ -255,7 +266,7 @@ class GradientFlow:
         scale = float(scaler.get_scale()) if scaler is not None else 1.0
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if self._first is None:
-            _check_there_is_something(recorder, self.layers, bool(gradients))
+            check_there_is_something(recorder, self.layers, bool(gradients))
         joined = self._gather is not alone
         recorder.gradients(scale * self._world if joined else scale)  # the gradients were averaged
         recorder.take_hooks_off()
@@ -317,55 +328,3 @@ class GradientFlow:
             "data_fingerprint": None,
             **provenance(str(next(self.model.parameters()).device)),
         }
-
-
-class _Pending:
-    """The row of a step whose optimizer has yet to step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-        self.recorder: GradientRecorder | None = None
-        self.numbers: dict[str, float] = {}
-        self.tensors: dict[str, Tensor] = {}
-        self.scaled_by = 1.0  # the weights' gradients
-        self.may_be_skipped = False
-
-    def record(self) -> Record:
-        """What was measured, as numbers; empty if nothing was."""
-        if self.recorder is None:
-            return {}
-        record = self.recorder.end(self.tensors)
-        return {k: v / self.scaled_by if k.startswith(Key.WEIGHT_GRAD) else v for k, v in record.items()}
-
-
-def _check_there_is_something(
-    recorder: GradientRecorder, layers: Mapping[str, nn.Module], has_gradients: bool
-) -> None:
-    if not recorder.active:
-        raise UserError(
-            "watch: no watched layer took part in a forward pass of this process; call step() once a step, "
-            "after loss.backward(), and watch the module that is trained (not under DataParallel)"
-        )
-    if not recorder.reached:
-        raise UserError("watch: no gradient has reached a watched layer: call step() after loss.backward()")
-    if not has_gradients and any(map(trainable_weights, layers.values())):
-        raise UserError("watch: the weights have no gradients: call step() before optimizer.zero_grad()")
-
-
-def _is_compiled(model: nn.Module) -> bool:
-    return any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) for m in model.modules())
-
-
-def _processes() -> tuple[int, int]:
-    """How many train together, and which of them this is."""
-    dist = torch.distributed
-    if not (dist.is_available() and dist.is_initialized()):
-        return 1, 0
-    return dist.get_world_size(), dist.get_rank()
-
-
-def _gather(tensor: Tensor) -> Tensor:
-    """(…) -> (processes, …)."""
-    found = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(found, tensor.contiguous())
-    return torch.stack(found)

@@ -95,7 +95,7 @@ class ConsoleLogger(Logger):
             self._bar.update(self._bar.task_ids[0], completed=self._total)
         self._stop()
         console = _console(self._out)
-        console.print(_table(summary))
+        console.print(_table(summary, self._layers()))
         if (diagnosis := summary.get(Key.DIAGNOSIS)) is not None:
             console.print(f"\n{diagnosis}\n", markup=False)
         if checkpoint is not None:
@@ -110,11 +110,10 @@ class ConsoleLogger(Logger):
         seen = self._seen
         index = seen.get(Key.VANISHING_INDEX)
         verdict = "" if index is None else f"V {index:+.2f}"
-        layers = sum(key.startswith(Key.ACTIVATION_GRAD) for key in seen)
         if index is not None and styled:
-            verdict = f"[{_VERDICT_STYLE.get(verdict_word(index, layers), _BAD)}]{verdict}[/]"
+            verdict = f"[{_VERDICT_STYLE.get(verdict_word(index, self._layers()), _BAD)}]{verdict}[/]"
         elif index is not None:
-            verdict = f"{verdict} {verdict_word(index, layers)}"
+            verdict = f"{verdict} {verdict_word(index, self._layers())}"
         parts = [
             f"loss {_short(seen.get(Key.LOSS))}",
             _pair("mAP", seen.get(Key.TRAIN_MAP), seen.get(Key.VAL_MAP)),
@@ -128,6 +127,10 @@ class ConsoleLogger(Logger):
             self._left(step),
         ]
         return "  ".join(part for part in parts if part)
+
+    def _layers(self) -> int:
+        """How many the trunk has, as far as a row said."""
+        return sum(key.startswith(Key.ACTIVATION_GRAD) for key in self._seen)
 
     def _left(self, step: int) -> str:
         done = step - self._start_step
@@ -158,7 +161,7 @@ def _bar(console: Console) -> Progress:
     )
 
 
-def _table(summary: Mapping[str, object]) -> Table:
+def _table(summary: Mapping[str, object], layers: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -166,6 +169,7 @@ def _table(summary: Mapping[str, object]) -> Table:
         str(part)
         for part in (
             summary.get("ablation"),
+            summary.get(Key.MODEL),
             f"seed {summary['seed']}" if "seed" in summary else None,
             summary.get("dataset"),
             f"{summary['steps']} steps" if "steps" in summary else None,
@@ -177,7 +181,7 @@ def _table(summary: Mapping[str, object]) -> Table:
     table.add_column("result", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("what it means", ratio=1)
-    for key, label, meaning in _meanings(summary):
+    for key, label, meaning in _meanings(summary, layers):
         if summary.get(key) is not None:
             value = summary[key]
             style = _VERDICT_STYLE.get(str(value), _BAD) if "verdict" in key else ""
@@ -188,7 +192,7 @@ def _table(summary: Mapping[str, object]) -> Table:
     return table
 
 
-def _meanings(summary: Mapping[str, object]) -> list[tuple[str, str, str]]:
+def _meanings(summary: Mapping[str, object], layers: int) -> list[tuple[str, str, str]]:
     """Key, label and meaning of what is worth reading, in reading order."""
     coco8 = "coco8" in str(summary.get("dataset", "")).lower()
     seen, unseen = "on the images trained on", "on unseen images"
@@ -199,6 +203,10 @@ def _meanings(summary: Mapping[str, object]) -> list[tuple[str, str, str]]:
     if isinstance(warnings, Mapping) and "same-images" in warnings:
         unseen = "memorisation: val holds the images of train"
     late = "so far: the run was stopped" if summary.get("status") == "stopped" else "late in training"
+    rate = f"{VANISHING_RATE:+.2f} to {EXPLODING_RATE:+.2f} is healthy, from {SHALLOW} layers on"
+    if 0 < layers < SHALLOW:
+        low, high = limits(layers)
+        rate = f"of {layers} layers V itself is judged: {low:+.1f} to {high:+.1f} is healthy"
     own, splits = own_metrics(summary), (("train", "on the images trained on"), ("val", "on unseen images"))
     return [
         (Key.TRAIN_MAP, "train mAP50-95", seen),
@@ -207,11 +215,7 @@ def _meanings(summary: Mapping[str, object]) -> list[tuple[str, str, str]]:
         (Key.LOSS, "final loss", "box + class + DFL, last step"),
         (Key.VANISHING_INDEX + Key.INIT, "V at init", "decades from the trunk's last third to its first"),
         (Key.VANISHING_INDEX, "V late", f"the same, {late}"),
-        (
-            Key.DECADES_PER_LAYER,
-            "V late, a layer",
-            f"{VANISHING_RATE:+.2f} to {EXPLODING_RATE:+.2f} is healthy, from {SHALLOW} layers on",
-        ),
+        (Key.DECADES_PER_LAYER, "V late, a layer", rate),
         (Key.VERDICT + Key.INIT, "verdict at init", "before the first step"),
         (Key.VERDICT, "verdict", late),
         (Key.FIRST_BAD_LAYER, "first bad layer", "where the first NaN or infinity appeared"),

@@ -197,6 +197,7 @@ SHORTCUTS: dict[str, Callable[[int], nn.Module]] = {
     "none": no_shortcut,
     "gated": HighwayGate,
     "skipinit": skipinit,
+    "chain": no_shortcut,  # of another's network the concatenations go too: see `models.plain`
 }
 BLOCKS: dict[str, Callable[[int, Components], nn.Module]] = {"basic": Block}
 

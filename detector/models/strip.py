@@ -31,6 +31,7 @@ from detector.models.blocks import (
     SkipInit,
 )  # fmt: skip
 from detector.models.init import drawing
+from detector.models.plain import Chain, PlainABlock, PlainPSA, chained, kind_of
 from detector.models.standardised import StandardisedConv2d, variance_gain
 from detector.models.tailored import TailoredReLU, TailoredTanh
 from detector.registry import lookup
@@ -84,22 +85,10 @@ class Around(nn.Module):
         return out
 
 
-class PlainPSA(nn.Module):
-    """Ultralytics' `PSA` without its two additions, its parts under their names: (B, c, H, W) -> the same."""
-
-    def __init__(self, psa: Any) -> None:
-        super().__init__()
-        self.cv1, self.cv2, self.attn, self.ffn = psa.cv1, psa.cv2, psa.attn, psa.ffn
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Attention over one half of the channels; the other passes by."""
-        a, b = self.cv1(x).chunk(2, 1)  # (B, c / 2, H, W) each
-        out: Tensor = self.cv2(torch.cat((a, self.ffn(self.attn(b))), 1))
-        return out
-
-
-class PlainABlock(nn.Sequential):
-    """Ultralytics' `ABlock` without its two additions: its parts in a row, under their names."""
+def kind_name(layer: nn.Module) -> str:
+    """What a layer is called: the same whatever was taken out of it or put around it."""
+    block = layer.block if isinstance(layer, Around) else layer
+    return block.was if isinstance(block, Chain | PlainPSA) else type(block).__name__
 
 
 def strip(
@@ -127,7 +116,8 @@ def strip(
       bias; one that no convolution precedes is just taken out.
     - `shortcut`: the identity additions of ultralytics' blocks (`Bottleneck`, `CIB`, `SPPF`, `HGBlock`,
       `PSABlock`, `ABlock`, `PSA`, `A2C2f` with its factor) and of our own. Concatenations stay, and so does
-      the positional encoding within attention, which is a convolution beside it.
+      the positional encoding within attention, which is a convolution beside it. `chain` is `none`, and the
+      concatenations within ultralytics' blocks go too: see `detector.models.plain`.
 
     Args:
         model: changed in place.
@@ -163,7 +153,10 @@ def strip(
 
     found: dict[str, int] = {}
     if shortcut is not None:
-        found[f"shortcut={shortcut}"] = _exchange_shortcuts(list(sites()), shortcut)
+        count = _exchange_shortcuts(list(sites()), "none" if shortcut == "chain" else shortcut)
+        if shortcut == "chain":
+            count += _take_concatenations_out(list(sites()))
+        found[f"shortcut={shortcut}"] = count
     if norm is not None:
         gain = variance_gain(lookup("activation", act or "silu", ACTIVATIONS, nn))
         found[f"norm={norm}"] = _exchange_norms(list(sites()), norm, init, gain)
@@ -175,6 +168,7 @@ def strip(
     for key, count in found.items():
         if not count and not allow_noop:
             what = {"s": "residual addition", "n": "norm", "a": "activation"}[key[0]]
+            what += " or concatenation" if key == "shortcut=chain" else ""
             where = "network" if scope == "all" else scope.replace("_", " ")
             raise UserError(
                 f"model.{key}: there is no {what} in this {where}; model.allow_noop=true goes on without"
@@ -279,7 +273,7 @@ def _exchange_shortcuts(sites: list[Site], shortcut: str) -> int:
     count = 0
     for site in sites:
         block: Any = site.module
-        kind = _kind(block)
+        kind = kind_of(block)
         if kind in ADDING and getattr(block, "add", False):
             block.add = False
             _put_around(site, factory, shortcut)
@@ -308,6 +302,13 @@ def _exchange_shortcuts(sites: list[Site], shortcut: str) -> int:
     return count
 
 
+def _take_concatenations_out(sites: list[Site]) -> int:
+    plain = [(site, block) for site in sites if (block := chained(site.module)) is not None]
+    for site, block in plain:
+        site.put(block)
+    return len(plain)
+
+
 def _put_around(
     site: Site, factory: Callable[[int], nn.Module], shortcut: str, width: int | None = None
 ) -> None:
@@ -320,14 +321,9 @@ def _width(block: nn.Module) -> int:
     return [module for module in block.modules() if isinstance(module, _ConvNd)][-1].out_channels
 
 
-def _kind(module: nn.Module) -> str:
-    """The name of ultralytics' block, "" of any other module."""
-    return type(module).__name__ if type(module).__module__.startswith("ultralytics.") else ""
-
-
 def _may_add(module: nn.Module) -> bool:
     """Whether a block that is not known here looks as if it added its input."""
-    if _kind(module) in {*ADDING, *ATTENDING, "A2C2f"} or type(module).__module__.startswith("detector."):
+    if kind_of(module) in {*ADDING, *ATTENDING, "A2C2f"} or type(module).__module__.startswith("detector."):
         return False
     held = {**vars(module), **module._modules, **module._parameters}
     inherits = any(

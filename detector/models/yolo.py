@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from detector.errors import UserError
 from detector.models.base import DetectionModel, Predictions
 from detector.models.stored import Settings, apply_settings, run
-from detector.models.strip import Around
+from detector.models.strip import kind_name
 from detector.models.weights import ships_with_ultralytics
 from detector.runtime.description_check import check_description
 from detector.runtime.memory_check import MOST_NUMBERS, check_activations, count_numbers, without_content
@@ -117,7 +117,7 @@ class YoloModel(DetectionModel):
     def backbone_layers(self) -> dict[str, nn.Module]:
         """The backbone's layers, such as `02_2.c2f` for ultralytics' `model.2`, in network order."""
         return {
-            f"{index:02d}_{index}.{_kind(layer)}": layer
+            f"{index:02d}_{index}.{kind_name(layer).lower()}": layer
             for index, layer in enumerate(self.backbone_modules())
         }
 
@@ -179,11 +179,6 @@ def _build(description: Mapping[str, Any], numbers: int | None) -> nn.Module:
         finally:
             tasks.Conv.default_act = activation
     return net
-
-
-def _kind(layer: nn.Module) -> str:
-    """What a layer is called: the same whatever was put around it."""
-    return type(layer.block if isinstance(layer, Around) else layer).__name__.lower()
 
 
 def _none_of(preds: Predictions) -> Predictions:

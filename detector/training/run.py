@@ -178,6 +178,8 @@ class Run:
             ledger, act = read_ledger(self.files), curve_of(config.model.act, config.model)
             if lost:
                 summary[Key.STEPS_LOST] = lost
+            if config.model.pretrained is not None:
+                summary[Key.MODEL] = Path(config.model.pretrained).name
             summary |= cost_of(state, config.data.image_size)
             if status == "finished" and state.step < schedule.steps:
                 summary["stopped_early"] = state.best_step

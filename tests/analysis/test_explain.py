@@ -94,7 +94,9 @@ def test_a_vanishing_gradient() -> None:
     assert "give back 0.3" in text
     assert "misses" not in text
     assert facts["gradient/cause"] == "not shown"
-    assert "not shown by one run" in text
+    assert "not shown by one run" in text and "narrow_neck" in text
+    yolo = explain(summary("vanishing", -8.9), [row(0.317)], {}, config(pretrained="yolo26n.yaml"))
+    assert "the control ablations/frozen_backbone.yaml on" in yolo["gradient/diagnosis"]  # a neck of its own
     assert facts["remedy/change"] == "model.shortcut=residual"
     assert "was not measured" in text
     backed(text, {**summary("vanishing", -8.9), **facts})

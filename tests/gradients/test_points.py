@@ -10,6 +10,7 @@ from detector.config.schema import ModelConfig
 from detector.errors import UserError
 from detector.gradients.points import Calls, points, points_inside
 from detector.gradients.recorder import GradientRecorder
+from detector.integrations.layers import choose_layers
 from detector.models.build import build_model
 from detector.models.strip import strip
 from detector.models.yolo import YoloModel
@@ -71,6 +72,12 @@ def test_every_convolution_of_a_network_has_one_point_whatever_is_stripped(name:
     for change in ({"shortcut": "none", "norm": "none", "act": "relu"}, {"shortcut": "gated"}):
         changed = calls_of(built(name, **change), IMAGES)
         assert {which: list(points(changed, which)) for which in names} == names, change
+    chained = built(name, shortcut="chain")
+    assert list(chained.backbone_layers()) == list(whole.backbone_layers())
+    assert list(choose_layers(chained.net)) == list(whole.backbone_layers())
+    chain = calls_of(chained, IMAGES)
+    assert list(points(chain, "blocks")) == names["blocks"]
+    assert len(points(chain, "convs")) <= len(names["convs"])  # the bypasses in a C3k are gone
 
 
 def test_a_block_with_another_shortcut_is_measured_behind_it() -> None:

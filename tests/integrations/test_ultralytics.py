@@ -17,6 +17,8 @@ import yaml
 from torch import nn
 
 from detector.errors import UserError
+from detector.gradients.layers import trainable_weights
+from detector.gradients.points import points_inside
 from detector.integrations.layers import choose_layers, levels_of
 from detector.integrations.ultralytics import _Watcher, attach
 from detector.models.yolo import YoloModel
@@ -143,6 +145,12 @@ def test_layers_and_levels_have_the_names_of_a_run_of_train_py(name: str) -> Non
     model = YoloModel(description, 80)
     assert list(choose_layers(model.net)) == list(model.backbone_layers())
     assert levels_of(model.net) == model.level_ends()
+    modes = [module.training for module in model.net.modules()]
+    for which in ("blocks", "model.1*.cv?"):
+        assert choose_layers(model.net, which) == {
+            name: part for name, part in points_inside(model, which).items() if trainable_weights(part)
+        }
+    assert [module.training for module in model.net.modules()] == modes
 
 
 # --- what is wrong ---------------------------------------------------------------------------------

@@ -334,7 +334,7 @@ def test_a_run_directory_that_is_compared(tmp_path: Path, capsys: pytest.Capture
         run = RunDir(tmp_path / f"s{seed}")
         assert run.read_history() == list(flow.rows)
         summary = run.read_summary()
-        assert summary["status"], summary["steps"] == ("finished", 6)
+        assert (summary["status"], summary["steps"]) == ("finished", 6)
         assert summary["gradient/vanishing_index_init"] == flow.rows[0]["gradient/vanishing_index"]
         assert summary["gradient/vanishing_index"] == flow.rows[-1]["gradient/vanishing_index"]
         assert summary["parameters"] == 6 * 4 + 6 + 12 + 6 * 6 + 6 + 2 * 6 + 2
@@ -416,7 +416,11 @@ def test_tensorboard(tmp_path: Path) -> None:
 
 def test_layers_by_pattern_by_name_and_as_they_are() -> None:
     model = nn.Sequential(network(), nn.Linear(2, 2))
-    assert list(watch(model, layers="0.*").layers) == ["00_0.0", "01_0.3", "02_0.6"]
+    assert list(watch(model, layers="0.*").layers) == ["000_0.0", "003_0.3", "006_0.6"]
+    before = copy.deepcopy(model.state_dict())
+    convs = watch(model, layers="convs", example=images(0)).layers
+    assert list(convs) == ["000_0.0", "001_0.3", "002_0.6", "003_1"]
+    assert all(map(torch.equal, before.values(), model.state_dict().values())) and model[0][1].training
     assert list(watch(model, layers=["0.3", "1"]).layers) == ["00_0.3", "01_1"]
     assert watch(model, layers={"mine": model[1]}).layers == {"mine": model[1]}
 
@@ -428,9 +432,11 @@ def test_layers_by_pattern_by_name_and_as_they_are() -> None:
         (lambda: watch(network().requires_grad_(False)), "no parameter of Sequential needs a gradient"),
         (
             lambda: watch(network(), layers="stage*"),
-            r"layers=stage\*: no trained layer of Sequential is called that; it has",
+            r"layers=stage\*: no module of this network is called so; they are layers, blocks, convs",
         ),
-        (lambda: watch(network(), layers=["0", "stage1"]), "layers=stage1: no trained layer"),
+        (lambda: watch(network(), layers=["0", "stage1"]), "layers=stage1: no module of this network"),
+        (lambda: watch(network(), layers="convs"), "layers=convs: which these are .* say by example="),
+        (lambda: watch(network(), layers="1"), "layers=1: none of these is trained"),
         (lambda: watch(network(), every=0), "every=0"),
         (lambda: watch(network(), 3), "3 takes no rows"),
     ],

@@ -84,6 +84,21 @@ def test_the_result_explains_itself_in_80_columns(make_history: Make, summary: d
     assert "runs/x/checkpoints/best.pt" in results
 
 
+def test_the_network_is_named_and_the_limits_are_those_of_its_layers(
+    make_history: Make, summary: dict[str, Any]
+) -> None:
+    late = {"gradient/decades_per_layer": 0.1}
+    _, whole = _run(make_history(), summary | late, io.StringIO())
+    assert "from 12 layers on" in " ".join(re.sub("│", " ", whole).split())
+    few = {f"activation_grad/{at:02d}_{at}.conv": 1.0 for at in range(11)}
+    summary |= late | {"model": "yolo26n.yaml"}
+    _, results = _run([{"step": 0, **few}], summary, io.StringIO())
+    assert "no_residual · yolo26n.yaml · seed 1" in results
+    words = " ".join(re.sub("│", " ", results).split())
+    assert "of 11 layers V itself is judged: -1.0 to +1.2 is healthy" in words
+    assert "12 layers" not in words
+
+
 def test_own_data_is_not_called_memorisation(summary: dict[str, Any]) -> None:
     _, results = _run([], summary | {"dataset": "bccd"}, io.StringIO())
     assert "memorisation" not in results and "unseen" in results

@@ -171,6 +171,74 @@ def test_a_c2f_without_its_residual_is_the_one_written_by_hand() -> None:
     )
 
 
+def zeros_before(x: Tensor, n: int) -> Tensor:
+    return torch.cat((*[torch.zeros_like(x)] * n, x), 1)
+
+
+@torch.no_grad()
+def test_a_chain_is_the_block_written_by_hand_with_zeros_for_all_but_its_last_branch() -> None:
+    torch.manual_seed(0)
+    modules = import_ultralytics("nn.modules")
+    x = torch.rand(2, 16, 8, 8)
+
+    def bottleneck(block: nn.Module, x: Tensor) -> Tensor:
+        return unit(block.cv2, unit(block.cv1, x))  # type: ignore[arg-type]
+
+    def c3k(block: nn.Module, x: Tensor) -> Tensor:
+        branch = bottleneck(block.m[1], bottleneck(block.m[0], unit(block.cv1, x)))  # type: ignore[index, arg-type]
+        return unit(block.cv3, torch.cat((branch, torch.zeros_like(branch)), 1))  # type: ignore[arg-type]
+
+    for make, inner in (
+        (lambda: modules.C2f(16, 16, 2, True), bottleneck),
+        (lambda: modules.C3k2(16, 32, 2, True), c3k),
+    ):
+        block = make()
+        block(x)  # running statistics of its own
+        block.eval()
+        branch = inner(block.m[1], inner(block.m[0], unit(block.cv1, x).chunk(2, 1)[1]))
+        expected = unit(block.cv2, zeros_before(branch, 3))
+        torch.testing.assert_close(strip(block, shortcut="chain")(x), expected)
+    x = torch.rand(2, 128, 8, 8)
+    for block in (modules.C2PSA(128, 128), modules.block.PSA(128, 128), modules.block.A2C2f(128, 128, 1)):
+        old = strip(deepcopy(block.eval()), shortcut="none")
+        y = old.cv1(x)
+        y = y if hasattr(old, "gamma") else y.chunk(2, 1)[1]
+        for part in (old.attn, old.ffn) if hasattr(old, "ffn") else old.m:
+            y = part(y)
+        expected = old.cv2(zeros_before(y, 1))
+        torch.testing.assert_close(strip(block, shortcut="chain")(x), expected)
+        torch.testing.assert_close(strip(old, shortcut="chain")(x), expected)  # in two steps
+
+
+@pytest.mark.parametrize(("scope", "share"), [("trunk", 0.91), ("all", 0.83)])  # as docs/any_yolo.md says
+def test_a_chain_is_smaller(scope: str, share: float) -> None:
+    sizes = [
+        sum(p.numel() for p in built("yolo26n.yaml", shortcut=shortcut, scope=scope).parameters())
+        for shortcut in ("residual", "chain")
+    ]
+    assert sizes[1] / sizes[0] == pytest.approx(share, abs=0.005)
+
+
+def test_a_chain_has_the_weights_that_are_used_and_no_others() -> None:
+    whole, plain = built("yolov8n.yaml"), built("yolov8n.yaml", shortcut="chain")
+    state, fewer = whole.state_dict(), 0
+    for name, block in whole.named_modules():
+        if type(block).__name__ == "C2f":  # half its filters, and what was applied to the other branches
+            c, (c_out, branches) = block.c, block.cv2.conv.weight.shape[:2]  # type: ignore[union-attr, index]
+            fewer += c * block.cv1.conv.in_channels + 2 * c + c_out * (branches - c)  # type: ignore[union-attr, operator]
+            kept = plain.get_submodule(f"{name}.cv2.conv").weight
+            assert torch.equal(kept, state[f"{name}.cv2.conv.weight"][:, -c:])  # type: ignore[operator, arg-type]
+    count = lambda model: sum(p.numel() for p in model.parameters())  # noqa: E731
+    assert count(whole) - count(plain) == fewer > 0
+    backward(plain)
+    trained = [p for p in plain.parameters() if p.requires_grad]
+    assert all(p.grad is not None and p.grad.any() for p in trained if p.dim() > 1)
+    with pytest.raises(UserError, match="concatenation out of a C2fAttn"):
+        strip(import_ultralytics("nn.modules").C2fAttn(16, 16), shortcut="chain")
+    with pytest.raises(ValidationError, match=r"is for model\.pretrained"):
+        ModelConfig(shortcut="chain")
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("shortcut", ["none", "gated"])
 def test_attention_blocks_do_what_they_say_written_by_hand(shortcut: str) -> None:
@@ -286,6 +354,7 @@ def test_trained_weights_keep_what_they_do_without_their_norms(tmp_path: Path) -
         ("yolo12n.yaml", {"shortcut": "none", "norm": "none", "act": "sigmoid"}),
         ("yolo26n.yaml", {"shortcut": "gated", "norm": "weight", "act": "Mish", "scope": "trunk"}),
         ("yolov10n.yaml", {"shortcut": "skipinit", "norm": "group", "scope": "neck_and_head"}),
+        ("yolo12n.yaml", {"shortcut": "chain", "norm": "weight", "scope": "trunk"}),
     ],
 )
 def test_a_checkpoint_of_a_stripped_network_loads_and_can_be_stripped_again(
