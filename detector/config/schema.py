@@ -226,6 +226,7 @@ class TrackingConfig(Section):
     entity: Annotated[Text | None, RUNTIME] = None
     group: Annotated[Text | None, RUNTIME] = None  # null: the ablation's name
     tags: Annotated[tuple[Text, ...], RUNTIME] = ()
+    alerts: Annotated[bool, RUNTIME] = True  # W&B tells of a run that goes wrong, by mail or Slack
     system_metrics: Annotated[bool, RUNTIME] = False  # sampled by W&B: processor, memory, GPU
     tensorboard: Annotated[bool, RUNTIME] = False
     plots: Annotated[bool, RUNTIME] = True
@@ -243,7 +244,10 @@ class RunConfig(Section):
 class Config(Section):
     """A complete experiment."""
 
-    checks: ClassVar[Checks] = (rules.trunk_learns_where_its_gradient_is_changed,)
+    checks: ClassVar[Checks] = (
+        rules.trunk_learns_where_its_gradient_is_changed,
+        rules.groups_hold_more_than_one_value,
+    )
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()

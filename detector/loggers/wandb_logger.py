@@ -65,7 +65,9 @@ class WandbLogger(Logger):
         self._best: dict[str, float] = {}
         self._recorded = curves.Spread()  # of those rows
         self._next_map = 0  # the step from which on an evaluation is worth one
-        expected = ("diverged",) if start.config.train.on_nonfinite == "record" else ()
+        expected: tuple[str, ...] = ("diverged",) if start.config.train.on_nonfinite == "record" else ()
+        if not start.config.tracking.alerts:
+            expected = wandb_words.ALARMING
         self._alarm = wandb_words.Alarm(start.name, expected=expected)
         self._defined: set[str] = set()
         self._slow = False
