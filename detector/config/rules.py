@@ -146,6 +146,13 @@ def groups_hold_more_than_one_value(config: Config) -> None:
             raise broken_rule("model.norm", f"{problem}; take 64 pixels, or more channels")
 
 
+def automatic_is_another_key(value: Any) -> Any:
+    """A batch is a number; ultralytics' -1 asks for the largest."""
+    if value in (-1, "auto"):
+        raise broken_rule("batch", "is a number; train.auto_batch=true finds the largest that a GPU holds")
+    return value
+
+
 def gpu_by_number(value: Any) -> Any:
     """A device as ultralytics takes it: 1 is cuda:1."""
     several = value if isinstance(value, list | tuple) else str(value).split(",")

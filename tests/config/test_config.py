@@ -302,6 +302,7 @@ VALUE_MISTAKES = {
     "train.lr0=0.1": "train.lr0: unknown key; did you mean train.lr?",
     "imgsz=63": "data.image_size: must be a whole number at least 32",
     "patience=0": "train.patience: must be a whole number above 0",
+    "batch=-1": "train.batch: is a number; train.auto_batch=true finds the largest that a GPU holds",
     "device=0,1": "train.device: is one device; to train on 2 GPUs: torchrun",
 }  # fmt: skip
 

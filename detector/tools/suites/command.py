@@ -62,9 +62,8 @@ def ablate(
             arguments = *plugin_arguments(), *cell.arguments(out / cell.name, threads)
             print(TRAIN, shlex.join(arguments))
         each = len(cells) // len(suite.cells)
-        _say(
-            f"{suite.name}: {len(cells)} runs, {len(suite.cells)} cells with {each} seed{'s' * (each > 1)} each"
-        )
+        seeds_each = f"{each} seed{'s' * (each > 1)} each"
+        _say(f"{suite.name}: {len(cells)} runs, {len(suite.cells)} cells with {seeds_each}")
         return 0
 
     from detector.data.coco8 import DatasetUnavailable

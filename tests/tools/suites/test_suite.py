@@ -150,7 +150,9 @@ def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
     assert len(str(error.value).splitlines()) <= 2
 
 
-@pytest.mark.parametrize("override", ["train.seed=1", "run.name=x", "run.dir=x", "data.fallback=shapes"])
+@pytest.mark.parametrize(
+    "override", ["train.seed=1", "run.name=x", "run.dir=x", "data.fallback=shapes", "train.auto_batch=true"]
+)
 def test_what_the_suite_decides_cannot_be_overridden(tmp_path: Path, override: str) -> None:
     with pytest.raises(UserError, match=override.partition("=")[0]):
         expand(load_suite(suite(tmp_path, "cells: {a: {}}")), overrides=[override])
