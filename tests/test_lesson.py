@@ -190,6 +190,19 @@ def test_the_notebook_is_made_from_its_source() -> None:
         assert source.with_suffix(".ipynb").read_text(encoding="utf-8") == text_of(source), "make notebook"
 
 
+def test_the_notebook_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Colab: no project installed, no clone around it, and then an address that is not one."""
+    source = (ROOT / "notebooks" / "where_gradients_die.py").read_text(encoding="utf-8")
+    (cell,) = (part for part in source.split("# %%") if "REPOSITORY =" in part)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="REPOSITORY is empty, and this is no clone"):
+        exec(cell, {})
+    nowhere = cell.replace('REPOSITORY = ""', f'REPOSITORY = "file://{tmp_path}/nowhere.git"')
+    with pytest.raises(SystemExit, match=r"pip could not install git\+file://.*nowhere\.git"):
+        exec(nowhere, {})
+
+
 @pytest.mark.slow
 def test_the_notebook_runs(tmp_path: Path, coco8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a kernel of its own, with three steps a training at 64 pixels."""
