@@ -36,7 +36,7 @@ from detector.errors import UserError, display_path, shorten
 from detector.runtime.files import PROJECT, TRAIN, write_text
 
 Layer = dict[str, Value]  # "model.shortcut" -> its value
-MOST_NAMED = 12  # files that an error lists
+MOST_NAMED = 40  # files that an error lists
 
 
 @dataclass(frozen=True)

@@ -222,7 +222,7 @@ class WandbLogger(Logger):
         send()
         if time.monotonic() - began > _SLOW:
             self._slow = True
-            self._say("W&B: the server is slow: charts, pictures and checkpoints stay local from here on")
+            self._say("W&B takes too long: charts, pictures and checkpoints stay local from here on")
 
     def _remember(self, row: Row) -> wandb_words.Alert | None:
         if any(key.startswith(Key.ACTIVATION_GRAD) for key in row):

@@ -254,10 +254,10 @@ def print_console(comparison: Comparison, console: Console, *, wide: bool = Fals
         console.print(tables[fits], "")
     lines = [] if wide else ["With --wide: p values, loss, seconds and every interval."]
     lines += [line for line in remarks(comparison, brief=not wide) if wide or line != BRACKETS]
-    bullets = Table.grid(padding=(0, 1, 0, 0))
     for line in lines:
-        bullets.add_row("·", Text(line, overflow="fold"))
-    console.print(bullets)
+        for number, part in enumerate(Text(line).wrap(console, console.width - 2)):
+            part.rstrip()
+            console.print(Text("  " if number else "· ") + part)
 
 
 def _compact(sheet: Sheet, *, narrow: bool) -> Table:
