@@ -69,7 +69,8 @@ def _read_dataset(loaded: LoadedConfig, announce: bool) -> tuple[Dataset, Loaded
             raise
         banner = (
             f"\n*** COCO8 IS NOT HERE. {error}\n"
-            "*** Training on the built-in `shapes` set instead, under that name and with its own schedule.\n"
+            "*** Training on the built-in `shapes` set instead, under that name and with its own schedule, "
+            "of some minutes.\n"
             "*** (data.fallback=none turns this into an error.)\n"
         )
     if announce:
