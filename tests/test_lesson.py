@@ -104,7 +104,7 @@ def test_each_step_has_its_command_its_numbers_and_its_picture_once(language: st
         assert (lesson.DOCS / "img" / f"{step}.png").is_file()
         expected = f"<!-- lesson: {step} -->\n{lesson.quoted(measured)}\n<!-- /lesson: {step} -->"
         assert whole.count(expected) == 1, step
-        assert re.fullmatch("[0-9a-f]{7}(-dirty)?", measured["commit"])
+        assert re.fullmatch("[0-9a-f]{7}", measured["commit"])
     assert {p.stem for p in (lesson.DOCS / "img").iterdir()} == set(MEASURED)
 
 
