@@ -146,8 +146,24 @@ def depth_of(layer: str) -> tuple[int, str]:
 
 
 def checkpoint_at(path: Path) -> Path:
-    """`best.pt` of a run's directory, or of its folder of checkpoints; any other path is itself one."""
-    return RunDir(run_directory(path)).best if path.is_dir() else path
+    """`best.pt` of a run's directory, or of its folder of checkpoints; any other path is itself one.
+
+    Raises:
+        UserError: it is a folder of several runs.
+    """
+    if not path.is_dir():
+        return path
+    run = RunDir(run_directory(path))
+    if not run.exists() and (inside := _run_inside(path)):
+        raise UserError(f"{path}: is a folder of runs; name one of them, such as {inside}")
+    return run.best
+
+
+def _run_inside(folder: Path) -> Path | None:
+    """The first run in a folder of them."""
+    with suppress(OSError):
+        return next((child for child in sorted(folder.iterdir()) if RunDir(child).exists()), None)
+    return None
 
 
 def run_name(checkpoint: Path) -> str:
@@ -175,7 +191,8 @@ def load_run(path: Path | str) -> RunDir:
     """
     run = RunDir(path)
     if not run.exists():
-        raise UserError(f"{run}: is not a run's directory; name one such as runs/baseline-s0")
+        example = _run_inside(run.path) or "runs/baseline-s0"
+        raise UserError(f"{run}: is not a run's directory; name one such as {example}")
     return run
 
 

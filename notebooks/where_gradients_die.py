@@ -22,8 +22,8 @@
 # %% [markdown]
 # ## Set-up
 #
-# In a clone of the project this finds the clone. Elsewhere, as on Colab, put the address of its repository
-# here first.
+# In a clone of the project this finds the clone. Elsewhere, as on Colab, write the address of the git
+# repository that you have this notebook from into `REPOSITORY` first: the notebook cannot know it.
 
 # %%
 import os
@@ -32,7 +32,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-REPOSITORY = ""  # such as "https://…/….git"; not needed in a clone
+REPOSITORY = ""  # on Colab: the address of the project's repository, such as "https://…/….git"
 
 if find_spec("detector") is None:
     above = (Path.cwd(), *Path.cwd().parents)
@@ -41,9 +41,13 @@ if find_spec("detector") is None:
         sys.path.insert(0, str(clone))
     elif clone is not None or REPOSITORY:
         source = str(clone) if clone is not None else f"git+{REPOSITORY}"
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source], check=True)
+        if subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source]).returncode:
+            raise SystemExit(f"pip could not install {source}; what it says is above.")
     else:
-        raise SystemExit("Fill in REPOSITORY above, or open this notebook inside a clone.")
+        raise SystemExit(
+            "REPOSITORY is empty, and this is no clone of the project: write the repository's address "
+            "between the quotes above and run this cell again. The cells below need it."
+        )
 
 import matplotlib.pyplot as plt
 

@@ -94,8 +94,10 @@ def test_settings_may_stand_on_either_side_of_the_options(capsys: pytest.Capture
     suite = str(ROOT / "ablations/suites/factorial.yaml")
     arguments = ["ablate", suite, "train.steps=7", "--seeds", "1", "--dry-run", "train.lr=0.01"]
     assert main(arguments) == 0
-    lines = capsys.readouterr().out.splitlines()
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
     assert len(lines) == 8
+    assert captured.err == "factorial: 8 runs, 8 cells with 1 seed each\n"
     assert all("train.steps=7" in line and "train.lr=0.01" in line for line in lines)
     assert main(["ablate", suite, "--sedes", "1"]) == 2
     error = capsys.readouterr().err

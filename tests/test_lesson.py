@@ -104,7 +104,7 @@ def test_each_step_has_its_command_its_numbers_and_its_picture_once(language: st
         assert (lesson.DOCS / "img" / f"{step}.png").is_file()
         expected = f"<!-- lesson: {step} -->\n{lesson.quoted(measured)}\n<!-- /lesson: {step} -->"
         assert whole.count(expected) == 1, step
-        assert re.fullmatch("[0-9a-f]{7}(-dirty)?", measured["commit"])
+        assert re.fullmatch("[0-9a-f]{7}", measured["commit"])
     assert {p.stem for p in (lesson.DOCS / "img").iterdir()} == set(MEASURED)
 
 
@@ -188,6 +188,19 @@ def test_the_notebook_is_made_from_its_source() -> None:
     assert sources
     for source in sources:
         assert source.with_suffix(".ipynb").read_text(encoding="utf-8") == text_of(source), "make notebook"
+
+
+def test_the_notebook_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Colab: no project installed, no clone around it, and then an address that is not one."""
+    source = (ROOT / "notebooks" / "where_gradients_die.py").read_text(encoding="utf-8")
+    (cell,) = (part for part in source.split("# %%") if "REPOSITORY =" in part)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="REPOSITORY is empty, and this is no clone"):
+        exec(cell, {})
+    nowhere = cell.replace('REPOSITORY = ""', f'REPOSITORY = "file://{tmp_path}/nowhere.git"')
+    with pytest.raises(SystemExit, match=r"pip could not install git\+file://.*nowhere\.git"):
+        exec(nowhere, {})
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -63,6 +64,27 @@ def test_the_supported_pythons_are_the_tested_ones(pyproject: dict[str, Any]) ->
     supported = SpecifierSet(pyproject["project"]["requires-python"])
     assert [f"3.{minor}" for minor in range(30) if f"3.{minor}" in supported] == tested
     assert f"Python {tested[0]} to {tested[-1]} is needed" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def test_continuous_integration_walks_both_ways_in() -> None:
+    """The clone's commands are README's, in its order; the wheel's are in a script of their own."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    steps = {
+        name: [step["run"] for step in job["steps"] if "run" in step]
+        for name, job in workflow["jobs"].items()
+    }
+    blocks = re.findall(
+        r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    *made, compared = [line for block in blocks[:2] for line in block.splitlines()]
+    assert len(made) == 2
+    assert steps["clone"] == [*made, f"source .venv/bin/activate && {compared}"]
+    (script,) = steps["wheel"]
+    subprocess.run(["bash", "-n", ROOT / script.split()[0]], check=True)
+    text = (ROOT / script.split()[0]).read_text(encoding="utf-8")
+    walked = [line for line in text.splitlines() if line.startswith("detector ")]
+    assert [shlex.split(line)[1] for line in walked][1:4] == ["init", "train", "train"]
+    assert compared in walked and os.access(ROOT / script.split()[0], os.X_OK)
 
 
 def test_make_help_lists_every_documented_target() -> None:

@@ -17,7 +17,7 @@ import torch
 from detector.config.schema import Config, RunConfig
 from detector.errors import UserError
 from detector.models.build import load_model
-from detector.rundir import Key, RunDir, by_layer, checkpoint_at, layers_in, run_name
+from detector.rundir import Key, RunDir, by_layer, checkpoint_at, layers_in, load_run, run_name
 from detector.runtime.files import run_directory
 from tests.support import ROOT
 
@@ -307,6 +307,11 @@ def test_a_run_s_directory_stands_for_its_best_checkpoint(tmp_path: Path) -> Non
     assert checkpoint_at(run.path) == run.best
     assert checkpoint_at(run.last) == run.last
     assert checkpoint_at(run.checkpoints) == run.best
+    run.config_file.write_text("{}")
+    with pytest.raises(UserError, match=f"is a folder of runs; name one of them, such as {run.path}$"):
+        checkpoint_at(run.path.parent)
+    with pytest.raises(UserError, match=f"is not a run's directory; name one such as {run.path}$"):
+        load_run(run.path.parent)
     assert run_name(run.last) == "mine"
     assert run_name(tmp_path / "yolo26n.pt") == "yolo26n"
 

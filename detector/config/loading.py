@@ -36,6 +36,7 @@ from detector.errors import UserError, display_path, shorten
 from detector.runtime.files import PROJECT, TRAIN, write_text
 
 Layer = dict[str, Value]  # "model.shortcut" -> its value
+MOST_NAMED = 40  # files that an error lists
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,10 @@ def find_file(path: Path | str, folders: Sequence[str] = ("configs", "ablations"
     hint = _near_file(path, str(path))
     if not hint and (alike := near(name, (file.stem for place in places for file in place.glob("*.yaml")))):
         hint = f"; did you mean {alike if alone else path.with_name(f'{alike}.yaml')}?"
+    if not hint and alone:
+        there = dict.fromkeys(file.stem for place in places for file in sorted(place.glob("*.yaml")))
+        named, folder = list(there)[:MOST_NAMED], " and ".join(folders)
+        hint = f"; {folder} have {', '.join(named)}{', …' * (len(there) > MOST_NAMED)}" if there else ""
     raise UserError(f"{display_path(path)}: no such file{hint}")
 
 

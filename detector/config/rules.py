@@ -141,6 +141,25 @@ def trunk_learns_where_its_gradient_is_changed(config: Config) -> None:
             raise broken_rule(f"gradients.{key}", problem)
 
 
+def groups_hold_more_than_one_value(config: Config) -> None:
+    """Group norm averages over a group's channels and pixels; of one alone, nothing is left."""
+    model, size = config.model, config.data.image_size
+    if model.norm != "group" or model.name != "compact" or model.pretrained is not None or size >= 64:
+        return
+    widths = {"trunk": model.widths[-1], "neck_and_head": model.neck_width}  # at stride 32, where 32 px are 1
+    for part, width in widths.items():
+        if model.scope in ("all", part) and 8 % width == 0:
+            problem = f"at data.image_size={size} its groups in layers of {width} channels are a single value"
+            raise broken_rule("model.norm", f"{problem}; take 64 pixels, or more channels")
+
+
+def automatic_is_another_key(value: Any) -> Any:
+    """A batch is a number; ultralytics' -1 asks for the largest."""
+    if value in (-1, "auto"):
+        raise broken_rule("batch", "is a number; train.auto_batch=true finds the largest that a GPU holds")
+    return value
+
+
 def gpu_by_number(value: Any) -> Any:
     """A device as ultralytics takes it: 1 is cuda:1."""
     several = value if isinstance(value, list | tuple) else str(value).split(",")

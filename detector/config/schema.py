@@ -27,6 +27,7 @@ from detector.config.section import (
 
 Channels = Annotated[int, Field(gt=0, le=8192)]
 Depth = Annotated[int, Field(gt=0, le=1000)]
+Batch = Annotated[int, Field(gt=0, le=65536), BeforeValidator(rules.automatic_is_another_key)]
 Device = Annotated[
     str,
     Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$", description="auto, cpu, cuda, cuda:N, mps"),
@@ -154,7 +155,8 @@ class TrainConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32), COMPARED_OTHERWISE] = 0
     steps: Positive | None = 150  # optimiser steps; set exactly one of steps and epochs
     epochs: Positive | None = None
-    batch: Annotated[int, Field(gt=0, le=65536)] = 4  # images a forward pass, of all processes together
+    batch: Batch = 4  # images a forward pass, of all processes together
+    auto_batch: bool = False  # on a GPU: the largest batch that fits, in place of `batch`
     accumulate: Positive = 1  # forward passes an optimiser step
     optimizer: Annotated[str, NameOf("optimizer")] = "sgd"
     lr: Annotated[float, Field(gt=0)] = 0.02
@@ -227,6 +229,7 @@ class TrackingConfig(Section):
     entity: Annotated[Text | None, RUNTIME] = None
     group: Annotated[Text | None, RUNTIME] = None  # null: the ablation's name
     tags: Annotated[tuple[Text, ...], RUNTIME] = ()
+    alerts: Annotated[bool, RUNTIME] = True  # W&B tells of a run that goes wrong, by mail or Slack
     system_metrics: Annotated[bool, RUNTIME] = False  # sampled by W&B: processor, memory, GPU
     tensorboard: Annotated[bool, RUNTIME] = False
     plots: Annotated[bool, RUNTIME] = True
@@ -244,7 +247,10 @@ class RunConfig(Section):
 class Config(Section):
     """A complete experiment."""
 
-    checks: ClassVar[Checks] = (rules.trunk_learns_where_its_gradient_is_changed,)
+    checks: ClassVar[Checks] = (
+        rules.trunk_learns_where_its_gradient_is_changed,
+        rules.groups_hold_more_than_one_value,
+    )
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()

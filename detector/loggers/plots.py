@@ -102,6 +102,14 @@ def _series(history: History, key: str) -> tuple[Array, Array]:
     return array[:, 0], array[:, 1]
 
 
+def tick(layer: str) -> str:
+    """A layer at an axis: `04_c2f` for a YOLO's `04_4.c2f`, which says its number twice."""
+    number, _, name = layer.partition("_")
+    place, dot, kind = name.partition(".")
+    again = dot and place.isdecimal() and number.isdecimal() and int(place) == int(number)
+    return f"{number}_{kind}" if again else layer
+
+
 def _float(value: object) -> float:
     try:
         return float(value)  # type: ignore[arg-type]  # whatever the file holds
@@ -147,7 +155,9 @@ def _depth(
     if set(expected) == set(layers):
         theory = _logarithmic(axis, np.array([expected[name] for name in layers]))
         axis.plot(places, theory, color="black", linestyle=(0, (4, 2)), linewidth=1.2, label="theory at init")
-    axis.set_xticks(places, layers, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+    axis.set_xticks(
+        places, list(map(tick, layers)), rotation=60, ha="right", rotation_mode="anchor", fontsize=8
+    )
     axis.set_xlim(-0.5, len(layers) - 0.5)
     axis.set_xlabel(f"{'module' if inside else 'trunk block'}, from the image to the head")
     axis.set_ylabel("‖dL/d activation‖")
@@ -189,7 +199,7 @@ def _curves(history: History, run: str, kind: str) -> Figure | None:
         upper.plot(steps, _logarithmic(upper, values), color=color, linewidth=1.2, **_dots(values))
     bar = made.colorbar(ScalarMappable(shade, colormaps["viridis"]), ax=upper, pad=0.01)
     ticks = sorted({round(i * (len(layers) - 1) / 5) for i in range(6)})
-    bar.set_ticks(ticks, labels=[layers[place] for place in ticks], fontsize=8)
+    bar.set_ticks(ticks, labels=[tick(layers[place]) for place in ticks], fontsize=8)
     upper.set_ylabel(f"‖dL/d {what}‖")
     if with_index:
         _index(axes[1], history, len(layers))

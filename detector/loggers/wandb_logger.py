@@ -65,7 +65,9 @@ class WandbLogger(Logger):
         self._best: dict[str, float] = {}
         self._recorded = curves.Spread()  # of those rows
         self._next_map = 0  # the step from which on an evaluation is worth one
-        expected = ("diverged",) if start.config.train.on_nonfinite == "record" else ()
+        expected: tuple[str, ...] = ("diverged",) if start.config.train.on_nonfinite == "record" else ()
+        if not start.config.tracking.alerts:
+            expected = wandb_words.ALARMING
         self._alarm = wandb_words.Alarm(start.name, expected=expected)
         self._defined: set[str] = set()
         self._slow = False
@@ -220,7 +222,7 @@ class WandbLogger(Logger):
         send()
         if time.monotonic() - began > _SLOW:
             self._slow = True
-            self._say("W&B: the server is slow: charts, pictures and checkpoints stay local from here on")
+            self._say("W&B takes too long: charts, pictures and checkpoints stay local from here on")
 
     def _remember(self, row: Row) -> wandb_words.Alert | None:
         if any(key.startswith(Key.ACTIVATION_GRAD) for key in row):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from detector.analysis.diagnosis import verdict_of
@@ -23,7 +23,7 @@ class Alert(NamedTuple):
 class Alarm:
     """Notices once that a run goes wrong: by its verdict at three evaluations in a row, or at its end."""
 
-    def __init__(self, name: str, *, expected: tuple[str, ...] = ()) -> None:
+    def __init__(self, name: str, *, expected: Sequence[str] = ()) -> None:
         """Watch the run of this name; `expected` are verdicts that are no news."""
         self._name = name
         self._silent = set(expected)

@@ -15,7 +15,7 @@ from detector.runtime.files import TRAIN
 BUILT_IN = "coco8", "shapes"  # datasets on which the ablations are measured
 
 
-def pointers(files: RunDir, config: Config, dataset: str, name: str) -> list[str]:
+def pointers(files: RunDir, config: Config, dataset: str, name: str, rest: str = "") -> list[str]:
     """A line with the plots, and one with the next commands.
 
     Args:
@@ -23,9 +23,12 @@ def pointers(files: RunDir, config: Config, dataset: str, name: str) -> list[str
         config: of the run.
         dataset: its name.
         name: of the ablation.
+        rest: the command for what is left of a run that was stopped.
     """
     run = shlex.quote(str(files))
     lines = [f"Plots: {files.plots}, gradient_depth.png first"] if config.tracking.plots else []
+    if rest:
+        return [*lines, f"Next: {rest}"]
     if dataset in BUILT_IN and config.model.pretrained is None:
         other = "no_residual" if name in ("coco8", "baseline", "shapes") else "baseline"
         train = f"{TRAIN} --ablation {other}" if dataset == "coco8" else f"{TRAIN} --ablation {other} …"

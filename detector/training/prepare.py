@@ -27,6 +27,7 @@ from detector.runtime.distributed import SingleProcess
 from detector.runtime.files import PROJECT, TRAIN
 from detector.runtime.lock import FolderLock
 from detector.runtime.random_state import seed_everything
+from detector.training.auto_batch import with_batch
 from detector.training.optimizer import learning_rate
 from detector.training.schedule import Schedule, check_batches
 from detector.training.state import TrainState
@@ -46,6 +47,7 @@ def load_data(loaded: LoadedConfig, dist: SingleProcess) -> tuple[Dataset, dict[
     """
     with dist.main_process_first():
         dataset, loaded = _read_dataset(loaded, dist.is_main_process)
+    loaded = with_batch(loaded, dataset, dist)
     config = loaded.config
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
@@ -67,7 +69,8 @@ def _read_dataset(loaded: LoadedConfig, announce: bool) -> tuple[Dataset, Loaded
             raise
         banner = (
             f"\n*** COCO8 IS NOT HERE. {error}\n"
-            "*** Training on the built-in `shapes` set instead, under that name and with its own schedule.\n"
+            "*** Training on the built-in `shapes` set instead, under that name and with its own schedule, "
+            "of some minutes.\n"
             "*** (data.fallback=none turns this into an error.)\n"
         )
     if announce:

@@ -186,7 +186,8 @@ class Run:
             summary |= explain(summary, rows, ledger, config, read_effects(), act)
             self.files.finishing.touch()
             self.logger.finish(summary, self.files.best if self.files.best.exists() else None)
-            for line in pointers(self.files, config, self.dataset.name, self.loaded.name):
+            rest = resume_command if status == "stopped" else ""
+            for line in pointers(self.files, config, self.dataset.name, self.loaded.name, rest):
                 self.logger.message(line)
         self.exit_code = exit_code
         return FinishedRun(self.files.path, status, exit_code, summary)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import string
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +21,7 @@ from detector.config.messages import KEYS
 from detector.config.schema import Config, ModelConfig, TrackingConfig, TrainConfig
 from detector.config.ultralytics_names import SAME, SIMILAR
 from detector.errors import UserError
+from detector.models.build import build_network
 
 ROOT = Path(__file__).parents[2]
 BASELINE = ROOT / "configs" / "coco8.yaml"
@@ -299,8 +302,33 @@ VALUE_MISTAKES = {
     "train.lr0=0.1": "train.lr0: unknown key; did you mean train.lr?",
     "imgsz=63": "data.image_size: must be a whole number at least 32",
     "patience=0": "train.patience: must be a whole number above 0",
+    "batch=-1": "train.batch: is a number; train.auto_batch=true finds the largest that a GPU holds",
     "device=0,1": "train.device: is one device; to train on 2 GPUs: torchrun",
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        (["model.widths=[8,8,8,8,8]"], True),  # 8 channels of 8 groups, 1 pixel of 32 at stride 32
+        (["model.widths=[8,8,8,8,12]"], False),  # 4 groups of 3 channels
+        (["model.neck_width=4"], False),  # the neck has batch norm
+        (["model.neck_width=4", "model.scope=all"], True),
+        (["model.widths=[8,8,8,8,8]", "data.image_size=64"], False),
+    ],
+)
+def test_a_group_of_one_value_is_refused_where_a_forward_pass_would_be(
+    changes: list[str], refused: bool
+) -> None:
+    overrides = ["data.image_size=32", "model.depths=[1,1,1,1]", "model.norm=group", *changes]
+    with pytest.raises(UserError, match="are a single value; take 64 pixels") if refused else nullcontext():
+        load_config(BASELINE, overrides)
+    told = dict(change.split("=") for change in [*overrides, "model.scope=trunk", *changes])
+    size = int(told.pop("data.image_size"))
+    model = ModelConfig(**{key.removeprefix("model."): yaml.safe_load(text) for key, text in told.items()})
+    image = torch.zeros(1, 3, size, size)
+    with pytest.raises(ValueError, match="Expected more than 1 value") if refused else nullcontext():
+        build_network(model, 1).eval()(image)
 
 
 @pytest.mark.parametrize(("override", "expected"), VALUE_MISTAKES.items(), ids=VALUE_MISTAKES)

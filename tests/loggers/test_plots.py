@@ -52,6 +52,15 @@ def test_the_depth_picture_shows_the_rows(
     assert "-1.91 decades: vanishing" in axis.get_title(loc="left")
 
 
+@pytest.mark.parametrize(
+    ("layer", "shown"),
+    [("04_4.c2f", "04_c2f"), ("00_0.conv", "00_conv"), ("05_6.conv", "05_6.conv"),
+     ("07_p3.4", "07_p3.4"), ("00_stem", "00_stem"), ("mine", "mine")],
+)  # fmt: skip
+def test_a_layer_s_number_is_shown_once(layer: str, shown: str) -> None:
+    assert plots.tick(layer) == shown
+
+
 def test_what_was_recorded_inside_has_a_picture_of_its_own(
     make_history: Make, summary: dict[str, Any]
 ) -> None:

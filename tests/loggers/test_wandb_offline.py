@@ -276,6 +276,17 @@ def test_no_key_and_no_terminal_is_offline_without_a_prompt(
     assert len(said) == 1 and "offline" in said[0]
 
 
+def test_alerts_can_be_switched_off(
+    tmp_path: Path, start: Callable[..., WandbLogger], summary: dict[str, Any], wandb_file_module: ModuleType
+) -> None:
+    logger = start({"alerts": False})
+    logger.log({"step": 0, "train/loss": 1.0})
+    logger.finish(summary, None)  # it vanishes: test_a_run_says_how_it_went has the alert
+    logger.close()
+    stored = wandb_file_module.read(tmp_path / "run")
+    assert stored.alerts == [] and '"vanishing"' in json.dumps(stored.summary, default=str)
+
+
 def test_a_service_started_in_another_folder_writes_into_the_run(
     tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
@@ -23,7 +23,7 @@ from detector.errors import UserError, escape_control
 from detector.runtime.files import read_bytes
 from detector.tools.compare.factorial import Factorial, find_factorial
 from detector.tools.compare.metrics import COSTS, METRICS, Metric, with_own
-from detector.tools.compare.networks import conditions, planned, things, unfair
+from detector.tools.compare.networks import conditions, mixed, some, things, unfair, what_to_name
 from detector.tools.compare.runs import LeftOut, Run
 
 SUITE_FILE = "suite.json"  # in the folder of a suite's runs: the names of its cells, in order
@@ -65,6 +65,7 @@ class Comparison:
     left_out: tuple[LeftOut, ...]
     differing: tuple[str, ...]  # why the runs are not comparable, where that was allowed
     notes: tuple[str, ...]
+    brief_notes: tuple[str, ...] = ()  # the same, naming two of each kind
     factorial: Factorial | None = None
     datasets: tuple[str, ...] = field(default=())
     conditions: str = ""  # what a caption says: data, budget, machine, commit
@@ -101,10 +102,7 @@ def compare(
     """
     differing = mixed(runs)
     if differing and not allow_mixed:
-        raise UserError(
-            f"these runs are not comparable: {'; '.join(differing)}.\n"
-            "Name the runs that belong together, or compare them all the same with --allow-mixed."
-        )
+        raise UserError(f"these runs are not comparable: {'; '.join(differing)}.\n{what_to_name(runs)}")
     parts = _partition(runs)
     first = _find_baseline(parts, baseline)
     order = _suite_order(runs)
@@ -118,7 +116,8 @@ def compare(
         groups=tuple(groups),
         left_out=tuple(left_out),
         differing=tuple(differing),
-        notes=(*_notes(groups), *_fairness(groups, factorial)),
+        notes=_notes(groups, factorial),
+        brief_notes=_notes(groups, factorial, named=2),
         factorial=factorial,
         conditions=conditions(runs),
         datasets=tuple(sorted({run.dataset for run in runs})),
@@ -138,39 +137,6 @@ def _suite_order(runs: Sequence[Run]) -> dict[str, int]:
         except (OSError, ValueError, TypeError, LookupError, RecursionError):
             continue  # it only loses the order
     return names
-
-
-def mixed(runs: Sequence[Run]) -> list[str]:
-    """What differs among the runs that makes their numbers incomparable, in words."""
-    kinds: dict[str, Callable[[Run], str]] = {
-        "data": lambda run: f"{run.dataset} {run.data[:8]}" if run.data else _UNKNOWN,
-        "image size": lambda run: f"{size} px" if (size := run.config.get("data.image_size")) else _UNKNOWN,
-        "length": lambda run: planned(run) or _UNKNOWN,
-    }
-    if not any(run.data for run in runs):  # nothing has ended yet: the name is all there is to go by
-        kinds["data"] = lambda run: run.dataset
-    lines = []
-    for kind, of in kinds.items():
-        found: dict[str, list[Run]] = {}
-        for run in runs:
-            found.setdefault(of(run), []).append(run)
-        unknown = found.pop(_UNKNOWN, [])
-        if kind == "data":  # an unfinished run has no fingerprint, but does name its data
-            names = {run.dataset for same in found.values() for run in same}
-            for run in unknown:
-                if run.dataset not in names:
-                    found.setdefault(run.dataset, []).append(run)
-        if len(found) > 1:
-            parts = [
-                f"{value} ({len(same)}: {same[0].directory.name}{', …' * (len(same) > 1)})"
-                for value, same in found.items()
-            ]
-            lines.append(f"{kind}: {' and '.join(parts)}")
-    return lines
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
 def _partition(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -254,7 +220,7 @@ def _corrected(groups: Sequence[Group], metrics: Sequence[Metric]) -> list[Group
     return [groups[0], *(replace(g, differences=d) for g, d in zip(others, corrected, strict=True))]
 
 
-def _edges(groups: Sequence[Group]) -> list[str]:
+def _edges(groups: Sequence[Group], most: int | None) -> list[str]:
     """Which rows are at a floor or a ceiling, metric by metric: between them nothing can be told apart."""
     lines = []
     for metric in METRICS:
@@ -263,12 +229,12 @@ def _edges(groups: Sequence[Group]) -> list[str]:
             if labels:
                 lines.append(
                     f"{metric.label} is at its {edge} in {len(labels)} of {len(groups)} rows "
-                    f"({_some(labels)}), where no interval means anything and averages say little."
+                    f"({some(labels, most)}), where no interval means anything and averages say little."
                 )
     return lines
 
 
-def _fairness(groups: Sequence[Group], factorial: Factorial | None) -> list[str]:
+def _fairness(groups: Sequence[Group], factorial: Factorial | None, most: int | None) -> list[str]:
     """Which groups differ from the baseline in more than one thing; a factorial is made of such groups."""
     first = next(group for group in groups if not group.differences)
     crossed = set(factorial.cells.values()) if factorial is not None else set[str]()
@@ -280,6 +246,7 @@ def _fairness(groups: Sequence[Group], factorial: Factorial | None) -> list[str]
             group.label: {m.label: group.cost(m) / size for m in COSTS[:2] if (size := sizes[m.label]) > 0}
             for group in others
         },
+        most,
     )
 
 
@@ -289,8 +256,8 @@ BRACKETS = (
 )
 
 
-def _notes(groups: Sequence[Group]) -> list[str]:
-    """What a reader must know to trust the numbers."""
+def _notes(groups: Sequence[Group], factorial: Factorial | None, named: int | None = None) -> tuple[str, ...]:
+    """What a reader must know to trust the numbers; of a kind, so many are `named`."""
     runs = [run for group in groups for run in group.runs]
     fewest, most = min(len(group.runs) for group in groups), max(len(group.runs) for group in groups)
     count = f"n = {fewest}" if fewest == most else f"n = {fewest} to {most}"
@@ -301,7 +268,7 @@ def _notes(groups: Sequence[Group]) -> list[str]:
         + (f": with fewer than {DESCRIBE}, the numbers are examples only" if fewest < DESCRIBE else "")
         + "."
     )
-    notes += _edges(groups)
+    notes += _edges(groups, named)
     pairs = max((d.n for group in groups for d in group.differences.values()), default=0)
     if pairs:
         least = smallest_p(pairs)
@@ -324,7 +291,7 @@ def _notes(groups: Sequence[Group]) -> list[str]:
         )
     for kind, meaning in _DATA_WARNINGS.items():
         if warned := [run.directory.name for run in runs if kind in run.warnings]:
-            notes.append(f"{meaning}: {_some(warned)}.")
+            notes.append(f"{meaning}: {some(warned, named)}.")
     commits = sorted({run.commit for run in runs if run.commit})
     if len(commits) > 1:
         notes.append(
@@ -333,7 +300,7 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     if unknown := [run.directory.name for run in runs if run.data is None]:
         notes.append(
             "What data they trained on could not be verified, for lack of its fingerprint in a summary: "
-            f"{_some(unknown)}."
+            f"{some(unknown, named)}."
         )
     ends = Counter(run.state for run in runs)
     if ends["diverged"]:
@@ -342,4 +309,4 @@ def _notes(groups: Sequence[Group]) -> list[str]:
         )
     if incomplete := ends["stopped"] + ends["unfinished"]:
         notes.append(f"{incomplete} run(s) did not reach their end: only their V at init counts.")
-    return notes
+    return (*notes, *_fairness(groups, factorial, named))

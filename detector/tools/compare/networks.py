@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-from detector.errors import shorten
+from detector.errors import display_path, shorten
 from detector.tools.compare.runs import Run
 
 SIZE = "data.image_size"
+MOST_TYPED = 20  # runs that a command line is suggested for
+_UNKNOWN = "unknown"
 EQUAL_TIME = 1.1  # so far apart may runs be that are said to have had the same time
 EQUAL_SIZE = 1.1  # likewise networks of one size
 
@@ -60,6 +63,54 @@ def conditions(runs: Sequence[Run]) -> str:
     return "; ".join(part for part in parts if part)
 
 
+def mixed(runs: Sequence[Run]) -> list[str]:
+    """What differs among the runs that makes their numbers incomparable, in words."""
+    lines = []
+    for kind, of in _kinds(runs).items():
+        found: dict[str, list[Run]] = {}
+        for run in runs:
+            found.setdefault(of(run), []).append(run)
+        unknown = found.pop(_UNKNOWN, [])
+        if kind == "data":  # an unfinished run has no fingerprint, but does name its data
+            names = {run.dataset for same in found.values() for run in same}
+            for run in unknown:
+                if run.dataset not in names:
+                    found.setdefault(run.dataset, []).append(run)
+        if len(found) > 1:
+            parts = [
+                f"{value} ({len(same)}: {same[0].directory.name}{', …' * (len(same) > 1)})"
+                for value, same in found.items()
+            ]
+            lines.append(f"{kind}: {' and '.join(parts)}")
+    return lines
+
+
+def _kinds(runs: Sequence[Run]) -> dict[str, Callable[[Run], str]]:
+    """In what runs must agree to be compared."""
+    kinds: dict[str, Callable[[Run], str]] = {
+        "data": lambda run: f"{run.dataset} {run.data[:8]}" if run.data else _UNKNOWN,
+        "image size": lambda run: f"{size} px" if (size := run.config.get(SIZE)) else _UNKNOWN,
+        "length": lambda run: planned(run) or _UNKNOWN,
+    }
+    if not any(run.data for run in runs):  # nothing has ended yet: the name is all there is to go by
+        kinds["data"] = lambda run: run.dataset
+    return kinds
+
+
+def what_to_name(runs: Sequence[Run]) -> str:
+    """What to type instead, where runs are not comparable: the most that are, if these are several."""
+    kinds = _kinds(runs).values()
+    alike: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        alike.setdefault(tuple(of(run) for of in kinds), []).append(run)
+    largest = max(alike.values(), key=len)
+    anyway = "or compare them all the same with --allow-mixed."
+    if not 1 < len(largest) <= MOST_TYPED:
+        return f"Name the runs that belong together, {anyway}"
+    typed = " ".join(shlex.quote(display_path(run.directory)) for run in largest)
+    return f"Name the runs that belong together, such as these {len(largest)}: {typed}; {anyway}"
+
+
 def replaced(ours: Sequence[str], theirs: Sequence[str]) -> list[str]:
     """How a network's layers differ from another's, each kind of difference once."""
     if len(ours) != len(theirs):
@@ -87,12 +138,17 @@ def things(run: Run, reference: Run, changes: Sequence[str]) -> list[str]:
     return [*layers, *(change for change in changes if not change.startswith("model.pretrained="))]
 
 
-def unfair(differs: Mapping[str, Sequence[str]], sizes: Mapping[str, Mapping[str, float]]) -> list[str]:
+def unfair(
+    differs: Mapping[str, Sequence[str]],
+    sizes: Mapping[str, Mapping[str, float]],
+    most: int | None = None,
+) -> list[str]:
     """Which differences from the baseline have no single cause, in a sentence for each reason.
 
     Args:
         differs: see `things`, by ablation.
         sizes: a network's cost over the baseline's, by what it is a cost in, by ablation.
+        most: so many are named for each reason; None: all.
     """
     several = [f"{label} ({', '.join(what)})" for label, what in differs.items() if len(what) > 1]
     apart = [
@@ -103,11 +159,16 @@ def unfair(differs: Mapping[str, Sequence[str]], sizes: Mapping[str, Mapping[str
     lines = []
     if several:
         cause = "so which of them makes the difference is not known"
-        lines.append(f"Differs from the baseline in more than one thing, {cause}: {_some(several)}.")
+        listed = some(several, most, "; ")
+        lines.append(f"Differs from the baseline in more than one thing, {cause}: {listed}.")
     if apart:
-        lines.append(f"Not of the baseline's size, which may be what makes the difference: {_some(apart)}.")
+        listed = some(apart, most, "; ")
+        lines.append(f"Not of the baseline's size, which may be what makes the difference: {listed}.")
     return lines
 
 
-def _some(names: Sequence[str]) -> str:
-    return "; ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+def some(names: Sequence[str], most: int | None, separator: str = ", ") -> str:
+    """Names in a sentence, on a terminal the first few and where the others are; `most` is None for all."""
+    if most is None or len(names) <= most:
+        return separator.join(names)
+    return f"{separator.join(names[:most])} and {len(names) - most} more, see --wide"

@@ -18,6 +18,7 @@ from detector.config.experiment import WATCHED, experiment
 from detector.config.safe_yaml import Value, read
 from detector.errors import UserError, escape_control, shorten
 from detector.rundir import Key, RunDir
+from detector.runtime.files import TRAIN
 from detector.runtime.json_numbers import number
 from detector.tools.compare.history import Curves, curves, nonfinite_note
 from detector.tools.compare.metrics import COSTS, KEYS, own_keys
@@ -102,9 +103,19 @@ def _directories(path: Path) -> list[Path]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     if not (found := [child for child in inside if _files(child)]):
+        folders = [child for child in inside if child.is_dir()]
+        deeper = next((folder for folder in folders if any(map(_files, _children(folder)))), None)
+        hint = f"did you mean {deeper}?" if deeper else f"a run leaves them: {TRAIN}"
         names = "config.yaml, history.jsonl, summary.json"
-        raise UserError(f"{path}: neither a run's directory nor a folder of them: none of {names}")
+        raise UserError(f"{path}: neither a run's directory nor a folder of them: none of {names}; {hint}")
     return found
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _files(path: Path) -> bool:

@@ -252,11 +252,12 @@ def print_console(comparison: Comparison, console: Console, *, wide: bool = Fals
             longest = max(len(row[0].line or row[0].text) for row in sheet.rows)
             tables[fits].columns[0].max_width = max(8, longest - excess)
         console.print(tables[fits], "")
-    if not wide:
-        console.print(Text("· With --wide: p values, loss, seconds and every interval."))
-    for line in remarks(comparison):
-        if wide or line != BRACKETS:  # else there are none
-            console.print(Text("· " + line))
+    lines = [] if wide else ["With --wide: p values, loss, seconds and every interval."]
+    lines += [line for line in remarks(comparison, brief=not wide) if wide or line != BRACKETS]
+    for line in lines:
+        for number, part in enumerate(Text(line).wrap(console, console.width - 2)):
+            part.rstrip()
+            console.print(Text("  " if number else "· ") + part)
 
 
 def _compact(sheet: Sheet, *, narrow: bool) -> Table:
@@ -284,11 +285,11 @@ def _whole(sheet: Sheet) -> Table:
     return table
 
 
-def remarks(comparison: Comparison) -> list[str]:
+def remarks(comparison: Comparison, *, brief: bool = False) -> list[str]:
     """What goes below the tables: how to read them, and every run that is not simply finished."""
     lines = [f"Conditions: {comparison.conditions}."] if comparison.conditions else []
     lines += [f"Not comparable, and compared all the same: {line}." for line in comparison.differing]
-    lines += comparison.notes
+    lines += comparison.brief_notes if brief else comparison.notes
     for group in comparison.groups:
         for run in group.runs:
             if run.notes or run.state != "finished":

@@ -50,7 +50,7 @@ def doctor(
     from detector.tools.doctor.checks import Diagnosis
     from detector.tools.doctor.history import score
     from detector.tools.doctor.memorise import IMAGES
-    from detector.tools.doctor.report import lines, to_json
+    from detector.tools.doctor.report import answer, line, title, to_json
 
     if not seconds > 0:
         raise UserError(f"--seconds: must be above 0, not {seconds:g}")
@@ -64,11 +64,16 @@ def doctor(
             "(--seconds), to see whether it can memorise them; nothing of it is kept"
         )
     checks: list[Check] = []
+    if not json:
+        print(title(str(target), score(case)), flush=True)
     for check in _checks(case, seconds, checks, all):
-        _say(f"{check.name}: {check.verdict}")
+        if json:
+            _say(f"{check.name}: {check.verdict}")
+        else:  # each as it is made: memorising takes its time
+            print("\n".join(line(check)), flush=True)
         checks.append(check)
     found = Diagnosis(str(target), score(case), tuple(checks), time.monotonic() - began)
-    print(to_json(found) if json else "\n".join(lines(found)))
+    print(to_json(found) if json else "\n".join(answer(found)))
     return found
 
 
@@ -115,7 +120,7 @@ def _looks(case: Case, seconds: float) -> dict[str, Callable[[], Check]]:
 
     def targets() -> Check:
         model = case.model if trained else trial().model
-        return passes.check_targets(assign_all(case, model), model.strides, case.config)
+        return passes.check_targets(assign_all(case, model), model.strides, case.config, case.learnt)
 
     def signal() -> Check:
         return passes.check_signal(case, case.signal if trained else None, trial().signal)

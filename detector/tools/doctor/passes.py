@@ -19,8 +19,10 @@ FEW = 8  # images, below which a probe that is fitted to some of them finds too 
 SIZES = (("below 8 px", 0, STRIDE), ("8 to 32 px", STRIDE, 32), ("from 32 px", 32, float("inf")))
 
 
-def check_targets(found: Assigned, strides: tuple[int, ...], config: Config) -> Check:
-    """Which objects the loss assigns to which scale, and which to none."""
+def check_targets(
+    found: Assigned, strides: tuple[int, ...], config: Config, learnt: float | None = None
+) -> Check:
+    """Which objects the loss assigns to which scale, and which to none; what was learnt, it did assign."""
     name, size = "targets", config.data.image_size
     parts = []
     for words, low, high in SIZES:
@@ -36,7 +38,7 @@ def check_targets(found: Assigned, strides: tuple[int, ...], config: Config) -> 
         f"cells an object at strides {', '.join(map(str, strides))}: {'; '.join(parts)}; {untaught:.0%} are "
         "small and get next to no weight"
     )
-    if untaught <= UNTAUGHT and tiny <= SMALL_SIDES:
+    if (untaught <= UNTAUGHT and tiny <= SMALL_SIDES) or (learnt is not None and learnt >= LEARNT):
         return ok(name, evidence)
     side = max(float(found.sides.median()), 1.0)
     larger = -(-int(size * 2 * STRIDE / side) // 32) * 32

@@ -16,33 +16,35 @@ _INDENT = " " * 27  # a check's name and verdict
 
 def to_json(diagnosis: Diagnosis) -> str:
     """The keys are part of the public interface."""
-    answer = diagnosis.answer
+    cause = diagnosis.answer
     document = {
         "target": diagnosis.target,
-        "verdict": "clear" if answer is None else "cause found",
+        "verdict": "clear" if cause is None else "cause found",
         "score": diagnosis.score,
         "checks": [dataclasses.asdict(check) for check in diagnosis.checks],
-        "answer": answer
-        and {"check": answer.name, "cause": answer.cause, "says": answer.says, "change": answer.change},
+        "answer": cause
+        and {"check": cause.name, "cause": cause.cause, "says": cause.says, "change": cause.change},
         "seconds": round(diagnosis.seconds, 1),
     }
     return json.dumps(document, indent=1)
 
 
-def lines(diagnosis: Diagnosis) -> Iterator[str]:
-    """A paragraph a check, the answer, and the change to try."""
-    yield escape_control(f"{diagnosis.target}: {diagnosis.score}" if diagnosis.score else diagnosis.target)
-    for check in diagnosis.checks:
-        yield from line(check)
-    answer = diagnosis.answer
+def title(target: str, score: str) -> str:
+    """What is looked at, and how good it is."""
+    return escape_control(f"{target}: {score}" if score else target)
+
+
+def answer(diagnosis: Diagnosis) -> Iterator[str]:
+    """Below the checks: the cause, and the change to try."""
+    cause = diagnosis.answer
     yield ""
-    if answer is None:
+    if cause is None:
         yield from _wrapped("None of the checks fails." + (_OPEN if _open(diagnosis) else ""), "")
         return
     first = next(check for check in diagnosis.checks if check.verdict == "fails")
-    symptom = "" if first is answer else f" (and so {first.name} fails)"
-    yield from _wrapped(f"Answer: {answer.says}{symptom}.", "        ")
-    yield from _wrapped(f"Try:    {answer.change}", "        ")
+    symptom = "" if first is cause else f" (and so {first.name} fails)"
+    yield from _wrapped(f"Answer: {cause.says}{symptom}.", "        ")
+    yield from _wrapped(f"Try:    {cause.change}", "        ")
 
 
 _OPEN = " Some could not be made: see above."

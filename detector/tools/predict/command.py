@@ -113,18 +113,19 @@ def predict(
         finally:
             timing = {"milliseconds_an_image": job.milliseconds()}
             results.finish({"interrupted": job.interrupted, **timing})
-    print(_report(results, job.milliseconds(), folder), file=sys.stderr if json else sys.stdout)
+    print(_report(results, job.milliseconds(), folder, conf), file=sys.stderr if json else sys.stdout)
     if stop():
         print("interrupted: what is listed above is complete", file=sys.stderr)
     results.exit_code = stop.exit_code or (EXIT_SKIPPED if results.skipped else 0)
     return results
 
 
-def _report(results: Results, milliseconds: float | None, folder: Path | None) -> str:
+def _report(results: Results, milliseconds: float | None, folder: Path | None, conf: float) -> str:
     """The last lines that a person reads."""
     time_each = "" if milliseconds is None else f", {milliseconds:.1f} ms each from pixels to boxes"
     skipped = f", {len(results.skipped)} skipped" if results.skipped else ""
-    found = ", ".join(f"{count} {name}" for name, count in results.counts.most_common()) or "nothing"
+    found = ", ".join(f"{count} {name}" for name, count in results.counts.most_common())
+    found = found or f"nothing with a score of {conf:g} or more; --conf sets it"
     images = f"{results.images} image{'' if results.images == 1 else 's'}"
     lines = [f"{images}{skipped}{time_each}", f"found: {found}"]
     return "\n".join([*lines, *([] if folder is None else [f"results: {folder}"])])

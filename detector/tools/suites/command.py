@@ -61,6 +61,9 @@ def ablate(
         for cell in cells:
             arguments = *plugin_arguments(), *cell.arguments(out / cell.name, threads)
             print(TRAIN, shlex.join(arguments))
+        each = len(cells) // len(suite.cells)
+        seeds_each = f"{each} seed{'s' * (each > 1)} each"
+        _say(f"{suite.name}: {len(cells)} runs, {len(suite.cells)} cells with {seeds_each}")
         return 0
 
     from detector.data.coco8 import DatasetUnavailable

@@ -44,6 +44,7 @@ _OWNED = {  # a suite decides these for each cell, so nobody else may
     "train.seed": "a suite runs every cell with the same seeds: use `seeds:`, or --seeds",
     "run.dir": "a suite gives every cell its directory: use --out",
     "run.name": "a cell is named by its key under `cells:`",
+    "train.auto_batch": "a suite's cells share one batch: write train.batch",
     "data.fallback": "a suite never changes its data on the way: it stops where they cannot be had",
 }
 

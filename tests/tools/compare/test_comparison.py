@@ -108,6 +108,20 @@ def test_different_data_sizes_and_lengths_are_refused(
     assert "Not comparable, and compared all the same" in capsys.readouterr().out
 
 
+def test_runs_that_are_comparable_are_named_ready_to_type(
+    make_run: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder that holds a trial of another length, as one's own `runs` soon does."""
+    for name in ("baseline", "other"):
+        make_run(name, **({} if name == "baseline" else {"train.lr": 0.1}))
+    trial = make_run("trial", steps=5)
+    monkeypatch.chdir(trial.parents[1])
+    assert main(["compare", "runs"]) == 2
+    typed = re.search(r"such as these 2: (.*);", capsys.readouterr().err)
+    assert typed is not None and typed[1] == "runs/baseline-s0 runs/other-s0"
+    assert main(["compare", *typed[1].split()]) == 0
+
+
 def test_an_unfinished_run_on_other_data_is_refused_by_name(make_run: Make) -> None:
     make_run()
     path = make_run("other", **{"data.path": "datasets/shapes.yaml"})
@@ -361,6 +375,20 @@ def test_floors_and_ceilings_are_named_instead_of_intervals_without_width(make_r
     assert "at the ceiling" in text and "at the floor" in text
     assert any("train mAP50-95 is at its floor in 1 of 2 rows (dead)" in note for note in c.notes)
     assert not any(note.startswith("V ") for note in c.notes)  # it has no bounds
+
+
+def test_a_terminal_names_a_few_and_says_where_the_rest_is(make_run: Make) -> None:
+    names = [f"dead{at}" for at in range(5)]
+    for at, name in enumerate(names):
+        path = make_run(name, v=0.1, train_map=0.001, **{"train.lr": 0.1 + at})
+    c = compared(path.parent)
+    (whole,) = (note for note in c.notes if note.startswith("train mAP50-95 is at its floor"))
+    assert all(name in whole for name in names)  # in files
+    flat = " ".join(printed(c, 80).split())
+    assert "is at its floor in 5 of 5 rows (dead0, dead1 and 3 more, see --wide)" in flat
+    assert whole in " ".join(printed(c, 80, wide=True).split())
+    _, *rest = printed(c, 80)[printed(c, 80).index("· With --wide") :].splitlines()
+    assert all(line.startswith(("· ", "  ")) and len(line) <= 80 for line in rest)
 
 
 def test_loss_and_seconds_have_no_interval_below_zero(make_run: Make) -> None:

@@ -206,9 +206,12 @@ def test_a_ledger_is_read(make_run: Make) -> None:
 def test_nothing_to_compare_is_a_mistake(tmp_path: Path, make_run: Make) -> None:
     with pytest.raises(UserError, match="no such directory"):
         load_runs([tmp_path / "nowhere"])
-    with pytest.raises(UserError, match="neither a run's directory nor a folder"):
+    with pytest.raises(UserError, match=r"nor a folder of them: .*; a run leaves them: python"):
         load_runs([tmp_path])
-    (make_run() / "config.yaml").unlink()
+    run = make_run()
+    with pytest.raises(UserError, match=f"did you mean {run.parent}\\?$"):  # they are one folder further down
+        load_runs([tmp_path])
+    (run / "config.yaml").unlink()
     with pytest.raises(UserError, match="no run to compare"):
         load_runs([tmp_path / "runs"])
 

@@ -9,11 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from detector.cli import main
+from detector.config.loading import load_config
 from detector.rundir import RunDir
+from detector.tools.doctor.case import Assigned
 from detector.tools.doctor.checks import NAMES
 from detector.tools.doctor.command import doctor
+from detector.tools.doctor.passes import check_targets
 from tests.support import ROOT, TINY
 from tests.tools.doctor.drawn import BROKEN, draw, train
 
@@ -47,7 +51,10 @@ def test_the_cause_of_a_run_broken_on_purpose_is_named(
     assert re.fullmatch(re.escape(change).replace("…", ".+"), answer.change)
     assert found.exit_code == 1
     assert [one.name for one in found.checks] == list(NAMES)
-    shown = capsys.readouterr().out
+    printed = capsys.readouterr()
+    shown = printed.out
+    for name in NAMES:  # a terminal shows both streams
+        assert f"{shown}\n{printed.err}".count(f"\n{name} ") == 1
     assert all(len(line) <= 80 or str(tmp_path) in line for line in shown.splitlines()), "a path is one word"
     assert " ".join(answer.says.split()) in " ".join(shown.split())
 
@@ -114,6 +121,14 @@ def test_data_without_a_run_and_a_time_that_is_too_short(
     verdicts = {one["name"]: one["verdict"] for one in json.loads(printed.out)["checks"]}
     assert verdicts.pop("labels") == verdicts.pop("targets") == verdicts.pop("signal") == "ok"
     assert set(verdicts.values()) == {"not known"}
+
+
+def test_small_objects_that_have_been_learnt_are_no_cause() -> None:
+    found = Assigned(torch.full((4,), 5.0), torch.ones(4, 3), torch.zeros(4))
+    config = load_config("coco8").config
+    assert check_targets(found, (8, 16, 32), config, learnt=0.1).cause == "small objects"
+    assert check_targets(found, (8, 16, 32), config).cause == "small objects"  # before there is a run
+    assert check_targets(found, (8, 16, 32), config, learnt=0.9).verdict == "ok"
 
 
 def test_what_cannot_be_looked_at_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,10 +140,13 @@ def test_without_pictures_nothing_is_written(
     assert predict(model, images, "--no-images", "--out", "out") == 2
 
 
-def test_an_image_with_nothing_on_it_has_an_empty_label_file(model: Path, images: Path) -> None:
+def test_an_image_with_nothing_on_it_has_an_empty_label_file(
+    model: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert predict(model, images / "0.jpg", "--conf", 1, "--save-txt", "--no-images", "--out", "out") == 0
     assert [path.as_posix() for path in Path("out").rglob("*.*")] == ["out/labels/0.txt"]
     assert Path("out/labels/0.txt").read_bytes() == b""
+    assert "found: nothing with a score of 1 or more; --conf sets it" in capsys.readouterr().out
 
 
 @pytest.mark.slow

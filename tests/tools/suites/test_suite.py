@@ -39,7 +39,7 @@ def test_a_suite_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.Monkey
     for written, near in (("factorail", "factorial"), ("ablations/suites/laddr.yaml", "ladder.yaml")):
         with pytest.raises(UserError, match=f"no such file; did you mean .*{near}\\?$"):
             load_suite(Path(written))
-    with pytest.raises(UserError, match=r"no_residual: no such file$"):  # an ablation, and no suite
+    with pytest.raises(UserError, match=r"no_residual: no such file; ablations/suites have controls, "):
         load_suite(Path("no_residual"))
 
 
@@ -150,7 +150,9 @@ def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
     assert len(str(error.value).splitlines()) <= 2
 
 
-@pytest.mark.parametrize("override", ["train.seed=1", "run.name=x", "run.dir=x", "data.fallback=shapes"])
+@pytest.mark.parametrize(
+    "override", ["train.seed=1", "run.name=x", "run.dir=x", "data.fallback=shapes", "train.auto_batch=true"]
+)
 def test_what_the_suite_decides_cannot_be_overridden(tmp_path: Path, override: str) -> None:
     with pytest.raises(UserError, match=override.partition("=")[0]):
         expand(load_suite(suite(tmp_path, "cells: {a: {}}")), overrides=[override])
