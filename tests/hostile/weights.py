@@ -282,6 +282,13 @@ def _layer(name: str, layer: str, args: str, words: str) -> Case:
     return _network(name, SMALL.format(layer=layer, args=args), words)
 
 
+def _convolutions(channels: int, number: int) -> str:
+    """Convolutions from many channels to as many, which nothing reads."""
+    rows = [[8, 3, 2], [channels, 3, 32], *[[channels, 3, 1]] * number]
+    backbone = "".join(f"  - [-1, 1, Conv, {row}]\n" for row in rows)
+    return f"nc: 2\nbackbone:\n{backbone}head:\n  - [[0], 1, Detect, [nc]]\n"
+
+
 PRETRAINED = [
     _given("empty", content("given.pt", b""), "not a readable checkpoint"),
     _given("pickle that runs a command", content("given.pt", _pickled(Payload())), "given.pt"),
@@ -331,6 +338,10 @@ PRETRAINED = [
         layer="C2f", args="[9999]").replace("-1, 1", "-1, 99"), "weights, and at most"),
     _network("repeats in every row", "nc: 2\nbackbone:\n" + "  - [-1, 100, nn.Identity, []]\n" * 400
              + "head: []\n", "at most 2000"),
+    _network("weights of 390 MB, and to run them as much again", _convolutions(3300, 1), "takes more than"),
+    _network("weights of 480 MB", _convolutions(1600, 5), "takes more than"),
+    Case("network: as much as a description may take", content("given.yaml", _convolutions(1600, 3)), NETWORK,
+         "69.30 M", code=0),
     _layer("activations of gigabytes", "nn.Conv2d", "[3, 9000, 1]", "takes more than"),
     _layer("picture of gigabytes", "nn.Upsample", "[null, 99, nearest]", "takes more than"),
     _layer("padding of gigabytes", "nn.ZeroPad2d", "[9999]", "takes more than"),
