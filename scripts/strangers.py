@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -166,9 +166,8 @@ def truths(read: Dataset, images: Sequence[Image]) -> list[Truth]:
     return found
 
 
-def table(lines: Sequence[Line]) -> str:
-    """Markdown."""
-    made = provenance(outputs=[str(PAGE.relative_to(ROOT))])
+def table(lines: Sequence[Line], made: Mapping[str, Any]) -> str:
+    """Markdown; `made` is what `provenance` said before anything was measured."""
     head = (
         "file",
         "written by",
@@ -199,12 +198,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not photos:
         parser.error(f"{options.photos}: no photographs")
     torch.set_num_threads(1)
-    lines = []
+    lines, made = [], provenance(outputs=[str(PAGE.relative_to(ROOT))])
     for wheel in options.wheels:
         with tempfile.TemporaryDirectory() as folder:
             lines.append(measure(wheel, photos, options.data, Path(folder)))
         print(lines[-1], flush=True)
-    text = table(lines)
+    text = table(lines, made)
     print(text)
     if options.write:
         write_between(PAGE, MARKER, text)
