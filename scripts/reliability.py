@@ -168,7 +168,8 @@ def two(short: bool, parallel: list[str]) -> Figure:
 def fuzz(short: bool, parallel: list[str]) -> Figure:
     """Bytes that nobody would write: counted is what hypothesis ran, not what it was asked for."""
     profile = "patient" if short else "long"
-    outcome = pytest("tests/hostile/test_fuzz.py", f"--hypothesis-profile={profile}",
+    files = "tests/hostile/test_fuzz.py", "tests/hostile/test_fuzz_files.py"
+    outcome = pytest(*files, f"--hypothesis-profile={profile}",
                      "--hypothesis-show-statistics")  # fmt: skip
     passing, failing, invalid = examples(outcome.output)
     parsers = outcome.passed + len(outcome.failures)

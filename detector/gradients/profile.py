@@ -102,3 +102,7 @@ def _check(norms: Mapping[str, float], layers: Sequence[str], where: str) -> Non
             raise UserError(f"{where}: {name} is {norms[name]}; a norm is finite and at least 0")
     if not norms[layers[-1]]:
         raise UserError(f"{where}: {layers[-1]}, the last layer, is 0: the others have nothing to relate to")
+    if not math.isfinite(max(norms.values()) / norms[layers[-1]]):
+        raise UserError(
+            f"{where}: {layers[-1]}, the last layer, is {norms[layers[-1]]}, too small to relate to"
+        )

@@ -196,9 +196,10 @@ def read_yolo(path: Path) -> tuple[YoloModel, Pretrained]:
             raise UserError(f"{path}: {str(error).removeprefix('model.pretrained: ')}") from error
     stored, built = source.net, model.net
     try:
-        if settings := settings_of(stored, built):
-            model.set_layers(settings)
+        settings = settings_of(stored, built)
         check_tensors(stored, built)
+        if settings:
+            model.set_layers(settings)
         built.load_state_dict(stored.state_dict())
         with without_constructors():  # a layer may hold a class where a function belongs
             check_same(stored, built, 2 * max(model.strides))

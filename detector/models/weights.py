@@ -96,17 +96,28 @@ def read_description(name: str) -> dict[str, Any]:
     return value | {"scale": scale}
 
 
-def ships_with_ultralytics(description: Mapping[str, Any]) -> bool:
+def is_usual(description: Mapping[str, Any]) -> bool:
     """Whether its layers, sizes aside, are those of a network that most people train."""
     rows = {key: description.get(key) for key in ("backbone", "head")}
-    return description.get("activation") is None and any(rows == theirs for theirs in _usual_rows())
+    usual = ({key: value[key] for key in rows} for name in USUAL for value in _described(name))
+    return description.get("activation") is None and any(rows == theirs for theirs in usual)
+
+
+def comes_with_ultralytics(description: Mapping[str, Any]) -> bool:
+    """Whether it is in one of ultralytics' files, but for the number of classes and the size chosen."""
+    chosen = {"nc", "scale"}
+    wanted = {key: value for key, value in description.items() if key not in chosen}
+    return any(
+        wanted == {key: value for key, value in theirs.items() if key not in chosen}
+        for theirs in _described("*")
+    )
 
 
 @cache
-def _usual_rows() -> list[dict[str, Any]]:
-    files = (file for name in USUAL for file in sorted(_their_models().glob(f"*/{name}.yaml")))
+def _described(name: str) -> list[dict[str, Any]]:
+    files = sorted(_their_models().glob(f"*/{name}.yaml"))
     plain = (safe_yaml.read(file, str(file)).plain() for file in files)
-    return [{key: value[key] for key in ("backbone", "head")} for value in plain if isinstance(value, dict)]
+    return [value for value in plain if isinstance(value, dict)]
 
 
 def _their_models() -> Path:

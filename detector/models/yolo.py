@@ -15,9 +15,16 @@ from detector.errors import UserError
 from detector.models.base import DetectionModel, Predictions
 from detector.models.stored import Settings, apply_settings, run
 from detector.models.strip import kind_name
-from detector.models.weights import ships_with_ultralytics
+from detector.models.weights import comes_with_ultralytics, is_usual
 from detector.runtime.description_check import check_description
-from detector.runtime.memory_check import MOST_NUMBERS, check_activations, count_numbers, without_content
+from detector.runtime.memory_check import (
+    MOST_DESCRIBED,
+    MOST_NUMBERS,
+    check_activations,
+    count_numbers,
+    room_for_description,
+    without_content,
+)
 from detector.runtime.ultralytics_import import import_ultralytics, safe_tasks
 
 # The head's class branches: of the usual head, and of the one that needs no suppression (YOLO26, v10).
@@ -169,11 +176,16 @@ def _build(description: Mapping[str, Any], numbers: int | None) -> nn.Module:
         try:
             with without_content():
                 layers, _ = tasks.parse_model(deepcopy(dict(description)), ch=3, verbose=False)
-            if (found := count_numbers(layers)) > most:
-                raise ValueError(f"it has {found:.0e} weights, and at most {most:.0e} are accepted")
-            if not ships_with_ultralytics(description):
+            found, known, room = count_numbers(layers), is_usual(description), None
+            if found > most:
+                millions = f"{found / 1e6:,.0f} million weights, and at most {most / 1e6:,.0f}"
+                raise ValueError(f"it has {millions} million are accepted")
+            if numbers is None:
+                room = room_for_description(layers)
+                known = comes_with_ultralytics(description) if 8 * found > MOST_DESCRIBED else known
+            if not known:
                 check_activations(
-                    lambda: tasks.DetectionModel(deepcopy(dict(description)), verbose=False), found
+                    lambda: tasks.DetectionModel(deepcopy(dict(description)), verbose=False), found, room
                 )
             net: nn.Module = tasks.DetectionModel(deepcopy(dict(description)), verbose=False)
         finally:

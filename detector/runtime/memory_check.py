@@ -17,6 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 MOST_NUMBERS = 250_000_000  # in weights and buffers; ultralytics' largest, YOLOv5x6, has 156 million
+# Bytes that a network may take of which there is nothing but a description; those that come with ultralytics
+# may take what they do.
+MOST_DESCRIBED = 450_000_000
 MOST_ACTIVATIONS = 250_000_000  # bytes at once for a picture of 256 pixels; YOLOv9e, their most, 74 million
 MOST_OPERATIONS = 100_000  # of building and running a network; YOLOv9e has 7,000
 
@@ -33,14 +36,24 @@ def without_content() -> Iterator[None]:
         yield
 
 
-def check_activations(build: Callable[[], object], numbers: int) -> None:
+def room_for_description(net: nn.Module) -> int:
+    """The bytes that building and running a network may take of which there is nothing but a description.
+
+    The largest weight comes off: to run, a convolution arranges a copy of its weights.
+    """
+    return MOST_DESCRIBED - 4 * max((tensor.numel() for tensor in net.parameters()), default=0)
+
+
+def check_activations(build: Callable[[], object], numbers: int, most: int | None = None) -> None:
     """Raise ValueError if building and running something takes more memory or operations than a network may.
 
     Args:
         build: called once, without content; it runs what it builds on a picture of 256 pixels.
         numbers: in its weights.
+        most: bytes of weights and all; None: as much as such weights may need.
     """
-    with without_content(), _Allocations(4 * numbers + MOST_ACTIVATIONS):
+    usual = 4 * numbers + MOST_ACTIVATIONS
+    with without_content(), _Allocations(usual if most is None else min(usual, most)):
         build()
 
 

@@ -19,7 +19,7 @@ from detector.data.problems import said
 from detector.data.sources import check_command, load_configured
 from detector.errors import UserError, say
 from detector.models.base import DetectionModel, freeze
-from detector.models.build import architecture_of, build_model, facts_of, rebuild
+from detector.models.build import architecture_of, build_model, check_finite, facts_of, rebuild
 from detector.rundir import RunDir
 from detector.runtime.checkpoint_check import CheckpointState
 from detector.runtime.device import choose_device
@@ -140,12 +140,14 @@ def read_checkpoint(run: RunDir, lock: FolderLock) -> CheckpointState:
     """What a run resumes from; its directory is locked first, so that it stays the newest.
 
     Raises:
-        UserError: it is missing, damaged, or not one of a run; or the run is still running.
+        UserError: it is missing, damaged, not one of a run, or not finite; or the run is still running.
     """
     if run.path.is_dir():
         lock.acquire(run.path)
     saved = run.read_checkpoint("last")
     facts_of(saved, run.last, ("names", "data_fingerprint", "wandb_id"))
+    for weights in (saved["model"], saved.get("ema") or {}):
+        check_finite(weights, run.last)
     return saved
 
 

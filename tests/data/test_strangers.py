@@ -121,7 +121,7 @@ class Habit:
     build: Callable[[Path], None]
     meant: dict[str, Boxes] = field(default_factory=dict)  # images of train by name; the others have BOX
     said: dict[str, tuple[str, int]] = field(default_factory=dict)  # kind -> severity, count
-    ultralytics: bool = True  # it accepts this, and reads the same
+    ultralytics: str = "the same"  # what it reads: see `compare`
     refused: str = ""  # the error with data.repair=false; "": none
 
 
@@ -145,7 +145,7 @@ HABITS = {
         label("labels/train/b.txt", POLYGON, LABEL.strip()),
         {"b.jpg": [POLYGON_BOX, BOX]},
         {"polygon": REPAIRED},
-        ultralytics=False,
+        ultralytics="loses",
         refused="polygon",
     ),
     "polygons in one file, boxes in another": Habit(
@@ -182,7 +182,7 @@ HABITS = {
         ),
         {},
         {"duplicate": REPAIRED},
-        ultralytics=False,
+        ultralytics="repeats",
         refused="a.jpg: is identical to ",
     ),
     "a missing test folder": Habit(
@@ -198,7 +198,7 @@ HABITS = {
         described(YAML.replace("images/", "images\\")),
         {},
         {"path": ("repair", 2)},
-        ultralytics=False,
+        ultralytics="refuses",
         refused=r"images\train, which does not exist; write / instead of \, and correct 'train' or 'path'",
     ),
     "backslashes in a list": Habit(
@@ -208,28 +208,28 @@ HABITS = {
         ),
         {},
         {"path": ("repair", 2)},
-        ultralytics=False,
+        ultralytics="refuses",
         refused=r"train.txt:1: there is no image 'images\\train",
     ),
     "splits of another machine": Habit(
         described(YAML.replace("images/", "/content/set/images/")),
         {},
         {"path": ("repair", 2)},
-        ultralytics=False,
+        ultralytics="refuses",
         refused="its end is not below",
     ),
     "a path of another machine": Habit(
         described("path: /content/sets/mine\n" + YAML),
         {},
         {"path": REPAIRED},
-        ultralytics=False,
+        ultralytics="refuses",
         refused="/content/sets/mine/images/train, which does not exist",
     ),
     "a path of another Windows machine": Habit(
         described("path: 'D:\\sets\\mine'\n" + YAML),
         {},
         {"path": REPAIRED},
-        ultralytics=False,
+        ultralytics="refuses",
         refused="which does not exist",
     ),
     "a list of another machine": Habit(
@@ -239,7 +239,7 @@ HABITS = {
         ),
         {},
         {"path": ("repair", 2)},
-        ultralytics=False,
+        ultralytics="refuses",
         refused="lies outside the dataset's folder",
     ),
     "val is the folder of train": Habit(
@@ -252,7 +252,7 @@ HABITS = {
         described(YAML.replace("val:", "valid:")),
         {},
         {"split-name": ("note", 1)},
-        ultralytics=False,
+        ultralytics="refuses",
         refused="'val' is missing",
     ),
     "validation for val": Habit(
@@ -274,21 +274,21 @@ HABITS = {
         moved("labels/train/b.txt", "labels/train/b.TXT"),
         {},
         {"label-name": REPAIRED},
-        ultralytics=False,
+        ultralytics="loses",
         refused="b.TXT: belongs to ",
     ),
     "labels in another case": Habit(
         moved("labels/train/b.txt", "labels/train/B.txt"),
         {},
         {"label-name": REPAIRED},
-        ultralytics=False,
+        ultralytics="loses",
         refused="B.txt: belongs to ",
     ),
     "labels called b.jpg.txt": Habit(
         moved("labels/train/b.txt", "labels/train/b.jpg.txt"),
         {},
         {"label-name": REPAIRED},
-        ultralytics=False,
+        ultralytics="loses",
         refused="b.jpg.txt: belongs to ",
     ),
     "accents written in two ways": Habit(
@@ -298,7 +298,7 @@ HABITS = {
         ),
         {},
         {"label-name": REPAIRED, "non-ascii-name": ("note", 1)},
-        ultralytics=False,
+        ultralytics="loses",
         refused="belongs to ",
     ),
     "labels beside images of a folder called images": Habit(
@@ -308,7 +308,7 @@ HABITS = {
         ),
         {},
         {"labels-beside": ("repair", 2)},
-        ultralytics=False,
+        ultralytics="loses",
         refused="a.txt: belongs to ",
     ),
     "JPEGs called .jfif and .jpe": Habit(
@@ -318,7 +318,7 @@ HABITS = {
         ),
         {},
         {},
-        ultralytics=False,
+        ultralytics="refuses",
     ),
     "pictures in a format that is not read": Habit(
         both(
@@ -328,7 +328,7 @@ HABITS = {
         ),
         {},
         {"unread-format": ("warning", 3)},
-        ultralytics=False,
+        ultralytics="not asked",
     ),
     "what Jupyter and macOS leave": Habit(
         both(
@@ -347,7 +347,6 @@ HABITS = {
         {},
         {"hidden": REPAIRED},
         refused="train.txt:1: '._a.jpg' is hidden",
-        ultralytics=False,
     ),
 }
 
@@ -376,6 +375,25 @@ def checked(capsys: pytest.CaptureFixture[str], data: Path, *arguments: str) -> 
     return found
 
 
+def compare(expected: str, read: Dataset, copy: Path) -> None:
+    """Whether ultralytics does with a copy of the dataset what is expected of it."""
+    mine = ours(read)
+    if expected == "refuses":
+        with pytest.raises((FileNotFoundError, RuntimeError, SyntaxError, ValueError)):
+            theirs(copy)
+    elif expected == "the same":
+        assert theirs(copy) == mine
+    elif expected == "repeats":  # an image that is there twice
+        found = theirs(copy)
+        assert found.keys() == mine.keys() and found.total() > mine.total()
+    elif expected == "loses":  # an image or its boxes
+        found, objects = theirs(copy), dict(mine.keys())
+        assert all({*boxes} <= {*objects[image]} for image, boxes in found)
+        assert sum(len(boxes) for _, boxes in found) < sum(map(len, objects.values()))
+    else:
+        assert expected == "not asked"  # it would install a package first
+
+
 @pytest.mark.parametrize("name", HABITS)
 def test_a_habit_is_read_as_it_is_meant_and_counted(
     dataset: Path, name: str, capsys: pytest.CaptureFixture[str]
@@ -390,9 +408,7 @@ def test_a_habit_is_read_as_it_is_meant_and_counted(
         assert read_of(item.image, rows) == meant
     assert kinds(read) == habit.said
     assert checked(capsys, data) == {(note.severity, note.kind): note.count for note in read.notes}
-    if habit.ultralytics:
-        copy = shutil.copytree(dataset, dataset.with_name("copy"))
-        assert ours(read) == theirs(copy / "data.yaml")
+    compare(habit.ultralytics, read, shutil.copytree(dataset, dataset.with_name("copy")) / "data.yaml")
     if habit.refused:
         with pytest.raises(UserError) as caught:
             load(data, repair=False)
@@ -402,6 +418,35 @@ def test_a_habit_is_read_as_it_is_meant_and_counted(
 
 
 # ------------------------------------------------------------------------------------- one by one
+
+
+def test_a_path_that_leads_up_from_the_folder_for_datasets(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`../datasets/mine` is what ultralytics' own YAMLs looked like, and those of many since."""
+    described = tmp_path / "yamls" / "animals.yaml"
+    described.parent.mkdir()
+    described.write_text("path: ../datasets/mine\n" + YAML)
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path / "settings"))
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(dataset, tmp_path / "elsewhere" / "datasets" / "mine")
+    with pytest.raises(UserError, match=r"datasets/mine/images/train, which does not exist"):
+        load(described)
+    monkeypatch.setenv("DETECTOR_DATASETS", str(tmp_path / "elsewhere" / "datasets"))
+    read = load(described)
+    assert kinds(read) == {"path": ("repair", 1)}
+    module = import_ultralytics("data.utils")
+    monkeypatch.setattr(module, "DATASETS_DIR", tmp_path / "elsewhere" / "datasets")
+    assert theirs(described) == ours(read)
+
+
+def test_a_split_that_nobody_asks_for_may_be_missing(dataset: Path) -> None:
+    expected = load_configured(DataConfig(path=str(dataset / "data.yaml"), image_size=320), 0)
+    described(YAML.replace("images/train", "../gone/images") + "test: nowhere\nminival: nowhere\n")(dataset)
+    only = read_dataset(dataset / "data.yaml", splits=("val",))
+    assert [*only.splits] == ["val"] and ours(only, "val") == ours(expected, "val")
+    with pytest.raises(UserError, match=r"'train' names .*gone/images, which does not exist"):
+        load(dataset / "data.yaml")
 
 
 def test_a_path_as_ultralytics_resolves_it(
@@ -476,6 +521,11 @@ def test_a_val_that_is_a_link_to_train_is_refused(dataset: Path) -> None:
         load(dataset / "data.yaml")
 
 
+def test_classes_without_names_are_numbered(dataset: Path) -> None:
+    described(YAML.replace("names: [cat, dog]", "nc: 2"))(dataset)
+    assert load(dataset / "data.yaml").names == ("class_0", "class_1")
+
+
 def test_names_with_a_gap_name_the_missing_id(dataset: Path) -> None:
     described(YAML.replace("[cat, dog]", "{0: cat, 2: dog}"))(dataset)
     with pytest.raises(UserError, match="must be 0 to 1, each once; 1 is missing"):
@@ -498,7 +548,9 @@ def test_the_first_half_of_a_stereo_picture_is_read(dataset: Path) -> None:
     left, right = PillowImage.new("RGB", (32, 24), (200, 40, 90)), PillowImage.new("RGB", (32, 24))
     left.save(stream, "MPO", save_all=True, append_images=[right])
     (dataset / "images/train/d.mpo").write_bytes(stream.getvalue())
-    assert len(load(dataset / "data.yaml").splits["train"]) == 3
+    read = load(dataset / "data.yaml")
+    assert len(read.splits["train"]) == 3
+    compare("the same", read, shutil.copytree(dataset, dataset.with_name("copy")) / "data.yaml")
     assert abs(read_image(dataset / "images/train/d.mpo").astype(int) - (200, 40, 90)).max() <= 3
 
 
@@ -619,7 +671,11 @@ def test_corners_are_recognised(tmp_path: Path) -> None:
 
 def test_a_split_without_objects_is_said(dataset: Path) -> None:
     (dataset / "labels/val/c.txt").write_text("")
-    assert kinds(load(dataset / "data.yaml")) == {"no-objects": ("warning", 1)}
+    read = load(dataset / "data.yaml")
+    assert kinds(read) == {"no-objects": ("warning", 1)}
+    assert theirs(shutil.copytree(dataset, dataset.with_name("copy")) / "data.yaml", "val") == ours(
+        read, "val"
+    )
 
 
 # --------------------------------------------------------------------------------------- val_fraction

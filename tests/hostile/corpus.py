@@ -113,8 +113,8 @@ def archive(name: str, fill: Callable[[zipfile.ZipFile], object]) -> Spoil:
 
 def every_case() -> list[Case]:
     """The whole corpus."""
-    from tests.hostile import images, runs, texts, weights
+    from tests.hostile import images, runs, texts, weights, zips
 
-    cases = [*texts.CASES, *images.CASES, *weights.CASES, *runs.CASES]
+    cases = [*texts.CASES, *images.CASES, *zips.CASES, *weights.CASES, *runs.CASES]
     assert len({case.name for case in cases}) == len(cases)
     return cases

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from detector.config import safe_yaml
@@ -29,53 +27,37 @@ from detector.data.images import MAX_PIXELS, BadImage, decode
 from detector.data.labels import read_labels
 from detector.data.listing import list_split
 from detector.data.problems import Problem
-from detector.errors import UserError, for_terminal, has_control
+from detector.errors import UserError, has_control
 from detector.gradients.entries import Entry, read_ledger
 from detector.models.build import read_trained
 from detector.models.detector import build_detector
 from detector.rundir import RunDir
 from detector.runtime.checkpoint_file import read
-from detector.runtime.description_check import check_description
 from detector.runtime.image_header import Header, read_header
 from detector.tools.compare.runs import LeftOut, Run, load_runs
 from detector.training.checkpoints import load_state, state_dict
+from tests.hostile.strange import (
+    changed,
+    documents,
+    fewer,
+    places,
+    printable,
+    replaced,
+    scalars,
+    spoilt,
+    values,
+)
 from tests.training.harness import create_state
 
 EMPTY = Path(__file__).parents[2] / "configs" / "coco8.yaml"
 NAMES = ("cat", "dog")
 TINY = ModelConfig(depths=(1, 1, 1, 1), widths=(4,) * 5, neck_width=4, reg_max=2)
-# For what takes a tenth of a second a case.
-fewer = settings(max_examples=settings.default.max_examples // 4)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that the cases of a module share: each overwrites what the last one wrote."""
     return tmp_path_factory.mktemp("fuzz")
-
-
-# What a stranger can put where a value belongs.
-scalars = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20),
-    st.sampled_from([10**400, -1, 0, 2**64, 1e308, math.nan, math.inf, "NaN", "Infinity", "\x1b[2J", "a\nb"]),
-)  # fmt: skip
-values = st.recursive(
-    scalars,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=6,
-)  # fmt: skip
-tokens = st.sampled_from(
-    ["train", "val", "names", "nc", "path", "source", "base", "model", "act", ": ", ":", "- ", "\n", "\n  ",
-     "[", "]", "{", "}", "&a ", "*a", "!!set ", "!x ", "'", '"', "|\n", ">", "#", "? ", "---\n",
-     "...\n", "%A 9\n",
-     "<<: ", "0", "1e999", ".nan", "0x1F", "~", "\t", "\0", "\x85", "\u2028", "\\x", "\U0001f600", ", "]
-)  # fmt: skip
-documents = st.lists(tokens, max_size=30).map("".join) | st.text(max_size=60)
-
-
-def printable(error: UserError) -> None:
-    assert not any(has_control(line) for line in for_terminal(error).split("\n"))
-    assert max(map(len, for_terminal(error).split("\n"))) < 2100
 
 
 @given(documents)
@@ -188,27 +170,6 @@ def _pictures() -> list[bytes]:
     return [*plain, b"BM", b"II*\0", b"MM\0+", b"RIFF\x09\0\0\0WEBPVP8X", b"\xff\xd8", b"\x89PNG\r\n\x1a\n"]
 
 
-@st.composite
-def spoilt(draw: st.DrawFn, sources: list[bytes]) -> bytes:
-    """One of the sources with bytes changed, cut out, repeated or put in."""
-    data = bytearray(draw(st.sampled_from(sources)))
-    for _ in range(draw(st.integers(0, 6))):
-        at = draw(st.integers(0, len(data)))
-        piece = draw(
-            st.binary(max_size=8) | st.sampled_from([b"\xff" * 8, b"\0" * 8, b"\xff\xd9", b"\xff\xda"])
-        )
-        match draw(st.sampled_from(["change", "insert", "cut", "repeat"])):
-            case "change":
-                data[at : at + len(piece)] = piece
-            case "insert":
-                data[at:at] = piece
-            case "cut":
-                del data[at : at + draw(st.integers(0, 40))]
-            case "repeat":
-                data[at:at] = data[max(0, at - 30) : at]
-    return bytes(data)
-
-
 @pytest.mark.slow
 @given(spoilt(_pictures()))
 def test_pictures(data: bytes) -> None:
@@ -277,26 +238,6 @@ def test_checkpoint_bytes(folder: Path, data: bytes) -> None:
     try_checkpoint(folder / "bytes.pt")
 
 
-def _places(value: object, at: tuple[object, ...] = ()) -> Iterator[tuple[object, ...]]:
-    yield at
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        if len(at) < 4 and not (isinstance(key, int) and key > 3):
-            yield from _places(item, (*at, key))
-
-
-def _replaced(value: Any, at: tuple[Any, ...], new: object) -> Any:
-    """A copy in which one place holds something else, or nothing."""
-    if not at:
-        return new
-    copy = dict(value) if isinstance(value, dict) else list(value)
-    if len(at) == 1 and new is Ellipsis:
-        del copy[at[0]]
-    else:
-        copy[at[0]] = _replaced(value[at[0]], at[1:], new)
-    return copy
-
-
 tensors = st.sampled_from([torch.zeros(0), torch.zeros(3), torch.zeros(1).expand(10**12),
                            torch.ones(2, 2) * 1j, torch.eye(2).to_sparse(), torch.tensor(True),
                            torch.zeros(2, device="meta")])  # fmt: skip
@@ -304,31 +245,11 @@ tensors = st.sampled_from([torch.zeros(0), torch.zeros(3), torch.zeros(1).expand
 
 @pytest.mark.slow
 @fewer
-@given(st.sampled_from(list(_places(STATE))), values | tensors | st.just(...))
+@given(st.sampled_from(list(places(STATE))), values | tensors | st.just(...))
 def test_checkpoint_values(folder: Path, at: tuple[object, ...], new: object) -> None:
     if at or new is not ...:
-        torch.save(_replaced(STATE, at, new), folder / "values.pt")
+        torch.save(replaced(STATE, at, new), folder / "values.pt")
         try_checkpoint(folder / "values.pt")
-
-
-NETWORK = {
-    "nc": 2, "scales": {"n": [0.5, 0.25, 1024]},
-    "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 2, "C2f", [8, True]]],
-    "head": [[[0, 1], 1, "Concat", [1]], [[2], 1, "Detect", ["nc"]]],
-}  # fmt: skip
-
-
-@given(st.sampled_from(list(_places(NETWORK))), values | st.sampled_from(["nn.x", "1" * 90, "(" * 90, ...]))
-def test_network_descriptions(at: tuple[object, ...], new: object) -> None:
-    import torch.nn as modules
-
-    description = _replaced(NETWORK, at, new) if at or new is not ... else NETWORK
-    if not isinstance(description, dict):
-        return  # `read_description` refuses it
-    try:
-        check_description(description, modules)
-    except ValueError as error:
-        assert len(str(error)) < 300
 
 
 ROW = {"step": 0, "epoch": 0, "train/loss": 1.5, "activation_grad/00_stem": 0.5,
@@ -341,18 +262,8 @@ SUMMARY = {"ablation": "a", "seed": 0, "dataset": "d", "status": "finished", "st
 LEDGER = [{"step": 0, "block": "00_stem", "operation": "conv", "layer": "x", "factor": 0.5, "log10": -0.3}]
 
 
-def _changed(good: Any) -> st.SearchStrategy[bytes]:
-    """The JSON of something with one place replaced, or spoilt bytes of it."""
-    replaced = st.builds(
-        lambda at, new: json.dumps(_replaced(good, at, new)).encode(),
-        st.sampled_from(list(_places(good))),
-        values,
-    )
-    return replaced | spoilt([json.dumps(good).encode()]) | st.just(b"[" * 50_000)
-
-
 @pytest.mark.slow
-@given(st.lists(_changed(ROW), max_size=3), _changed(SUMMARY), _changed(LEDGER))
+@given(st.lists(changed(ROW), max_size=3), changed(SUMMARY), changed(LEDGER))
 def test_run_directories(folder: Path, rows: list[bytes], summary: bytes, ledger: bytes) -> None:
     run = folder / "run"
     shutil.rmtree(run, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Bad zip files, checkpoints, pretrained weights and descriptions of networks."""
+"""Bad checkpoints, pretrained weights and descriptions of networks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import os
 import pickle
 import shutil
-import stat
 import struct
 import zipfile
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import yaml
 from torch import nn
 
 from detector.runtime.ultralytics_import import import_ultralytics
-from tests.hostile.corpus import INFO, RESUME, UNZIP, Case, archive, content, damaged, folder, link, pipe
+from tests.hostile.corpus import INFO, RESUME, Case, content, damaged, folder, link, pipe
 
 LAST = "run/checkpoints/last.pt"
 NETWORK = (*INFO[:-1], "model.pretrained={root}/given.yaml")
@@ -30,71 +29,6 @@ class Payload:
         return os.system, ("touch ran",)
 
 
-# --------------------------------------------------------------------------------------------------- zip
-
-
-def _entry(
-    name: str, data: bytes = b"x", mode: int = 0o644 | stat.S_IFREG
-) -> Callable[[zipfile.ZipFile], None]:
-    def fill(package: zipfile.ZipFile) -> None:
-        entry = zipfile.ZipInfo(name)
-        entry.external_attr = mode << 16
-        package.writestr(entry, data)
-
-    return fill
-
-
-def _many(package: zipfile.ZipFile) -> None:
-    for number in range(300):
-        package.writestr(f"coco8/{number}", b"")
-
-
-def _overlapping(root: Path) -> None:
-    """Two names in the directory that share one local entry."""
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as package:
-        package.writestr("aaaa", b"\0" * 1_000_000)
-    data = stream.getvalue()
-    begin, end = data.index(b"PK\x01\x02"), data.index(b"PK\x05\x06")
-    one = data[begin:end]
-    directory = one + one.replace(b"aaaa", b"bbbb")
-    tail = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 2, 2, len(directory), begin, 0)
-    (root / "given.zip").write_bytes(data[:begin] + directory + tail)
-
-
-def _encrypted(data: bytes) -> bytes:
-    """The flag that says so, in both headers."""
-    data = bytearray(data)
-    data[6] |= 1
-    data[data.index(b"PK\x01\x02") + 8] |= 1
-    return bytes(data)
-
-
-def _twice(root: Path) -> None:
-    archive("given.zip", _entry("x"))(root)
-    damaged("given.zip", _encrypted)(root)
-
-
-def _zip(name: str, fill: Callable[[zipfile.ZipFile], None], words: str) -> Case:
-    return Case(f"zip: {name}", archive("given.zip", fill), UNZIP, words)
-
-
-ZIPS = [
-    _zip("leads out", _entry("../../ran"), "unsafe path"),
-    _zip("absolute", _entry("/tmp/ran"), "unsafe path"),
-    _zip("of Windows", _entry("..\\ran"), "unsafe path"),
-    _zip("of a drive", _entry("C:/ran"), "unsafe path"),
-    _zip("a link", _entry("x", b"/etc/passwd", 0o777 | stat.S_IFLNK), "a link or a special file"),
-    _zip("a device", _entry("x", b"", 0o666 | stat.S_IFCHR), "a link or a special file"),
-    _zip("a bomb", _entry("x", b"\0" * 60_000_000), "unpacks to more than"),
-    _zip("hundreds of entries", _many, "more than 200"),
-    _zip("a name that moves the cursor", _entry("../\x1b[2J"), "unsafe path"),
-    Case("zip: entries that overlap", _overlapping, UNZIP, "zip file"),
-    Case("zip: encrypted", _twice, UNZIP, "damaged"),
-    Case("zip: text", content("given.zip", "hello"), UNZIP, "damaged"),
-    Case("zip: empty", content("given.zip", ""), UNZIP, "damaged"),
-]
-
 # ----------------------------------------------------------------------------------------------- checkpoints
 
 
@@ -103,6 +37,17 @@ def _saved(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[P
 
     def spoil(root: Path) -> None:
         state = torch.load(root / LAST, weights_only=True)
+        change(state)
+        torch.save(state, root / name)
+
+    return spoil
+
+
+def _changed(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """That checkpoint itself, with something in it changed."""
+
+    def spoil(root: Path) -> None:
+        state = torch.load(root / name, weights_only=True)
         change(state)
         torch.save(state, root / name)
 
@@ -282,6 +227,13 @@ def _layer(name: str, layer: str, args: str, words: str) -> Case:
     return _network(name, SMALL.format(layer=layer, args=args), words)
 
 
+def _convolutions(channels: int, number: int) -> str:
+    """Convolutions from many channels to as many, which nothing reads."""
+    rows = [[8, 3, 2], [channels, 3, 32], *[[channels, 3, 1]] * number]
+    backbone = "".join(f"  - [-1, 1, Conv, {row}]\n" for row in rows)
+    return f"nc: 2\nbackbone:\n{backbone}head:\n  - [[0], 1, Detect, [nc]]\n"
+
+
 PRETRAINED = [
     _given("empty", content("given.pt", b""), "not a readable checkpoint"),
     _given("pickle that runs a command", content("given.pt", _pickled(Payload())), "given.pt"),
@@ -331,6 +283,10 @@ PRETRAINED = [
         layer="C2f", args="[9999]").replace("-1, 1", "-1, 99"), "weights, and at most"),
     _network("repeats in every row", "nc: 2\nbackbone:\n" + "  - [-1, 100, nn.Identity, []]\n" * 400
              + "head: []\n", "at most 2000"),
+    _network("weights of 390 MB, and to run them as much again", _convolutions(3300, 1), "takes more than"),
+    _network("weights of 480 MB", _convolutions(1600, 5), "takes more than"),
+    Case("network: as much as a description may take", content("given.yaml", _convolutions(1600, 3)), NETWORK,
+         "69.30 M", code=0),
     _layer("activations of gigabytes", "nn.Conv2d", "[3, 9000, 1]", "takes more than"),
     _layer("picture of gigabytes", "nn.Upsample", "[null, 99, nearest]", "takes more than"),
     _layer("padding of gigabytes", "nn.ZeroPad2d", "[9999]", "takes more than"),
@@ -343,4 +299,52 @@ PRETRAINED = [
     _layer("channels are infinite", "Conv", "[.inf, 3, 2]", "must be a number of at most"),
 ]  # fmt: skip
 
-CASES = [*ZIPS, *CHECKPOINTS, *PRETRAINED]
+# ----------------------------------------------------------------------- every command that reads weights
+
+READERS = {
+    "resume": RESUME,
+    "fine-tuning": (*INFO[:-1], "model.pretrained={root}/run"),
+    "predict": ("detector", "predict", "{root}/run", "{root}/data/images/val", "--out", "{root}/out"),
+    "val": ("detector", "val", "{root}/run", "--out", "{root}/out"),
+    "export": ("detector", "export", "{root}/run", "--format", "torchscript", "--out", "{root}/out/net.ts"),
+}
+# This one is for runs that went wrong: it says so and looks at what there is.
+DOCTOR = ("detector", "doctor", "{root}/run", "--seconds", "0.1")
+
+
+def _flipped(data: bytes) -> bytes:
+    """One bit of the first tensor's numbers."""
+    with zipfile.ZipFile(io.BytesIO(data)) as package:
+        (at,) = (one.header_offset for one in package.infolist() if one.filename.endswith("/data/0"))
+    name, extra = struct.unpack("<2H", data[at + 26 : at + 30])
+    place = at + 30 + name + extra
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+def _not_finite(state: dict[str, Any]) -> None:
+    for weights in (state["model"], *filter(None, [state.get("ema")])):
+        next(iter(weights.values()))[0] = torch.nan
+
+
+def _both(damage: Callable[[str], Callable[[Path], object]]) -> Callable[[Path], None]:
+    def spoil(root: Path) -> None:
+        for name in ("last", "best"):
+            damage(f"run/checkpoints/{name}.pt")(root)
+
+    return spoil
+
+
+DAMAGES = {
+    "a bit flipped": (_both(lambda file: damaged(file, _flipped)), "not a readable checkpoint"),
+    "NaN": (_both(lambda file: _changed(file, _not_finite)), "are not finite"),
+}
+EVERYWHERE = [
+    Case(f"{name}: {what}", spoil, command, words)
+    for what, (spoil, words) in DAMAGES.items()
+    for name, command in READERS.items()
+]
+EVERYWHERE += [
+    Case(f"doctor: {what}", spoil, DOCTOR, words, code=1) for what, (spoil, words) in DAMAGES.items()
+]
+
+CASES = [*CHECKPOINTS, *PRETRAINED, *EVERYWHERE]

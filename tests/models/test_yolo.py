@@ -149,6 +149,14 @@ def test_a_description_cannot_run_code(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+def test_only_what_ultralytics_itself_describes_may_be_large() -> None:
+    """Another width, and it is a stranger's."""
+    theirs = weights.read_description("yolov5x-p6.yaml")
+    assert weights.comes_with_ultralytics(theirs | {"nc": 3})
+    assert not weights.comes_with_ultralytics(theirs | {"width_multiple": 2})
+    assert not weights.comes_with_ultralytics(theirs | {"scales": {"x": [1, 2, 1024]}})
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [

@@ -59,8 +59,8 @@ def full_at_step(step: int, folder: str, leave: int) -> None:
     at_step(step, lambda state: fill(folder, leave))
 
 
-def full_at(what: str, folder: str, leave: int, number: int = 1) -> None:
-    """Fill the disk just before the `number`-th time something is written."""
+def just_before(what: str, number: int, action: Callable[[], None]) -> None:
+    """Do something just before the `number`-th call of a function, `what` being its module and name."""
     module, _, name = what.rpartition(".")
     calls = 0
 
@@ -68,28 +68,24 @@ def full_at(what: str, folder: str, leave: int, number: int = 1) -> None:
         nonlocal calls
         calls += 1
         if calls == number:
-            fill(folder, leave)
+            action()
 
     wrap(sys.modules[module], name, before)
 
 
-def failing_writes(part: str, number: int, what: int) -> None:
-    """Let the writes to files whose name holds `part` fail, from the `number`-th file or row on.
+def full_at(what: str, folder: str, leave: int, number: int = 1) -> None:
+    """Fill the disk just before the `number`-th time something is written."""
+    just_before(what, number, lambda: fill(folder, leave))
 
-    Half of what should be written is there by then.
-    """
-    opened = 0
-    original = os.open
 
-    def opening(path: Any, flags: int, *rest: Any, **others: Any) -> int:
-        nonlocal opened
-        if part in os.path.basename(path) and flags & os.O_WRONLY:
-            opened += 1
-            if opened >= number:
-                raise OSError(what, os.strerror(what), str(path))
-        return original(path, flags, *rest, **others)
+def read_only_at(what: str, folder: str, number: int) -> None:
+    """Let a folder's file system become read-only just before the `number`-th time something is written."""
 
-    os.open = opening
+    def remount() -> None:
+        for command in (["mount", "--bind", folder, folder], ["mount", "-o", "remount,bind,ro", folder]):
+            subprocess.run(command, check=True)
+
+    just_before(what, number, remount)
 
 
 def failing_history(number: int, what: int) -> None:
@@ -309,7 +305,7 @@ def impatient_wandb(init: float, finish: float) -> None:
 
 
 def wandb_at_step(step: int, what: str) -> None:
-    """Once W&B has started, kill its service process, or let its `finish` hang."""
+    """Once W&B has started, kill its service process, or stop it: then nothing of W&B ever returns."""
 
     def act(state: Any) -> None:
         import gc
@@ -323,8 +319,9 @@ def wandb_at_step(step: int, what: str) -> None:
         assert logger.wait_started(60)
         if what == "kill":
             kill_service()
-        elif what == "hang":
-            wandb.Run.finish = lambda *_, **__: time.sleep(10_000)  # type: ignore[method-assign]
+        elif what == "stop":
+            service: Any = wandb.setup()._connection
+            os.kill(service._proc._process.pid, signal.SIGSTOP)
 
     at_step(step, act)
 

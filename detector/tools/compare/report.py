@@ -94,11 +94,11 @@ def sections(comparison: Comparison, answers: Sequence[Mapping[str, Any]]) -> li
     from detector.tools.compare.table import escape, markdown
 
     stands_out = "\n".join(f"- {escape(line)}" for line in headline(comparison))
-    causes = (
-        f"## Is it the gradient? {escape(one['ablation'])} on {escape(one['data'])}\n\n{_shares(one)}"
-        for one in answers
-    )
-    return [stands_out or "- No gradients were recorded.", markdown(comparison).rstrip(), *causes]
+    return [
+        stands_out or "- No gradients were recorded.",
+        markdown(comparison).rstrip(),
+        *map(cause, answers),
+    ]
 
 
 def read_answer(path: Path) -> Mapping[str, Any]:
@@ -108,12 +108,20 @@ def read_answer(path: Path) -> Mapping[str, Any]:
 
     try:
         content = from_json(read_bytes(path, MAX_ANSWER))
-        _shares(content)
+        cause(content)
     except OSError as error:
         raise UserError(f"--why {path}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"--why {path}: is not an answer that detector why wrote") from error
     return dict(content)
+
+
+def cause(answer: Mapping[str, Any]) -> str:
+    """What `detector why` found, as Markdown."""
+    from detector.tools.compare.table import escape
+
+    title = f"## Is it the gradient? {escape(answer['ablation'])} on {escape(answer['data'])}"
+    return f"{title}\n\n{_shares(answer)}"
 
 
 def _shares(answer: Mapping[str, Any]) -> str:

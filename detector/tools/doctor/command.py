@@ -63,6 +63,8 @@ def doctor(
             f"no run yet: trains a new network on {IMAGES} of the images for at most {seconds:g} s "
             "(--seconds), to see whether it can memorise them; nothing of it is kept"
         )
+    elif case.checkpoint is None:
+        _say(f"the trained network is not looked at: {case.unreadable}")
     checks: list[Check] = []
     if not json:
         print(title(str(target), score(case)), flush=True)

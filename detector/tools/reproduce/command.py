@@ -167,6 +167,9 @@ def report(
         print(f"             (the first run did not end by itself: compared up to step {rows[-1]['step']})")
     found, numbers = compare_histories(rows, again)
     print(f"history:     {len(rows)} rows, {numbers} numbers: {_verdict(found)}")
+    if lost := lost_rows(rows, again):
+        steps = ", ".join(map(str, lost[:5])) + (", …" if len(lost) > 5 else "")
+        print(f"             the first run's history has gaps: rows of {len(lost)} step(s) are lost: {steps}")
     of_summary = compare_summaries(summary, new) if ended else []
     if ended:
         print(f"summary:     {_verdict(of_summary)}")
@@ -211,6 +214,15 @@ def compare_histories(then: Sequence[Row], now: Sequence[Row]) -> tuple[list[Dif
                 if not _equal(one.get(key), other.get(key)):
                     found.append(Difference(step, key, one.get(key), other.get(key)))
     return found, numbers
+
+
+def lost_rows(then: Sequence[Row], now: Sequence[Row]) -> list[int]:
+    """The steps before the first run's last row that only the second has.
+
+    Both have the same configuration, and so write a row at the same steps.
+    """
+    there = {row["step"] for row in then}
+    return [row["step"] for row in now if row["step"] < max(there) and row["step"] not in there]
 
 
 def compare_summaries(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:

@@ -13,7 +13,13 @@ import pytest
 
 from detector.cli import main
 from detector.tools.reproduce import command as reproduce_command
-from detector.tools.reproduce.command import Difference, changes, compare_histories, compare_summaries
+from detector.tools.reproduce.command import (
+    Difference,
+    changes,
+    compare_histories,
+    compare_summaries,
+    lost_rows,
+)  # fmt: skip
 from tests.support import Run
 
 QUICK = ("data.image_size=64", "train.steps=4", "train.eval_every=2", "gradients.every=2")
@@ -130,6 +136,28 @@ def test_a_run_that_was_stopped_is_compared_as_far_as_it_came(
     (first / "summary.json").unlink()  # killed
     assert main(["reproduce", str(first), "--out", str(tmp_path / "third")]) == 0
     assert "conditions:  not known" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("status", ["finished", "stopped"])
+def test_gaps_in_the_history_are_named_and_are_not_identical(
+    tmp_path: Path, again: Callable[..., list[list[str]]], capsys: pytest.CaptureFixture[str], status: str
+) -> None:
+    """Lost before the run went on, which its summary says, or after its end, which nothing says."""
+    whole = [{"step": step, "train/loss": 3.0 - step} for step in range(5)]
+    told = {"steps_lost": [1, 2]} if status == "finished" else {}
+    first = fake_run(tmp_path / "first", rows=[whole[0], *whole[3:]], status=status, **told)
+    again(rows=whole)
+    assert main(["reproduce", str(first), "--out", str(tmp_path / "second")]) == 1
+    out = capsys.readouterr().out
+    assert "first at   step 1, the whole row: nothing then, there now" in out
+    assert "the first run's history has gaps: rows of 2 step(s) are lost: 1, 2\n" in out
+    assert out.endswith("not the same\n")
+
+
+def test_what_lacks_rows_at_its_end_has_no_gap() -> None:
+    rows = [{"step": step} for step in range(4)]
+    assert lost_rows(rows[:2], rows) == [] == lost_rows(rows, rows[:2])
+    assert lost_rows(rows[1::2], rows) == [0, 2]
 
 
 @pytest.mark.parametrize("out", ["first", "first/inside", "full", "file", "link/inside"])
