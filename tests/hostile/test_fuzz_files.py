@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from detector.errors import UserError, has_control
@@ -62,7 +62,7 @@ sizes = st.sampled_from(
 
 
 @pytest.mark.slow
-@fewer
+@settings(max_examples=settings.default.max_examples // 10)  # some of them take seconds
 @given(st.sampled_from([at for at in places(NETWORK) if at]), values | sizes)
 def test_networks(at: tuple[object, ...], new: object) -> None:
     """What is built takes no more than a description may."""
@@ -89,14 +89,14 @@ settings_of_layers = st.dictionaries(
     st.sampled_from(["model.0", "model.0.conv", "model.0.act", "model.0.bn", "model.1.m.0", "model.3", ""]),
     settings_of_layers | values, max_size=2,
 ))  # fmt: skip
-def test_settings_of_layers(settings: dict[str, Any]) -> None:
+def test_settings_of_layers(given_settings: dict[str, Any]) -> None:
     """As a run's checkpoint has them."""
     try:
-        model = YoloModel(NETWORK, 2, settings)
+        model = YoloModel(NETWORK, 2, given_settings)
     except UserError as error:
         printable(error)
     else:
-        assert model.settings == settings
+        assert model.settings == given_settings
 
 
 CURVE = {"00_stem": 1e-3, "01_p2.0": 0.5, "02_p3.0": 1.0}
