@@ -18,7 +18,8 @@ from cyclopts.exceptions import CycloptsError, MissingArgumentError
 import train
 from detector.config import safe_yaml
 from detector.config.loading import load_config
-from detector.rundir import RunDir, layers_in
+from detector.rows import layers_in
+from detector.rundir import RunDir
 from tests import docs_blocks
 from tests.docs_blocks import QUICK, SHELL, Block, blocks
 from tests.support import ROOT

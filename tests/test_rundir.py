@@ -17,7 +17,8 @@ import torch
 from detector.config.schema import Config, RunConfig
 from detector.errors import UserError
 from detector.models.build import load_model
-from detector.rundir import Key, RunDir, by_layer, checkpoint_at, layers_in, run_name
+from detector.rows import Key, by_layer, layers_in
+from detector.rundir import RunDir, checkpoint_at, run_name
 from detector.runtime.files import run_directory
 from tests.support import ROOT
 
@@ -332,7 +333,7 @@ def test_no_key_is_spelt_a_second_time() -> None:
     keys -= {Key.STEP, Key.EPOCH, Key.INIT, Key.MAP, Key.MAP50, Key.PARAMETERS, Key.NETWORK}  # plain words
     found = []
     for path in sorted((ROOT / "detector").rglob("*.py")):
-        if path.name != "rundir.py":
+        if path.name != "rows.py":
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Constant) and node.value in keys:
                     found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.value}")

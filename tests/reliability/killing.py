@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import torch
 
-from detector.rundir import Key
+from detector.rows import Key
 from detector.training.provenance import provenance
 from tests.reliability.paused import PLACES
 from tests.support import ROOT, Run, environment

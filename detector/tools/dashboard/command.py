@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from detector.errors import UserError
 from detector.gradients.indices import COLLAPSED, limits
 from detector.loggers.curves import SORTABLE
-from detector.rundir import Key, RunDir, layers_in
+from detector.rows import Key, layers_in
+from detector.rundir import RunDir
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace

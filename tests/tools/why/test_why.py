@@ -12,7 +12,8 @@ import pytest
 from detector.config.experiment import experiment
 from detector.errors import UserError
 from detector.jobs.runner import Job
-from detector.rundir import Key, RunDir
+from detector.rows import Key
+from detector.rundir import RunDir
 from detector.tools.why.cells import Design, design
 from detector.tools.why.command import _jobs, why
 from detector.tools.why.outcome import read_outcome
