@@ -173,6 +173,7 @@ PREPARED: dict[str, Callable[[Path, Path], None]] = {
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_cells")
 @pytest.mark.parametrize("page", sorted({block.page for block in RUN}))
 def test_the_blocks_of_a_page_run_one_after_the_other(
     page: str, trained: Path, coco8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
