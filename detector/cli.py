@@ -16,6 +16,7 @@ Functions are imported late, so that --help answers at once; those of a tool imp
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import sys
@@ -147,6 +148,7 @@ def _start(app: App, argv: Sequence[str], *, whole_process: bool) -> int:
     if whole_process:
         expect_no_more()
         streams.flush()
+        gc.freeze()  # at exit Python looks for garbage, among all of PyTorch: that takes most of a second
     return code
 
 

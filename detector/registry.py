@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from detector.config import names
 from detector.errors import UserError
-from detector.rundir import Key
+from detector.rows import Key
 
 T = TypeVar("T")
 Decorator = Callable[[T], T]

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from detector.rundir import Key, RunDir
+from detector.rows import Key
+from detector.rundir import RunDir
 from scripts.pages import write_between
 
 RESAMPLES = 2000

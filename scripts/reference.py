@@ -113,7 +113,7 @@ def keys() -> str:
             "`activation_grad/07_p3.2`; one that begins with `_` stands behind another.\n\n"
             "| key | is |\n|---|---|"]  # fmt: skip
     last = ""
-    for value, comment, above in constants("detector.rundir", inside="Key"):
+    for value, comment, above in constants("detector.rows", inside="Key"):
         if isinstance(value, str):
             if above and above != last:
                 text.append(f"| | *{above}* |")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from detector.config.schema import Config, ModelConfig
 from detector.gradients.indices import SHALLOW, decades_per_layer
-from detector.rundir import Key, by_layer
+from detector.rows import Key, by_layer
 from detector.runtime.json_numbers import to_json
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -131,7 +131,7 @@ def at_initialisation(network: str, cell: Sequence[str], seed: int) -> float:
     from detector.gradients.recorder import GradientRecorder
     from detector.models.build import build_model
     from detector.models.loss import DetectionLoss
-    from detector.rundir import Key
+    from detector.rows import Key
     from detector.runtime.random_state import seed_everything
 
     changes = [f"model.pretrained={network}.yaml", "data.image_size=192", f"train.seed={seed}", *cell]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
@@ -12,11 +13,11 @@ from hypothesis import settings
 from detector.data.coco8 import DatasetUnavailable
 from detector.data.sources import load_dataset
 from detector.runtime import interrupts
-from tests.starter import Starter
+from tests.starter import Forked, Starter
 from tests.support import Run, forgetting_names
 
 # A slow machine is no failure: no test asserts how long anything takes.
-settings.register_profile("patient", deadline=None)
+settings.register_profile("patient", deadline=None, max_examples=50)
 # More than 10,000 cases of hostile input: pytest tests/hostile -k fuzz --hypothesis-profile=long
 settings.register_profile("long", deadline=None, max_examples=1500)
 # The same few examples each time, so that two measurements of the tests themselves agree.
@@ -61,9 +62,17 @@ def coco8() -> Path:
 @pytest.fixture(scope="session")
 def warm_start(tmp_path_factory: pytest.TempPathFactory, coco8: Path) -> Iterator[Starter]:
     """What `train_py` is forked from."""
-    starter = Starter(tmp_path_factory.mktemp("streams"), coco8, limit=900)
+    starter = Starter(tmp_path_factory.mktemp("streams"), coco8)
     yield starter
     starter.close()
+
+
+@pytest.fixture
+def forked_cells(warm_start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Suites' processes of `train.py` are forked too."""
+    monkeypatch.setattr(
+        "detector.jobs.local.subprocess", SimpleNamespace(Popen=Forked(warm_start), DEVNULL=None)
+    )
 
 
 @pytest.fixture
@@ -74,7 +83,8 @@ def train_py(tmp_path: Path, warm_start: Starter) -> Callable[..., Run]:
         directory = tmp_path / name
         resuming = "--resume" in arguments
         settings = () if resuming else (f"run.dir={directory}", "train.threads=1", f"tracking.wandb={wandb}")
-        done = warm_start.end(warm_start.start((*arguments, *settings), cwd=tmp_path), directory)
+        started = warm_start.start((*arguments, *settings), cwd=tmp_path)
+        done = warm_start.end(started, directory, limit=900)
         if check:
             assert done.code == 0, done.err
         return done

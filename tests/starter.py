@@ -1,4 +1,4 @@
-"""Starts `train.py` in processes forked from one that has PyTorch: a second a run instead of five."""
+"""Starts the project's programs in processes forked from one that has PyTorch: a second a run, not five."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tests.support import ROOT, Run, environment
 
@@ -20,15 +21,54 @@ Fault = Sequence[Any]  # the name of a function and its arguments
 
 
 @dataclass
+class Started:
+    """A process that a `Starter` has forked, as `subprocess.Popen` would show it."""
+
+    starter: Starter
+    pid: int
+    out: Path
+    err: Path
+    returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it runs."""
+        if self.returncode is None:
+            self.returncode = self.starter.code_of(self.pid, 0.0)
+        return self.returncode
+
+    def wait(self, timeout: float = LIMIT) -> int:
+        """Its exit code, within so many seconds."""
+        if self.returncode is None:
+            self.returncode = self.starter.code_of(self.pid, timeout)
+            if self.returncode is None:
+                raise subprocess.TimeoutExpired("a forked program", timeout)
+        return self.returncode
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """What it wrote, once it has ended."""
+        self.wait(timeout)
+        return self.out.read_text(), self.err.read_text()
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill_group(self) -> None:
+        """The process and what it has started, unless it has ended."""
+        if self.poll() is None:
+            os.killpg(self.pid, signal.SIGKILL)
+
+
+@dataclass
 class Starter:
-    """The process that all runs are forked from."""
+    """The process that all others are forked from."""
 
     folder: Path
     datasets: Path
-    limit: float = LIMIT
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     _answers: bytes = b""
-    _streams: Path = Path()  # of the run in progress; not beside its directory, which may have a full disk
+    _pids: list[int] = field(default_factory=list)  # of those just begun
+    _codes: dict[int, int] = field(default_factory=dict)  # of those that have ended, by pid
+    _count: int = 0
 
     def close(self) -> None:
         """Let it end."""
@@ -43,45 +83,91 @@ class Starter:
         faults: Sequence[Fault] = (),
         module: str = "",
         cwd: Path | None = None,
+        program: str = "train.py",
         **variables: str,
-    ) -> int:
-        """Begin a run, in which these faults, functions of `module`, are called first; its pid."""
+    ) -> Started:
+        """Begin `train.py`, or a module such as `detector`.
+
+        Args:
+            arguments: of its command line.
+            faults: functions of `module` that are called first.
+            module: where they are.
+            cwd: where it runs; by default, in this starter's folder.
+            program: what it runs.
+            variables: of its environment, beside the usual ones.
+        """
+        self._count += 1
+        streams = self.folder / str(self._count)  # not beside the run's directory, which may have a full disk
+        out, err = Path(f"{streams}.out"), Path(f"{streams}.err")
+        return self.fork({
+            "program": program,
+            "arguments": list(arguments),
+            "cwd": str(cwd or self.folder),
+            "environment": environment(self.datasets) | variables,
+            "stdout": str(out),
+            "stderr": str(err),
+            "module": module,
+            "faults": [[name, list(rest)] for name, *rest in faults],
+        })  # fmt: skip
+
+    def fork(self, request: dict[str, Any]) -> Started:
+        """Begin what `warm_start` is asked for."""
         if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, str(Path(__file__).with_name("warm_start.py"))],
                 cwd=ROOT, env=environment(self.datasets), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             )  # fmt: skip
-        self._streams = self.folder / f"{sum(1 for _ in self.folder.glob('*.err'))}"
-        request = {
-            "arguments": list(arguments),
-            "cwd": str(cwd or self.folder),
-            "environment": environment(self.datasets) | variables,
-            "stdout": f"{self._streams}.out",
-            "stderr": f"{self._streams}.err",
-            "module": module,
-            "faults": [[name, list(rest)] for name, *rest in faults],
-        }
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
         self._process.stdin.flush()
-        return int(self._answer(None)["pid"])
+        self._listen(lambda: bool(self._pids), 300)  # it may have to import PyTorch first, on a busy machine
+        return Started(self, self._pids.pop(), Path(request["stdout"]), Path(request["stderr"]))
 
-    def end(self, pid: int, directory: Path) -> Run:
+    def end(self, started: Started, directory: Path, limit: float = LIMIT) -> Run:
         """Wait for the run within the limit: a hang is a failure."""
-        code = int(self._answer(pid)["code"])
-        texts = [Path(f"{self._streams}.{stream}").read_text() for stream in ("out", "err")]
-        return Run(directory, code, *texts)
+        try:
+            out, err = started.communicate(limit)
+        except subprocess.TimeoutExpired:
+            started.kill_group()
+            raise AssertionError(f"the run hangs: it did not end within {limit:.0f} s") from None
+        assert started.returncode is not None
+        return Run(directory, started.returncode, out, err)
 
-    def _answer(self, pid: int | None) -> dict[str, Any]:
+    def code_of(self, pid: int, seconds: float) -> int | None:
+        """The exit code of a process, or None if it does not end within so many seconds."""
+        self._listen(lambda: pid in self._codes, seconds)
+        return self._codes.pop(pid, None)
+
+    def _listen(self, until: Callable[[], bool], seconds: float) -> None:
+        """Read what is said until this holds, or so many seconds have passed."""
         assert self._process is not None and self._process.stdout is not None
-        while b"\n" not in self._answers:
-            if not select.select([self._process.stdout], [], [], self.limit)[0]:
-                if pid is not None:
-                    os.killpg(pid, signal.SIGKILL)
-                self.close()
-                raise AssertionError(f"the run hangs: it did not end within {self.limit:.0f} s")
+        deadline = time.monotonic() + seconds
+        while not until():
+            left = max(0.0, deadline - time.monotonic())
+            if not select.select([self._process.stdout], [], [], left)[0]:
+                return
             more = os.read(self._process.stdout.fileno(), 65536)
             assert more, "the process that runs are forked from ended"
-            self._answers += more
-        line, _, self._answers = self._answers.partition(b"\n")
-        return dict(json.loads(line))
+            *lines, self._answers = (self._answers + more).split(b"\n")
+            for said in map(json.loads, lines):
+                if "code" in said:
+                    self._codes[said["pid"]] = said["code"]
+                else:
+                    self._pids.append(said["pid"])
+
+
+class Forked:
+    """In place of `subprocess.Popen` in `detector.jobs.local`: cells are forked, not started anew."""
+
+    def __init__(self, starter: Starter) -> None:
+        self.starter = starter
+
+    def __call__(
+        self, command: Sequence[str], *, stdout: BinaryIO, env: dict[str, str], **_: object
+    ) -> Started:
+        assert Path(command[1]) == ROOT / "train.py"
+        log = os.path.abspath(stdout.name)
+        return self.starter.fork({
+            "program": "train.py", "arguments": list(command[2:]), "module": "", "faults": [],
+            "cwd": os.getcwd(), "environment": dict(env), "stdout": log, "stderr": log,
+        })  # fmt: skip

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from detector import registry
 from detector.config import names
@@ -52,7 +51,13 @@ def environment(datasets: Path | None = None) -> dict[str, str]:
     return kept | ({"DETECTOR_DATASETS": str(datasets)} if datasets else {})
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+class Polled(Protocol):
+    """A process, however it was started."""
+
+    def poll(self) -> int | None: ...
+
+
+def wait_for(condition: Callable[[], bool], process: Polled) -> None:
     deadline = time.monotonic() + 120
     while not condition():
         assert process.poll() is None, "the run ended before it could be interrupted"

@@ -70,24 +70,33 @@ def test_usage_has_the_arguments_by_the_names_that_help_explains(
         assert name in out.partition("Arguments")[2]
 
 
+HEAVY = {"torch", "ultralytics", "wandb", "cv2", "matplotlib", "numpy"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["-m", "detector", "--help"],
-        ["-m", "detector", "--version"],
-        *(["-m", "detector", command, "--help"] for command in COMMANDS),
-        ["-m", "detector", "ablate", "ablations/suites/factorial.yaml", "--dry-run"],
-        ["train.py", "--help"],
-    ],
-)
+@pytest.mark.parametrize("command", [["-m", "detector", "--help"], ["train.py", "--help"]])
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", *command], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout
-    for heavy in ("torch", "ultralytics", "wandb", "cv2", "matplotlib", "numpy"):
+    for heavy in HEAVY:
         assert f" {heavy}\n" not in done.stderr, heavy
+
+
+@pytest.mark.slow
+def test_no_command_s_help_imports_anything_heavy() -> None:
+    commands = [["--version"], *([command, "--help"] for command in COMMANDS)]
+    commands.append(["ablate", "ablations/suites/factorial.yaml", "--dry-run"])
+    code = (
+        "import sys\nfrom detector.cli import main\n"
+        f"for command in {commands}:\n"
+        "    assert main(command) == 0, command\n"
+        f"    assert not {HEAVY} & set(sys.modules), command\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Usage: ") == len(COMMANDS)
 
 
 def test_settings_may_stand_on_either_side_of_the_options(capsys: pytest.CaptureFixture[str]) -> None:

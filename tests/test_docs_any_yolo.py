@@ -74,6 +74,7 @@ def test_the_suites_are_there(folder: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_cells")
 def test_swapped_blocks_become_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quick = [setting for setting in QUICK if "train.steps" not in setting]
     assert main(["ablate", "my_blocks.yaml", "--seeds", "1", "--jobs", "1", *quick, "train.steps=2"]) == 0

@@ -18,7 +18,8 @@ from cyclopts.exceptions import CycloptsError, MissingArgumentError
 import train
 from detector.config import safe_yaml
 from detector.config.loading import load_config
-from detector.rundir import RunDir, layers_in
+from detector.rows import layers_in
+from detector.rundir import RunDir
 from tests import docs_blocks
 from tests.docs_blocks import QUICK, SHELL, Block, blocks
 from tests.support import ROOT
@@ -172,6 +173,7 @@ PREPARED: dict[str, Callable[[Path, Path], None]] = {
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_cells")
 @pytest.mark.parametrize("page", sorted({block.page for block in RUN}))
 def test_the_blocks_of_a_page_run_one_after_the_other(
     page: str, trained: Path, coco8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

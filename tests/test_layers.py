@@ -10,8 +10,8 @@ from tests.support import ROOT
 
 PACKAGE = ROOT / "detector"
 FLOORS = [
-    "errors", "runtime", "config", "rundir", "registry", "data", "models", "gradients", "analysis", "loggers",
-    "training", "fit", "predictor", "integrations", "jobs", "report", "tools", "cli",
+    "errors", "runtime", "config", "rows", "rundir", "registry", "data", "models", "gradients", "analysis",
+    "loggers", "training", "fit", "predictor", "integrations", "jobs", "report", "tools", "cli",
 ]  # fmt: skip
 
 

@@ -131,7 +131,7 @@ def test_what_is_measured_again_is_what_the_page_says(step: str) -> None:
 
 @pytest.mark.slow
 def test_every_step_runs(tmp_path: Path) -> None:
-    """With fewer seeds and a tenth of the training steps; as a process of its own, as a reader runs it."""
+    """With fewer seeds and two steps a training; as a process of its own, as a reader runs it."""
     command = [sys.executable, "scripts/lesson.py", *MEASURED, "--out", str(tmp_path)]
     quick = environment() | {"LESSON_QUICK": "1"}
     done = subprocess.run(command, cwd=ROOT, env=quick, capture_output=True, text=True, check=True)

@@ -161,6 +161,7 @@ def dots(path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_cells")
 def test_what_trains_on_data_of_one_s_own_also_measures_on_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,7 +17,8 @@ import torch
 from detector.config.schema import Config, RunConfig
 from detector.errors import UserError
 from detector.models.build import load_model
-from detector.rundir import Key, RunDir, by_layer, checkpoint_at, layers_in, load_run, run_name
+from detector.rows import Key, by_layer, layers_in
+from detector.rundir import RunDir, checkpoint_at, load_run, run_name
 from detector.runtime.files import run_directory
 from tests.support import ROOT
 
@@ -334,19 +335,11 @@ def test_a_run_is_meant_by_its_folder_of_checkpoints_from_within(
 def test_no_key_is_spelt_a_second_time() -> None:
     """Whoever reads or writes a row takes its keys from here; a docstring or a label may still name one."""
     keys = {value for name, value in vars(Key).items() if name.isupper() and isinstance(value, str)}
-    keys -= {
-        Key.STEP,
-        Key.EPOCH,
-        Key.INIT,
-        Key.MAP,
-        Key.MAP50,
-        Key.PARAMETERS,
-        Key.MODEL,
-        Key.NETWORK,
-    }  # plain words
+    plain = {Key.STEP, Key.EPOCH, Key.INIT, Key.MAP, Key.MAP50, Key.PARAMETERS, Key.MODEL, Key.NETWORK}
+    keys -= plain  # words of everyday, too
     found = []
     for path in sorted((ROOT / "detector").rglob("*.py")):
-        if path.name != "rundir.py":
+        if path.name != "rows.py":
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Constant) and node.value in keys:
                     found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.value}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from detector.gradients.indices import decades_per_layer, verdict
-from detector.rundir import Key, Row, by_layer
+from detector.rows import Key, Row, by_layer
 
 PROBED = Key.PROBE_AUC, Key.AUTOCORRELATION
 

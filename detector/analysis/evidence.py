@@ -17,7 +17,8 @@ from typing import Any
 from detector.config.experiment import experiment
 from detector.config.rules import STRIPPED
 from detector.config.schema import Config, ModelConfig
-from detector.rundir import Key, RunDir
+from detector.rows import Key
+from detector.rundir import RunDir
 from detector.runtime.json_numbers import to_json
 
 EFFECTS = Path(__file__).with_name("evidence.json")

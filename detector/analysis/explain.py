@@ -15,7 +15,7 @@ from detector.analysis.trunk_theory import block_factors, measured_factor, stage
 from detector.config.schema import Config, ModelConfig
 from detector.gradients.entries import RESIDUAL, Entry, summarise_ledger
 from detector.gradients.indices import COLLAPSED
-from detector.rundir import Key
+from detector.rows import Key
 
 # A frozen trunk that reaches this share of the trained one's mAP shows that the data does not need the trunk.
 NOT_NEEDED = 0.9

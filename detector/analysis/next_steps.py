@@ -9,7 +9,7 @@ from typing import Any
 
 from detector.analysis.evidence import metric_of
 from detector.config.schema import Config
-from detector.rundir import Key
+from detector.rows import Key
 
 POOR = 0.1  # mAP: hardly anything was learnt
 LEARNT = 0.5  # mAP on the training images: what is missing is data

@@ -12,7 +12,7 @@ from detector.analysis.theory import Activation
 from detector.analysis.trunk_theory import block_factors, layer_names, stage_factor
 from detector.config.schema import Config
 from detector.gradients.indices import limits
-from detector.rundir import Key
+from detector.rows import Key
 
 Facts = dict[str, Any]
 Change = tuple[str, object]  # a key of the configuration, and the value it should have

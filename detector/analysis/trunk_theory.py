@@ -18,7 +18,7 @@ from detector.analysis.theory import (
     weight_gain,
 )
 from detector.config.schema import ModelConfig
-from detector.rundir import Key, by_layer
+from detector.rows import Key, by_layer
 
 IMAGE_POWER = 0.25  # E[x²] of pixels in [0, 1]; matters only without a norm, and little
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detector.errors import UserError, display_path
-from detector.rundir import Key, RunDir, by_layer
+from detector.rows import Key, by_layer
+from detector.rundir import RunDir
 from detector.runtime.files import read_bytes, run_directory
 from detector.runtime.json_numbers import from_json
 

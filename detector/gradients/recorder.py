@@ -17,7 +17,7 @@ from detector.gradients.indices import vanishing_index
 from detector.gradients.layers import layers_of, numbered, tensors, trainable_weights
 from detector.gradients.norms import Copies, joint_norm, measurable, norm
 from detector.gradients.signal import SignalMeter
-from detector.rundir import Key
+from detector.rows import Key
 
 INSIDE = "inside/"  # before the names of points that are not layers, since both count from 0
 POINTS = {Key.ACTIVATION_GRAD: Key.POINT_ACTIVATION_GRAD, Key.WEIGHT_GRAD: Key.POINT_WEIGHT_GRAD}

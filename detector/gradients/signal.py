@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from detector.gradients.norms import measurable
-from detector.rundir import Key
+from detector.rows import Key
 
 CHUNK = 2**22  # values that are held in float64 at a time: 32 MB, whatever the batch
 

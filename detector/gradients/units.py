@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from detector.config.names import TORCH
 from detector.models.tailored import TailoredTanh
-from detector.rundir import Key
+from detector.rows import Key
 
 FLAT = 0.01  # a slope below this passes on less than a hundredth of the gradient
 # Leaky ReLU and its like have a slope everywhere, and RReLU draws another one at every pass.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detector.errors import describe_error
-from detector.rundir import Row as Row
+from detector.rows import Row as Row
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 from detector.errors import for_terminal
 from detector.gradients.indices import COLLAPSED, EXPLODING_RATE, SHALLOW, VANISHING_RATE, limits
 from detector.loggers.base import Logger, PredictionImage, Row
-from detector.rundir import Key, own_metrics
+from detector.rows import Key, own_metrics
 
 if TYPE_CHECKING:
     from rich.console import Console

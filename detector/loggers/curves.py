@@ -11,7 +11,7 @@ import math
 import re
 
 from detector.gradients.indices import FLOOR
-from detector.rundir import Key, Row
+from detector.rows import Key, Row
 
 GLANCE = "at_a_glance/"  # before all other sections in the alphabet
 LAYERS = "layers_log10/"  # of every layer's norms and update ratios

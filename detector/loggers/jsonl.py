@@ -8,7 +8,8 @@ from pathlib import Path
 
 from detector.errors import describe_error
 from detector.loggers.base import Logger, PredictionImage
-from detector.rundir import Key, Row, RunDir
+from detector.rows import Key, Row
+from detector.rundir import RunDir
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from detector.config.schema import ModelConfig
 from detector.loggers.base import Logger, PredictionImage
 from detector.loggers.plots import write_plots
 from detector.models.curve import curve_of
-from detector.rundir import Key, RunDir, by_layer
+from detector.rows import Key, by_layer
+from detector.rundir import RunDir
 
 
 class PlotLogger(Logger):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from detector.gradients.indices import FLOOR, limits
 from detector.loggers.console import verdict_word
-from detector.rundir import Key, by_layer, layers_in, lost_between
+from detector.rows import Key, by_layer, layers_in, lost_between
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

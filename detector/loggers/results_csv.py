@@ -10,7 +10,8 @@ import csv
 from collections.abc import Iterable
 
 from detector.loggers.base import Logger
-from detector.rundir import Key, Row, RunDir
+from detector.rows import Key, Row
+from detector.rundir import RunDir
 
 # ultralytics' column -> our key; "" is not measured.
 COLUMNS = {

@@ -10,7 +10,7 @@ from detector.errors import UserError
 from detector.loggers import curves
 from detector.loggers.base import Logger, PredictionImage, Row
 from detector.loggers.throttle import Throttle
-from detector.rundir import Key
+from detector.rows import Key
 
 _SECONDS = 30.0  # between pictures, whose encoding takes longer than a step of a small network
 

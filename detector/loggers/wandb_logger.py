@@ -17,7 +17,7 @@ from detector.loggers import curves, wandb_words
 from detector.loggers.base import Logger, PredictionImage, Row
 from detector.loggers.wandb_session import Start, open_run, set_aside_earlier
 from detector.loggers.wandb_thread import WandbThread, how_to_sync
-from detector.rundir import Key
+from detector.rows import Key
 
 if TYPE_CHECKING:
     import wandb

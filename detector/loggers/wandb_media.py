@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from detector.loggers.base import PredictionImage, Row
 from detector.loggers.curves import log10
-from detector.rundir import Key, by_layer, layers_in
+from detector.rows import Key, by_layer, layers_in
 
 if TYPE_CHECKING:
     import wandb

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from detector.analysis.diagnosis import verdict_of
-from detector.rundir import Key, Row, by_layer
+from detector.rows import Key, Row, by_layer
 
 ALARMING = "vanishing", "dead forward", "collapsed", "underflow", "diverged"
 _IN_A_ROW = 3  # evaluations: one may look worse than the run is

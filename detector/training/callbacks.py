@@ -22,7 +22,7 @@ from detector.gradients.ledger import Ledger
 from detector.gradients.recorder import GradientRecorder
 from detector.loggers.base import Logger
 from detector.loggers.throttle import Throttle
-from detector.rundir import Key
+from detector.rows import Key
 from detector.runtime.distributed import SingleProcess
 from detector.training.clipping import ClippingMeter
 from detector.training.evaluation import evaluate

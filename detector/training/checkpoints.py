@@ -13,7 +13,8 @@ import torch
 
 from detector.errors import UserError
 from detector.registry import lookup
-from detector.rundir import Key, RunDir
+from detector.rows import Key
+from detector.rundir import RunDir
 from detector.runtime.checkpoint_check import CheckpointState, Metadata
 from detector.runtime.checkpoint_file import FORMAT, evaluated_weights
 from detector.runtime.files import remove_leftovers

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from detector.config.schema import TrainConfig
 from detector.models.base import DetectionModel
-from detector.rundir import Key
+from detector.rows import Key
 
 Parts = tuple[list[nn.Parameter], list[nn.Parameter]]
 

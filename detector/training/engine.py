@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from detector.config.schema import TrainConfig
 from detector.data.batch import Batch
 from detector.models.loss import Loss
-from detector.rundir import Key
+from detector.rows import Key
 from detector.runtime.distributed import SingleProcess
 from detector.training.callbacks import Callback
 from detector.training.optimizer import set_learning_rate

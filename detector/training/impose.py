@@ -12,7 +12,7 @@ from detector.gradients.impose import ImposedProfile, equalise
 from detector.gradients.layers import trainable_weights
 from detector.gradients.profile import read_profile
 from detector.gradients.recorder import Gather, alone
-from detector.rundir import Key
+from detector.rows import Key
 from detector.training.callbacks import Callback, Row
 from detector.training.schedule import Schedule
 from detector.training.state import TrainState

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.registry import Metric, lookup
-from detector.rundir import Key
+from detector.rows import Key
 
 Boxes = NDArray[np.float32]
 

@@ -17,7 +17,8 @@ from detector.data.batch import Batch
 from detector.data.dataset import Dataset
 from detector.gradients.nonfinite import NonFiniteOrigin, find_nonfinite_origin
 from detector.registry import with_plugins
-from detector.rundir import Key, RunDir
+from detector.rows import Key
+from detector.rundir import RunDir
 from detector.runtime.checkpoint_check import FailureState, Metadata
 from detector.runtime.checkpoint_file import FORMAT
 from detector.runtime.distributed import SingleProcess

@@ -13,7 +13,7 @@ from detector.data.batch import Batch
 from detector.data.loader import Loader
 from detector.gradients.probe import gradient_autocorrelation, outputs_of, probe_levels
 from detector.gradients.units import watch_units
-from detector.rundir import Key
+from detector.rows import Key
 from detector.runtime.random_state import preserve_random_state
 from detector.training.callbacks import Callback, Row
 from detector.training.schedule import Schedule

@@ -23,7 +23,8 @@ from detector.models.build import describe
 from detector.models.curve import curve_of
 from detector.models.size import measure
 from detector.registry import with_plugins
-from detector.rundir import Key, RunDir
+from detector.rows import Key
+from detector.rundir import RunDir
 from detector.runtime.checkpoint_check import CheckpointState, Metadata
 from detector.runtime.distributed import SingleProcess
 from detector.runtime.files import TRAIN, new_folder

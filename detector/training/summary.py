@@ -12,7 +12,7 @@ from detector.data.problems import counted
 from detector.gradients.nonfinite import NonFiniteOrigin
 from detector.models.size import image_ms, measure
 from detector.registry import plugins
-from detector.rundir import Key, own_metrics
+from detector.rows import Key, own_metrics
 from detector.runtime.device import device_name
 from detector.training.engine import Status
 from detector.training.provenance import provenance

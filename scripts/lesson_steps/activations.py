@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detector.analysis.theory import FUNCTIONS, Function, expectation, layer_factor
 from detector.gradients.units import FLAT, slope, watch_units
-from detector.rundir import Key, by_layer
+from detector.rows import Key, by_layer
 from scripts.lesson_steps.common import (
     SEEDS,
     Found,

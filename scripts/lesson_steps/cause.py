@@ -17,7 +17,7 @@ from detector.gradients.profile import Profile
 from detector.gradients.recorder import GradientRecorder
 from detector.models.blocks import Block, ConvNormAct, components
 from detector.models.init import init_weights
-from detector.rundir import Key, by_layer
+from detector.rows import Key, by_layer
 from scripts.lesson_steps.common import SEEDS, TRUNKS, Found, picture, spread, table, training_steps
 from scripts.lesson_steps.training import crops
 

@@ -10,7 +10,7 @@ import torch
 
 from detector.analysis.theory import CARRY
 from detector.gradients.probe import outputs_of
-from detector.rundir import Key
+from detector.rows import Key
 from scripts.lesson_steps.common import (
     SEEDS,
     TRUNKS,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detector.analysis.theory import layer_factor
-from detector.rundir import Key, by_layer
+from detector.rows import Key, by_layer
 from scripts.lesson_steps.common import SEEDS, Found, network, picture, record, shapes, spread, table
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from detector.rundir import Key, by_layer
+from detector.rows import Key, by_layer
 from scripts.lesson_steps.common import (
     SEEDS,
     TRUNKS,

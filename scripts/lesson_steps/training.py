@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from detector.data.shapes import NAMES, render_image
 from detector.gradients.recorder import GradientRecorder
-from detector.rundir import Key
+from detector.rows import Key
 from scripts.lesson_steps.common import SEEDS, Found, picture, spread, table, training_steps
 
 

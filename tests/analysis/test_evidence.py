@@ -15,7 +15,8 @@ from detector.config.experiment import experiment
 from detector.config.loading import load_config
 from detector.config.schema import Config, DataConfig, ModelConfig, TrainConfig
 from detector.jobs.cell import written
-from detector.rundir import Key, RunDir
+from detector.rows import Key
+from detector.rundir import RunDir
 from detector.tools.suites.suite import load_suite
 from tests.support import ROOT
 

@@ -6,8 +6,6 @@ import csv
 import json
 import lzma
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,8 @@ import pytest
 import yaml
 
 from detector.config.loading import load_config
-from tests.support import ROOT, environment
+from tests.starter import Starter
+from tests.support import Run
 
 HERE = Path(__file__).parent
 OLD_RUNS, EXPECTED = HERE / "old_runs", HERE / "expected"
@@ -26,6 +25,7 @@ TOLERANCE = 1e-3
 MEASURED_ANEW = "time/", "signal/input_dependence"
 
 OldRun = Callable[[str], Path]
+Detector = Callable[..., Run]
 
 
 @pytest.fixture
@@ -43,19 +43,14 @@ def old_run(tmp_path: Path) -> OldRun:
     return unpack
 
 
-def call(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        env=environment() | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def detector(warm_start: Starter, tmp_path: Path) -> Detector:
+    """`python -m detector` in a process of its own, in the test's folder."""
 
+    def call(*arguments: str, program: str = "detector") -> Run:
+        return warm_start.end(warm_start.start(arguments, cwd=tmp_path, program=program), tmp_path)
 
-def detector(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return call(cwd, "-m", "detector", *arguments)
+    return call
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -63,11 +58,11 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_goes_on_to_the_same_numbers(old_run: OldRun, tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_to_the_same_numbers(old_run: OldRun, detector: Detector) -> None:
     directory = old_run("interrupted")
     before = (directory / "history.jsonl").read_bytes()
-    done = call(tmp_path, str(ROOT / "train.py"), "--resume", str(directory))
-    assert done.returncode == 0, done.stderr
+    done = detector("--resume", str(directory), program="train.py")
+    assert done.code == 0, done.err
     after = (directory / "history.jsonl").read_bytes()
     assert after.startswith(before)
 
@@ -83,26 +78,24 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(old_run: OldRun, tmp_pat
 @pytest.mark.parametrize(("name", "checkpoint"), [
     ("finished", ""), ("yolo", ""), ("interrupted", "checkpoints/last.pt"),
 ])  # fmt: skip
-def test_val_finds_the_same_metrics(old_run: OldRun, tmp_path: Path, name: str, checkpoint: str) -> None:
-    found = detector(
-        tmp_path, "val", str(old_run(name) / checkpoint), "--split", "train", "--json", "--out", "val"
-    )
-    assert found.returncode == 0, found.stderr
+def test_val_finds_the_same_metrics(old_run: OldRun, detector: Detector, name: str, checkpoint: str) -> None:
+    found = detector("val", str(old_run(name) / checkpoint), "--split", "train", "--json", "--out", "val")
+    assert found.code == 0, found.err
     wanted = json.loads((EXPECTED / f"val_{name}.json").read_text())
     metrics = {key: value for key, value in wanted["metrics"].items() if value is not None}
-    got = json.loads(found.stdout)["metrics"]
+    got = json.loads(found.out)["metrics"]
     assert {key: got[key] for key in metrics} == pytest.approx(metrics, abs=0.01)
 
 
 @pytest.mark.slow
-def test_predict_finds_the_same_boxes(old_run: OldRun, tmp_path: Path) -> None:
+def test_predict_finds_the_same_boxes(old_run: OldRun, detector: Detector) -> None:
     checkpoint = old_run("finished") / "checkpoints" / "best.pt"
     images = HERE / "data" / "images" / "train"
     arguments = ("predict", str(checkpoint), str(images), "--conf", "0.3", "--json", "--no-images")
-    found = detector(tmp_path, *arguments)
-    assert found.returncode == 0, found.stderr
+    found = detector(*arguments)
+    assert found.code == 0, found.err
     wanted = json.loads((EXPECTED / "predict_finished.json").read_text())
-    got = {Path(image["file"]).name: image["boxes"] for image in json.loads(found.stdout)["results"]}
+    got = {Path(image["file"]).name: image["boxes"] for image in json.loads(found.out)["results"]}
     assert got.keys() == wanted.keys()
     for name, boxes in wanted.items():
         assert [box["name"] for box in got[name]] == [box["name"] for box in boxes]
@@ -112,23 +105,23 @@ def test_predict_finds_the_same_boxes(old_run: OldRun, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_diverged_run_is_replayed(old_run: OldRun, tmp_path: Path) -> None:
+def test_a_diverged_run_is_replayed(old_run: OldRun, detector: Detector) -> None:
     directory = old_run("diverged")
-    found = detector(tmp_path, "replay", str(directory))
-    assert found.returncode == 3, found.stderr
+    found = detector("replay", str(directory))
+    assert found.code == 3, found.err
     culprit = json.loads((directory / "failure" / "failure.json").read_text())["culprit"]
     assert culprit["layer"] == "trunk.p3_0.a.conv"  # as it was called then
-    assert "backbone.p3_0.conv1.conv" in found.stdout
-    assert "now        the same" in found.stdout
+    assert "backbone.p3_0.conv1.conv" in found.out
+    assert "now        the same" in found.out
 
 
 @pytest.mark.slow
-def test_compare_tells_the_same(old_run: OldRun, tmp_path: Path) -> None:
+def test_compare_tells_the_same(old_run: OldRun, detector: Detector) -> None:
     for name in ("finished", "interrupted", "diverged", "yolo"):
         old_run(name)
-    found = detector(tmp_path, "compare", "runs", "--allow-mixed", "--csv", "-")
-    assert found.returncode == 0, found.stderr
-    assert measured(found.stdout) == pytest.approx(measured((EXPECTED / "compare.csv").read_text()), rel=1e-6)
+    found = detector("compare", "runs", "--allow-mixed", "--csv", "-")
+    assert found.code == 0, found.err
+    assert measured(found.out) == pytest.approx(measured((EXPECTED / "compare.csv").read_text()), rel=1e-6)
 
 
 def measured(table: str) -> dict[tuple[str, str], float]:

@@ -17,7 +17,8 @@ from detector.gradients.impose import ImposedProfile, equalise
 from detector.gradients.profile import Profile, read_profile
 from detector.gradients.recorder import GradientRecorder
 from detector.models.detector import build_detector
-from detector.rundir import Key, RunDir, by_layer
+from detector.rows import Key, by_layer
+from detector.rundir import RunDir
 from detector.runtime.json_numbers import to_json
 
 

@@ -17,7 +17,8 @@ from detector.config.schema import ModelConfig
 from detector.loggers import plot_logger as plot_logger
 from detector.loggers import plots
 from detector.loggers.plots import write_plots
-from detector.rundir import Key, RunDir
+from detector.rows import Key
+from detector.rundir import RunDir
 
 Make = Callable[..., list[dict[str, Any]]]
 ALL = {"gradient_depth.png", "gradient_curves.png", "weight_gradients.png", "loss_map.png"}

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tests.starter import Fault, Starter
+from tests.starter import Fault, Started, Starter
 from tests.support import Run
 
 FAULTS = "tests.reliability.faults"
@@ -20,7 +20,7 @@ ALWAYS = ("checkpoint_at_each_evaluation",)
 TINY = (
     "data.image_size=64", "model.depths=[1,1,1,1]", "model.widths=[8,8,16,16,16]", "model.neck_width=16",
     "train.batch=2", "train.steps=6", "train.eval_every=2", "train.threads=1", "gradients.every=1",
-    "gradients.ledger=false", "tracking.plots=false", "tracking.images=0",
+    "gradients.ledger=false", "gradients.probe=false", "tracking.plots=false", "tracking.images=0",
 )  # fmt: skip
 
 
@@ -39,7 +39,7 @@ class Runs:
         name: str = "run",
         wandb: str = "disabled",
         **variables: str,
-    ) -> tuple[int, Path]:
+    ) -> tuple[Started, Path]:
         """Begin a run of six steps."""
         directory = self.folder / name  # or another place, where the name is a whole path
         arguments = (*TINY, f"tracking.wandb={wandb}", *settings, f"run.dir={directory}")
@@ -47,15 +47,15 @@ class Runs:
 
     def __call__(self, *settings: str, faults: Sequence[Fault] = (), **others: str) -> Run:
         """The same, to its end."""
-        pid, directory = self.begin(*settings, faults=faults, **others)
-        return self.starter.end(pid, directory)
+        started, directory = self.begin(*settings, faults=faults, **others)
+        return self.starter.end(started, directory)
 
     def resume(self, run: Run, faults: Sequence[Fault] = ()) -> Run:
         """Go on with a run."""
-        pid = self._start(("--resume", str(run.directory)), faults)
-        return self.starter.end(pid, run.directory)
+        started = self._start(("--resume", str(run.directory)), faults)
+        return self.starter.end(started, run.directory)
 
-    def _start(self, arguments: Sequence[str], faults: Sequence[Fault], **variables: str) -> int:
+    def _start(self, arguments: Sequence[str], faults: Sequence[Fault], **variables: str) -> Started:
         variables = {"HOME": str(self.starter.folder)} | variables
         return self.starter.start(arguments, (ALWAYS, *faults), FAULTS, **variables)
 

@@ -9,7 +9,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,10 +18,11 @@ from typing import Any
 import psutil
 import torch
 
-from detector.rundir import Key
+from detector.rows import Key
 from detector.training.provenance import provenance
 from tests.reliability.paused import PLACES
-from tests.support import ROOT, Run, environment
+from tests.starter import Started, Starter
+from tests.support import Run
 
 STEPS, EVERY = 24, 5  # evaluated, and so saved, after 5, 10, 15, 20 and 24 steps
 TINY = ("model.depths=[1,1,1,1]", "model.widths=[8,8,8,8,8]", "model.neck_width=8")
@@ -69,25 +69,21 @@ def moments(count: int) -> list[Moment]:
 
 
 def start(
-    arguments: tuple[str, ...], datasets: Path, place: tuple[str, int, Path] | None = None, **env: str
-) -> subprocess.Popen[str]:
+    starter: Starter, arguments: tuple[str, ...], place: tuple[str, int, Path] | None = None, **env: str
+) -> Started:
     """Begin a run in a process group of its own; with `place`, one that waits there."""
-    program = [str(ROOT / "train.py")]
-    if place is not None:
-        program = [str(Path(__file__).with_name("paused.py")), *map(str, place)]
-    return subprocess.Popen(
-        [sys.executable, *program, *arguments], env=environment(datasets) | env, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
+    faults = [("pause_at", *map(str, place))] if place is not None else []
+    return starter.start(arguments, faults, "tests.reliability.paused", **env)
 
 
-def finish(process: subprocess.Popen[str], directory: Path) -> Run:
+def finish(process: Started, directory: Path) -> Run:
     """Wait for the end of a run."""
-    said, _ = process.communicate(timeout=WAIT)
-    return Run(directory, process.returncode, said, said)
+    out, err = process.communicate(WAIT)
+    assert process.returncode is not None
+    return Run(directory, process.returncode, out + err, out + err)
 
 
-def kill(process: subprocess.Popen[str]) -> list[psutil.Process]:
+def kill(process: Started) -> list[psutil.Process]:
     """Kill a run's whole process group; what is not in it, and must end by itself."""
     family = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGKILL)
@@ -96,7 +92,7 @@ def kill(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return family
 
 
-def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> bool:
+def until(condition: Callable[[], bool], process: Started) -> bool:
     """Wait for a condition; False if the run ended before."""
     deadline = time.monotonic() + WAIT
     while not condition():
@@ -116,10 +112,10 @@ def gone(processes: list[psutil.Process]) -> bool:
 class Killer:
     """Kills one run, perhaps several times, until nothing is left but to let it finish."""
 
-    def __init__(self, moment: Moment, directory: Path, datasets: Path, seconds: float) -> None:
+    def __init__(self, moment: Moment, directory: Path, starter: Starter, seconds: float) -> None:
         """`seconds` is about how long the run trains."""
         self.rng = random.Random(moment.seed)
-        self.moment, self.directory, self.datasets, self.seconds = moment, directory, datasets, seconds
+        self.moment, self.directory, self.starter, self.seconds = moment, directory, starter, seconds
         self.history = directory / "history.jsonl"
         self.orphans: list[psutil.Process] = []
         self.kills: list[str] = []
@@ -138,7 +134,7 @@ class Killer:
                 self.first(arguments)
                 arguments = resume
             self.at_place(arguments)
-        return finish(start(resume, self.datasets), self.directory)
+        return finish(start(self.starter, resume), self.directory)
 
     def at_place(self, arguments: tuple[str, ...]) -> None:
         place, flag = self.moment.place, self.directory.with_name("flag")
@@ -146,7 +142,7 @@ class Killer:
         # most) and the five evaluations of two splits, some of the first ones. A result is written once.
         once = place in ("history-being-cut", "result-without-name")
         count = 0 if once else self.rng.randrange(1, 5)
-        process = start(arguments, self.datasets, (place, count, flag))
+        process = start(self.starter, arguments, (place, count, flag))
         if not until(flag.exists, process):
             raise AssertionError(finish(process, self.directory).out)
         self.orphans += kill(process)
@@ -165,7 +161,7 @@ class Killer:
         """Kill at a time drawn evenly from the training and a little after; False: it was over before."""
         before = self.inode()
         delay = self.rng.uniform(0, self.seconds)
-        process = start(arguments, self.datasets)
+        process = start(self.starter, arguments)
         # Going on replaces the history. One that begins counts from its first checkpoint: see
         # `test_before_the_first_checkpoint_there_is_nothing_to_go_on_from`.
         first = self.directory / "checkpoints/last.pt"

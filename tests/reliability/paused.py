@@ -1,22 +1,14 @@
-"""train.py, standing still for ever once it has come to a chosen place, so that it can be killed right there.
-
-    python tests/reliability/paused.py PLACE COUNT FLAG [train.py's arguments]
-
-The COUNT-th time (from 0) that the run comes to PLACE, it makes the file FLAG and waits.
-"""
+"""Runs that stand still for ever once they have come to a chosen place, so that they can be killed there."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class Pause:
@@ -121,16 +113,9 @@ PLACES = {
 }
 
 
-def main() -> int:
-    place, count, flag, *arguments = sys.argv[1:]
-    sys.path.insert(0, str(ROOT))
-    import train as front_door
+def pause_at(place: str, count: str, flag: str) -> None:
+    """Stand still for ever the COUNT-th time (from 0) that the run comes to PLACE, once FLAG is there."""
     from detector.training.checkpoints import Checkpointing
 
     Checkpointing.offer = Checkpointing.save  # type: ignore[method-assign]  # as in a run of ordinary length
     PLACES[place](Pause(int(count), Path(flag)))
-    return front_door.main(arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

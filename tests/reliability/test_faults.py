@@ -34,25 +34,18 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def starter(tmp_path_factory: pytest.TempPathFactory, coco8: Path) -> Iterator[Starter]:
-    running = Starter(tmp_path_factory.mktemp("faults"), coco8)
-    yield running
-    running.close()
-
-
-@pytest.fixture(scope="module")
 def wholes() -> dict[tuple[str, ...], Run]:
     return {}
 
 
 @pytest.fixture
 def train(
-    starter: Starter, wholes: dict[tuple[str, ...], Run], request: pytest.FixtureRequest
+    warm_start: Starter, wholes: dict[tuple[str, ...], Run], request: pytest.FixtureRequest
 ) -> Iterator[Runs]:
     name = request.node.name.replace("/", "-").replace("[", "-").rstrip("]")
-    folder = starter.folder / name
+    folder = warm_start.folder / name
     folder.mkdir()
-    yield Runs(starter, folder, wholes)
+    yield Runs(warm_start, folder, wholes)
     unmount_below(folder)
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -411,13 +404,14 @@ def test_wandb_has_a_server_that_breaks(train: Runs, server: Server) -> None:
     go = train.folder / "go"
     # The later one comes first.
     faults = [IMPATIENT, ("wait_for_file_at_step", 2, str(go)), ("wandb_at_step", 2, "wait")]
-    pid, directory = train.begin(faults=faults, wandb="auto", WANDB_BASE_URL=server.url, WANDB_API_KEY=KEY)
+    reached = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
+    started, directory = train.begin(faults=faults, wandb="auto", **reached)
     deadline = time.monotonic() + 100
     while not Path(f"{go}.reached").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     server.failing = 500
     go.touch()
-    ends_well(train, train.starter.end(pid, directory), "wandb sync")
+    ends_well(train, train.starter.end(started, directory), "wandb sync")
     assert server.runs
 
 

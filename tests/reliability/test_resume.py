@@ -27,6 +27,7 @@ from tests.reliability.killing import (
     start,
     until,
 )
+from tests.starter import Starter
 from tests.support import Run
 
 Whole = Callable[[str], Run]
@@ -39,7 +40,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory, coco8: Path) -> Whole:
+def whole(tmp_path_factory: pytest.TempPathFactory, warm_start: Starter) -> Whole:
     """A variant's run that nothing happens to."""
     runs: dict[str, Run] = {}
 
@@ -47,7 +48,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, coco8: Path) -> Whole:
         if variant not in runs:
             directory = tmp_path_factory.mktemp(variant) / "run"
             settings = (*COMMON, *VARIANTS[variant], "tracking.wandb=disabled", f"run.dir={directory}")
-            runs[variant] = finish(start(settings, coco8), directory)
+            runs[variant] = finish(start(warm_start, settings), directory)
             assert runs[variant].code == 0, runs[variant].out
         return runs[variant]
 
@@ -55,10 +56,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory, coco8: Path) -> Whole:
 
 
 def test_a_killed_run_ends_as_if_nothing_had_happened(
-    whole: Whole, moment: Moment, tmp_path: Path, coco8: Path
+    whole: Whole, moment: Moment, tmp_path: Path, warm_start: Starter
 ) -> None:
     reference = whole(moment.variant)
-    killer = Killer(moment, tmp_path / "run", coco8, reference.summary["seconds"])
+    killer = Killer(moment, tmp_path / "run", warm_start, reference.summary["seconds"])
     run = killer.run()
     print(f"killed: {', '.join(killer.kills)}")
     assert run.code == 0, run.out
@@ -72,13 +73,13 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     ("variant", "number", "code"), [("plain", signal.SIGINT, 130), ("together", signal.SIGTERM, 143)]
 )
 def test_a_run_that_is_asked_to_stop_stops_cleanly_and_goes_on(
-    whole: Whole, variant: str, number: signal.Signals, code: int, tmp_path: Path, coco8: Path
+    whole: Whole, variant: str, number: signal.Signals, code: int, tmp_path: Path, warm_start: Starter
 ) -> None:
     """Ctrl-C reaches the whole process group, SIGTERM the process alone."""
     reference = whole(variant)
     directory = tmp_path / "run"
     settings = (*COMMON, *VARIANTS[variant], "tracking.wandb=disabled", f"run.dir={directory}")
-    process = start(settings, coco8)
+    process = start(warm_start, settings)
     history = directory / "history.jsonl"
     assert until(lambda: history.exists() and history.read_bytes().count(b"\n") > 2, process)
     if number == signal.SIGINT:
@@ -92,19 +93,21 @@ def test_a_run_that_is_asked_to_stop_stops_cleanly_and_goes_on(
     assert stopped.summary["status"] == "stopped"
     saved = torch.load(directory / "checkpoints/last.pt", weights_only=True)["step"]
     assert 2 < saved == stopped.summary["steps"] == len(stopped.history) < reference.summary["steps"]
-    resumed = finish(start(("--resume", str(directory)), coco8), directory)
+    resumed = finish(start(warm_start, ("--resume", str(directory))), directory)
     assert resumed.code == 0, resumed.out
     assert differences(reference, resumed) == []
 
 
-def test_before_the_first_checkpoint_there_is_nothing_to_go_on_from(tmp_path: Path, coco8: Path) -> None:
+def test_before_the_first_checkpoint_there_is_nothing_to_go_on_from(
+    tmp_path: Path, warm_start: Starter
+) -> None:
     """It is written before the first step; a run killed even earlier is begun again."""
     directory, flag = tmp_path / "run", tmp_path / "flag"
     settings = (*COMMON, *TINY, "tracking.wandb=disabled", f"run.dir={directory}")
-    process = start(settings, coco8, ("half-a-checkpoint", 0, flag))
+    process = start(warm_start, settings, ("half-a-checkpoint", 0, flag))
     assert until(flag.exists, process)
     kill(process)
-    resumed = finish(start(("--resume", str(directory)), coco8), directory)
+    resumed = finish(start(warm_start, ("--resume", str(directory))), directory)
     assert resumed.code == 2
     assert len(resumed.out.splitlines()) == 1
     assert f"--config {directory}/config.yaml run.dir=" in resumed.out

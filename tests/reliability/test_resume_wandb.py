@@ -13,30 +13,31 @@ from tests.loggers.conftest import KEY
 from tests.loggers.wandb_file import RunFile
 from tests.loggers.wandb_server import Server
 from tests.reliability.killing import COMMON, STEPS, TINY, finish, gone, kill, start, until
+from tests.starter import Starter
 from tests.support import Run, environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 EVERY_STEP = list(range(STEPS))
 
 
-def killed_and_resumed(directory: Path, datasets: Path, mode: str, **env: str) -> Run:
+def killed_and_resumed(directory: Path, starter: Starter, mode: str, **env: str) -> Run:
     """Killed with rows 10 to 14 logged after the last checkpoint, and finished."""
     flag = directory.with_name("flag")
     settings = (*COMMON, *TINY, f"tracking.wandb={mode}", "tracking.entity=me", f"run.dir={directory}")
-    process = start(settings, datasets, ("row-without-checkpoint", 2, flag), **env)
+    process = start(starter, settings, ("row-without-checkpoint", 2, flag), **env)
     assert until(flag.exists, process)
     # W&B starts with the first row, and takes longer than these steps.
     assert until(lambda: any(directory.glob("wandb/*run-*/*.wandb")), process)
     orphans = kill(process)
-    run = finish(start(("--resume", str(directory)), datasets, **env), directory)
+    run = finish(start(starter, ("--resume", str(directory)), **env), directory)
     assert run.code == 0, run.out
     assert [row["step"] for row in run.history] == EVERY_STEP
     assert gone(orphans)  # wandb's own process among them
     return run
 
 
-def test_offline_the_newest_file_is_the_whole_run(tmp_path: Path, coco8: Path) -> None:
-    run = killed_and_resumed(tmp_path / "run", coco8, "offline")
+def test_offline_the_newest_file_is_the_whole_run(tmp_path: Path, warm_start: Starter) -> None:
+    run = killed_and_resumed(tmp_path / "run", warm_start, "offline")
     (folder,) = (run.directory / "wandb").glob("offline-run-*")
     (earlier,) = (run.directory / "wandb/superseded").glob("offline-run-*")
     assert earlier.name < folder.name
@@ -62,10 +63,10 @@ def test_offline_the_newest_file_is_the_whole_run(tmp_path: Path, coco8: Path) -
         assert [row["train/loss"] for row in rows] == losses
 
 
-def test_online_rows_that_had_not_been_sent_are_sent(tmp_path: Path, coco8: Path) -> None:
+def test_online_rows_that_had_not_been_sent_are_sent(tmp_path: Path, warm_start: Starter) -> None:
     with Server() as server:
         env = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "HOME": str(tmp_path)}
-        run = killed_and_resumed(tmp_path / "run", coco8, "online", **env)
+        run = killed_and_resumed(tmp_path / "run", warm_start, "online", **env)
         (name,) = server.runs
         rows = server.lines(name, "wandb-history.jsonl")
         assert [row["step"] for row in rows] == EVERY_STEP

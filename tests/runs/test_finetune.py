@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,9 +18,11 @@ from detector.runtime.lock import FolderLock
 from detector.runtime.ultralytics_import import import_ultralytics
 from detector.training.checkpoints import load_state
 from detector.training.prepare import build_state
-from tests.support import ROOT, Run, environment, wait_for
+from tests.starter import Starter
+from tests.support import ROOT, Run, wait_for
 
-QUICK = ("data.image_size=64", "train.steps=6", "train.eval_every=3", "gradients.every=2", "train.batch=2")
+QUICK = ("data.image_size=64", "train.steps=6", "train.eval_every=3", "gradients.every=2", "train.batch=2",
+         "tracking.plots=false")  # fmt: skip
 TrainPy = Callable[..., Run]
 
 
@@ -38,7 +38,7 @@ def weights(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_fine_tuning_goes_on_without_the_weights_it_began_with(
-    train_py: TrainPy, weights: Path, tmp_path: Path, coco8: Path
+    train_py: TrainPy, warm_start: Starter, weights: Path, tmp_path: Path
 ) -> None:
     """Two heads, whose loss depends on the epoch; frozen layers; stopped in the middle and resumed."""
     settings = (*QUICK, f"model.pretrained={weights}", "model.freeze=2", "train.backbone_lr=0.1",
@@ -53,14 +53,11 @@ def test_fine_tuning_goes_on_without_the_weights_it_began_with(
     assert whole.summary["train/mAP50-95"] is None
 
     directory = tmp_path / "killed"
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *settings, f"run.dir={directory}", "train.threads=1",
-         "tracking.wandb=disabled"],
-        env=environment(coco8), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    more = (f"run.dir={directory}", "train.threads=1", "tracking.wandb=disabled")
+    process = warm_start.start((*settings, *more), cwd=tmp_path)
     wait_for(lambda: (directory / "checkpoints/best.pt").exists(), process)  # after the first evaluation
-    process.kill()
-    process.wait()
+    process.kill_group()
+    process.wait(60)
     weights.unlink()
     resumed = train_py("--resume", str(directory), name="killed")
     states = [

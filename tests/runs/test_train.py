@@ -22,6 +22,7 @@ from detector.training.callbacks import Row
 from detector.training.state import TrainState
 from tests.data.preflight_data import SPOILED, make_dataset
 from tests.loggers import wandb_file
+from tests.starter import Starter
 from tests.support import ROOT, TINY, Run, environment
 
 TRUNK = list(build_detector(ModelConfig(), 80).backbone_layers())
@@ -47,9 +48,18 @@ def without_times(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
 
 
+@pytest.fixture(scope="module")
+def run(warm_start: Starter, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The network as shipped on smaller images, recorded by W&B too."""
+    directory = tmp_path_factory.mktemp("quick") / "run"
+    settings = (f"run.dir={directory}", "train.threads=1", "tracking.wandb=offline")
+    ended = warm_start.end(warm_start.start((*QUICK, *settings)), directory, limit=900)
+    assert ended.code == 0, ended.err
+    return ended
+
+
 @pytest.mark.slow
-def test_a_run_leaves_everything_behind(train_py: TrainPy) -> None:
-    run = train_py(*QUICK)
+def test_a_run_leaves_everything_behind(run: Run) -> None:
     for name in (
         "config.yaml",
         "history.jsonl",
@@ -76,8 +86,7 @@ def test_a_run_leaves_everything_behind(train_py: TrainPy) -> None:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_loads_without_running_code(train_py: TrainPy) -> None:
-    run = train_py(*QUICK)
+def test_a_checkpoint_loads_without_running_code(run: Run) -> None:
     state = torch.load(run.directory / "checkpoints/best.pt", weights_only=True)
     model = build_detector(ModelConfig(), 80)
     model.load_state_dict(state["model"])
@@ -86,7 +95,7 @@ def test_a_checkpoint_loads_without_running_code(train_py: TrainPy) -> None:
 
 @pytest.mark.slow
 def test_the_same_command_gives_the_same_history(train_py: TrainPy) -> None:
-    settings = (*QUICK, "data.fliplr=0.5", "data.scale=0.3", "data.workers=1")
+    settings = (*QUICK, "data.fliplr=0.5", "data.scale=0.3", "data.workers=1", "tracking.plots=false")
     one, two = train_py(*settings, name="one"), train_py(*settings, name="two")
     assert without_times(one.history) == without_times(two.history)
     other = train_py(*settings, "train.seed=1", name="other")
@@ -117,19 +126,18 @@ def test_mistakes_are_named_in_two_lines(train_py: TrainPy, arguments: list[str]
 
 
 @pytest.mark.slow
-def test_a_run_is_never_overwritten(train_py: TrainPy) -> None:
-    first = train_py(*QUICK)
-    before = (first.directory / "history.jsonl").read_bytes()
-    again = train_py(*QUICK, check=False)
+def test_a_run_is_never_overwritten(run: Run, train_py: TrainPy) -> None:
+    before = (run.directory / "history.jsonl").read_bytes()
+    again = train_py(*QUICK, name=str(run.directory), check=False)
     assert again.code == 2
     assert "--resume" in again.err
-    assert (first.directory / "history.jsonl").read_bytes() == before
+    assert (run.directory / "history.jsonl").read_bytes() == before
 
 
 @pytest.mark.slow
 def test_divergence_is_exit_3_unless_it_is_the_finding(train_py: TrainPy) -> None:
     file = str(ROOT / "ablations/no_batchnorm_no_clip.yaml")
-    config = ("--config", file, "model.scope=all", "data.image_size=128")
+    config = ("--config", file, "model.scope=all", "data.image_size=128", "tracking.plots=false")
     stopped = train_py(*config, "train.on_nonfinite=stop", name="stopped", check=False)
     assert stopped.code == 3
     recorded = train_py(*config, name="recorded")
@@ -153,11 +161,12 @@ def test_bad_labels_are_named_before_training(train_py: TrainPy, coco8: Path, tm
         yaml.safe_dump({"train": "images/train", "val": "images/val", "names": [str(i) for i in range(80)]})
     )
     before = sorted(path for path in mine.rglob("*"))
-    run = train_py(*QUICK, f"data.path={data}", check=False)
+    quick = (*QUICK, *TINY, "data.image_size=64", f"data.path={data}")
+    run = train_py(*quick, check=False)
     assert run.code == 2
     assert f"000000000009.txt:{lines - 1}" in run.err
     assert f"000000000009.txt:{lines}" in run.err
-    skipped = train_py(*QUICK, f"data.path={data}", "data.on_error=skip")
+    skipped = train_py(*quick, "data.on_error=skip")
     assert f"000000000009.txt:{lines}" in skipped.err
     assert sorted(path for path in mine.rglob("*")) == before  # nothing was written beside the data
 
@@ -168,7 +177,8 @@ def test_what_is_repaired_is_said_and_counted(train_py: TrainPy, tmp_path: Path)
     for kind in ("duplicate-box", "clipped", "unlabelled", "near-leak"):
         SPOILED[kind].spoil(data.parent)
     data.write_text(data.read_text().replace("val: images/val", "val: images/train"))
-    run = train_py(*QUICK, f"data.path={data}", "--train.seed=1")
+    quick = (*TINY, "data.image_size=64", "train.steps=2", f"data.path={data}")
+    run = train_py(*quick, "--train.seed=1")
     line = "repaired (duplicate-box): cells/labels/train/05.txt:5: repeats line 2; it counts once"
     assert line in run.err and "warning (clipped): " in run.err and "warning (near-leak): " in run.err
     assert "warning (same-images): " in run.err and "memorisation: val holds" in run.out
@@ -177,7 +187,7 @@ def test_what_is_repaired_is_said_and_counted(train_py: TrainPy, tmp_path: Path)
     assert run.summary["data/repaired"] == {"duplicate-box": 1} and run.summary["seed"] == 1
     assert run.summary["data/warnings"]["same-images"] == 1
     assert run.summary["data/notes"]["unlabelled"] == 2  # once in train, once in val
-    refused = train_py(*QUICK, f"data.path={data}", "data.repair=false", check=False)
+    refused = train_py(*quick, "data.repair=false", check=False)
     assert refused.code == 2 and "05.txt:5: repeats line 2; remove one" in refused.err
 
 
@@ -228,7 +238,8 @@ def test_a_run_is_resumed_by_its_checkpoint_and_val_finds_what_was_held_out(
 ) -> None:
     data = make_dataset(tmp_path / "cells")
     data.write_text("train: images/train\nnames: [cell, platelet]\n")
-    run = train_py(*QUICK, f"data.path={data}", "data.val_fraction=0.2", "train.seed=7")
+    small = (*TINY, "data.image_size=64", "train.steps=2")
+    run = train_py(*small, f"data.path={data}", "data.val_fraction=0.2", "train.seed=7")
     assert "(24 train, 6 val images)" in run.err
     again = front_door.main(["--resume", str(run.directory / "checkpoints/last.pt")])
     assert again == 0
@@ -272,8 +283,7 @@ def test_where_coco8_cannot_be_had_the_run_says_so_and_trains_on_shapes(
 
 
 @pytest.mark.slow
-def test_the_wandb_file_holds_every_layer_and_every_evaluation(train_py: TrainPy) -> None:
-    run = train_py(*QUICK, wandb="offline")
+def test_the_wandb_file_holds_every_layer_and_every_evaluation(run: Run) -> None:
     logged = {row["step"]: row for row in wandb_file.read(run.directory).history}
     assert sorted(logged) == [0, 3, 5, 6, 9, 11]
     for row in run.history:
@@ -289,8 +299,8 @@ def test_nothing_is_left_in_the_home(train_py: TrainPy, tmp_path: Path, coco8: P
     home.mkdir()
     env = {k: v for k, v in environment(coco8).items() if not k.startswith(("XDG_", "YOLO_", "MPL"))}
     done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *QUICK, f"run.dir={tmp_path / 'run'}",
-         "tracking.wandb=offline"],
+        [sys.executable, str(ROOT / "train.py"), *TINY, "tracking.plots=true", "train.steps=2",
+         f"run.dir={tmp_path / 'run'}", "tracking.wandb=offline"],
         cwd=tmp_path, env=env | {"HOME": str(home)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from functools import cache
@@ -33,32 +34,49 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("check", "größe/data.yaml"),
-        ("check", "größe/nothing.yaml"),
-        ("compare", "run"),
-        ("val", "run", "--split", "val"),
-        ("theory", "--help"),
-        ("val", "--help"),
-        ("compare", "--help"),
-        ("info", "--config", str(ROOT / "configs/coco8.yaml")),
-    ],
-    ids=" ".join,
+COMMANDS = (
+    ("check", "größe/data.yaml"),
+    ("check", "größe/nothing.yaml"),
+    ("compare", "run"),
+    ("val", "run", "--split", "val"),
+    ("theory", "--help"),
+    ("val", "--help"),
+    ("compare", "--help"),
+    ("info", "--config", str(ROOT / "configs/coco8.yaml")),
 )
-def test_a_narrow_encoding_ends_as_utf_8_does(folder: Path, command: tuple[str, ...], encoding: str) -> None:
-    narrow = detector(folder, command, PYTHONIOENCODING=f"{encoding}:strict", PYTHONUTF8="0")
-    assert b"Traceback" not in narrow.stderr and b"UnicodeEncodeError" not in narrow.stderr
-    assert narrow.returncode == detector(folder, command, PYTHONUTF8="1").returncode
-    narrow.stdout.decode(encoding)
+# Every command in one process, and each with streams as a process begins with them.
+PROGRAM = """
+import json, sys
+from detector.cli import main
+codes = []
+for command in json.loads(sys.argv[1]):
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="strict")
+    codes.append(main(command))
+    for stream in (sys.stdout, sys.stderr):
+        print("=" * 40, file=stream, flush=True)
+print(json.dumps(codes))
+"""
 
 
 @cache
-def detector(folder: Path, command: tuple[str, ...], **settings: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-m", "detector", *command], cwd=folder, capture_output=True, check=False,
+def ended(folder: Path, **settings: str) -> tuple[list[int], list[bytes], list[bytes]]:
+    """The exit code of each command, and what it wrote to stdout and stderr."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(COMMANDS)], cwd=folder, capture_output=True, check=False,
         env=environment(None) | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"} | settings,
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    *said, codes = done.stdout.split(b"=" * 40)
+    return json.loads(codes), said, done.stderr.split(b"=" * 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_narrow_encoding_ends_as_utf_8_does(folder: Path, command: tuple[str, ...], encoding: str) -> None:
+    which = COMMANDS.index(command)
+    codes, said, errors = ended(folder, PYTHONIOENCODING=f"{encoding}:strict", PYTHONUTF8="0")
+    assert b"Traceback" not in errors[which] and b"UnicodeEncodeError" not in errors[which]
+    assert codes[which] == ended(folder, PYTHONUTF8="1")[0][which]
+    said[which].decode(encoding)

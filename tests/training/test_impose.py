@@ -17,7 +17,8 @@ from detector.data.loader import Batch
 from detector.errors import UserError
 from detector.gradients.recorder import GradientRecorder
 from detector.models.loss import DetectionLoss
-from detector.rundir import Key, RunDir, by_layer
+from detector.rows import Key, by_layer
+from detector.rundir import RunDir
 from detector.training.callbacks import Callback, CallbackList, RecordGradients
 from detector.training.engine import train
 from detector.training.impose import interventions

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detector.errors import UserError
+from detector.loggers.wandb_pages import save, specification
 from detector.rundir import Key, RunDir
 
 if TYPE_CHECKING:
@@ -76,15 +77,7 @@ def report(
     if dry_run:
         print(json.dumps(specification(made), indent=2))
         return text
-    try:
-        made.save()
-    except Exception as error:  # the client raises what its transport does: many kinds, no common base
-        words = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(
-            f"W&B did not take the report: {words}\n"
-            f"is {entity}/{project} a project of yours (`wandb login`, then one run, or `wandb sync`)?"
-        ) from error
-    print(f"Saved: {made.url}")
+    save(made, "report", "one run, or `wandb sync`")
     return text
 
 
@@ -196,10 +189,3 @@ def build(
         description="Written by detector report.",
         blocks=[*blocks[:1], *([curves] if ids else ()), *blocks[1:]],
     )
-
-
-def specification(made: Report) -> dict[str, Any]:
-    """What would be sent, as plain data."""
-    # The library has no public way to ask for it; its own tests look here.
-    text: str = made._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)
-    return dict(json.loads(text))

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from detector.errors import UserError
 from detector.gradients.indices import COLLAPSED, limits
 from detector.loggers.curves import SORTABLE
-from detector.rundir import Key, RunDir, layers_in
+from detector.loggers.wandb_pages import save, specification
+from detector.rows import Key, layers_in
+from detector.rundir import RunDir
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -64,15 +66,7 @@ def dashboard(
     if dry_run:
         print(json.dumps(content, indent=2))
         return content
-    try:
-        workspace.save()
-    except Exception as error:  # the client raises what its transport does: many kinds, no common base
-        words = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(
-            f"W&B did not take the workspace: {words}\n"
-            f"is {entity}/{project} a project of yours (`wandb login`, then one run)?"
-        ) from error
-    print(f"Saved: {workspace.url}")
+    save(workspace, "workspace", "one run")
     return content
 
 
@@ -193,13 +187,6 @@ def build(entity: str, project: str, network: Network, *, regex: bool = True) ->
         settings=ws.WorkspaceSettings(x_axis="Step", max_runs=30, sort_panels_alphabetically=False),
         runset_settings=ws.RunsetSettings(pinned_columns=list(COLUMNS)),
     )
-
-
-def specification(workspace: Workspace) -> dict[str, Any]:
-    """What would be sent, as plain data."""
-    # The library has no public way to ask for it; its own tests look here.
-    text: str = workspace._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)
-    return dict(json.loads(text))
 
 
 def _first_middle_last(layers: Sequence[str]) -> list[tuple[str, str]]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detector.errors import UserError
-from detector.rundir import Key, RunDir
+from detector.rows import Key
+from detector.rundir import RunDir
 
 if TYPE_CHECKING:
     from detector.config.schema import Config

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detector.errors import UserError
-from detector.rundir import Key
+from detector.rows import Key
 from detector.runtime.files import PROJECT
 
 if TYPE_CHECKING:

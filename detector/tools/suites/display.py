@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 from detector.jobs.display import JobDisplay
 from detector.jobs.runner import COMPLETE, Job
-from detector.rundir import Key
+from detector.rows import Key
 
 _COLUMNS = {
     "V init": Key.VANISHING_INDEX + Key.INIT,

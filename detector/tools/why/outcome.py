@@ -12,7 +12,8 @@ import numpy as np
 
 from detector.jobs.display import JobDisplay
 from detector.jobs.runner import COMPLETE, Job
-from detector.rundir import Key, RunDir, by_layer
+from detector.rows import Key, by_layer
+from detector.rundir import RunDir
 
 LAST = 20  # steps that a final loss is the mean of: a single step's depends on its images
 LATE = 1 / 3  # of the recorded steps: what the late curve is the median of

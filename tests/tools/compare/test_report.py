@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from detector.tools.why.answer import answer, take_apart
 from detector.tools.why.result import Result, to_file
 from tests.loggers.conftest import KEY
 from tests.loggers.wandb_server import Server
-from tests.support import ROOT, environment
+from tests.starter import Starter
 
 Make = Callable[..., Path]
 
@@ -117,27 +115,16 @@ def check(spec: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_it_is_saved_in_the_project(runs: Path, why: Path, tmp_path: Path) -> None:
+def test_it_is_saved_in_the_project(runs: Path, why: Path, tmp_path: Path, warm_start: Starter) -> None:
     pytest.importorskip("wandb_workspaces")
-    command = [
-        sys.executable,
-        "-m",
-        "detector",
-        "report",
-        str(runs),
-        f"--why={why}",
-        "--wandb",
-        "--entity=me",
-    ]
+    command = ("report", str(runs), f"--why={why}", "--wandb", "--entity=me", "--project=p")
     with Server() as server:
-        env = environment() | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "HOME": str(tmp_path)}
-        done = subprocess.run(
-            [*command, "--project=p"], cwd=tmp_path, env=env | {"PYTHONPATH": str(ROOT)},
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        reached = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "HOME": str(tmp_path)}
+        started = warm_start.start(command, cwd=tmp_path, program="detector", **reached)
+        done = warm_start.end(started, tmp_path)
+        assert done.code == 0, done.err
         assert server.unknown == []
-        assert f"Saved: {server.url}/me/p/reports/" in done.stdout
+        assert f"Saved: {server.url}/me/p/reports/" in done.out
         (view,) = server.views
         assert (view["entityName"], view["projectName"], view["type"]) == ("me", "p", "runs")
         assert view["displayName"] == "Where gradients die: 2 ablations on coco8"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,8 @@ import pytest
 from detector.cli import main
 from tests.loggers.conftest import KEY
 from tests.loggers.wandb_server import Server
-from tests.support import ROOT, environment
+from tests.starter import Starter
+from tests.support import ROOT
 
 pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is not installed: the extra `dashboard`")
 CONFIG = str(ROOT / "configs/coco8.yaml")
@@ -123,17 +122,17 @@ def test_a_deeper_trunk_has_its_own_layers(capsys: pytest.CaptureFixture[str]) -
     assert max(len(panel["metrics"]) for panel in panels) == 9
 
 
+DASHBOARD = ("dashboard", "--entity", "me", "--project", "p", "--config", CONFIG)
+
+
 @pytest.mark.slow
-def test_saving_is_one_request(tmp_path: Path) -> None:
+def test_saving_is_one_request(tmp_path: Path, warm_start: Starter) -> None:
     with Server() as server:
-        env = environment() | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "HOME": str(tmp_path)}
-        command = [sys.executable, "-m", "detector", "dashboard", "--entity", "me", "--project", "p"]
-        done = subprocess.run(
-            [*command, "--config", CONFIG], cwd=tmp_path, env=env | {"PYTHONPATH": str(ROOT)},
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert f"Saved: {server.url}/me/p" in done.stdout
+        reached = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "HOME": str(tmp_path)}
+        started = warm_start.start(DASHBOARD, cwd=tmp_path, program="detector", **reached)
+        done = warm_start.end(started, tmp_path)
+        assert done.code == 0, done.err
+        assert f"Saved: {server.url}/me/p" in done.out
         (view,) = server.views
         assert (view["entityName"], view["projectName"], view["type"]) == ("me", "p", "project-view")
         pinned = json.loads(view["spec"])["section"]["runSets"][0]["runFeed"]["columnPinned"]
@@ -142,14 +141,11 @@ def test_saving_is_one_request(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_refusal_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "detector", "dashboard", "--entity", "me", "--project", "p"]
-    env = environment() | {"WANDB_BASE_URL": "http://127.0.0.1:9", "HOME": str(tmp_path)}
-    done = subprocess.run(
-        [*command, "--config", CONFIG], cwd=tmp_path, env=env | {"PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert "wandb login" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_refusal_is_named(tmp_path: Path, warm_start: Starter) -> None:
+    nobody = {"WANDB_BASE_URL": "http://127.0.0.1:9", "HOME": str(tmp_path)}
+    started = warm_start.start(DASHBOARD, cwd=tmp_path, program="detector", **nobody)
+    done = warm_start.end(started, tmp_path)
+    assert done.code == 2, done.err
+    assert "wandb login" in done.err
+    assert "Traceback" not in done.err
     assert os.listdir(tmp_path) in ([], [".config"], [".cache"], [".config", ".cache"])

@@ -20,6 +20,7 @@ BREAKS = (
     "train.clip=null",
     "train.warmup_steps=0",
     "train.eval_every=null",
+    "tracking.plots=false",
 )
 
 

@@ -22,7 +22,8 @@ from detector.tools.reproduce.command import (
 )  # fmt: skip
 from tests.support import Run
 
-QUICK = ("data.image_size=64", "train.steps=4", "train.eval_every=2", "gradients.every=2")
+QUICK = ("data.image_size=64", "train.steps=4", "train.eval_every=2", "gradients.every=2",
+         "tracking.plots=false")  # fmt: skip
 SUMMARY = {
     "status": "finished", "steps": 4, "train/loss": 1.5, "gradient/verdict": "healthy", "seconds": 3.0,
     "gradient/diagnosis": "prose", "data_fingerprint": "f", "versions": {"torch": "2.6"}, "commit": "a",

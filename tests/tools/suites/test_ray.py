@@ -29,7 +29,6 @@ settings:
   model: {{depths: [1, 1, 1, 1]}}
   train: {{steps: 3, eval_every: null}}
   tracking: {{wandb: disabled, plots: false}}
-seeds: 2
 cells:
   baseline: {{}}
   no_residual: {{model: {{shortcut: none}}}}
@@ -116,14 +115,14 @@ def test_a_suite_survives_the_death_of_a_node(
     killer.join()
     said = capsys.readouterr()
     assert code == 0, said.err
-    for name in ("baseline-s0", "baseline-s1", "no_residual-s0", "no_residual-s1"):
+    for name in ("baseline-s0", "no_residual-s0"):
         summary = json.loads((out / name / "summary.json").read_text())
         assert (summary["status"], summary["steps"]) == ("finished", 3)
         assert (out / name / "checkpoints" / "last.pt").exists()
         assert summary["command"].startswith("train.py --config")
     assert alive == [2]  # the head and one node
     assert main(["ablate", str(suite), "--out", str(out)]) == 0  # all there: nothing is run again
-    assert "4 of them complete" in capsys.readouterr().err
+    assert "2 of them complete" in capsys.readouterr().err
 
 
 def test_no_cluster_is_named(

@@ -342,7 +342,7 @@ def test_a_stopped_suite_ends_as_an_uninterrupted_one(tmp_path: Path, coco8: Pat
     suite.write_text(
         f"base: {ROOT / 'configs/coco8.yaml'}\n"
         "settings:\n  data: {image_size: 64}\n  model: {depths: [1, 1, 1, 1]}\n"
-        "  train: {steps: 60, eval_every: null, threads: 1}\n  tracking: {wandb: disabled, plots: false}\n"
+        "  train: {steps: 30, eval_every: null, threads: 1}\n  tracking: {wandb: disabled, plots: false}\n"
         "cells:\n  baseline: {}\n  no_residual: {model: {shortcut: none}}\n"
     )
 

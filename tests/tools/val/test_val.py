@@ -7,8 +7,6 @@ import csv
 import io
 import json
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +34,7 @@ from detector.tools.val.network import class_columns
 from detector.training.checkpoints import Checkpointing
 from detector.training.evaluation import evaluate
 from detector.training.schedule import Schedule
-from tests.support import ROOT, environment
+from tests.starter import Starter
 from tests.training.harness import ALONE, create_state, train_steps
 
 pytestmark = pytest.mark.slow
@@ -240,19 +238,14 @@ def test_a_checkpoint_of_ultralytics(
 
 
 @pytest.mark.slow
-def test_recorded_offline_on_wandb(trained: Trained, tmp_path: Path) -> None:
+def test_recorded_offline_on_wandb(trained: Trained, tmp_path: Path, warm_start: Starter) -> None:
     """In a process of its own: W&B's service outlives the run otherwise."""
-    done = subprocess.run(
-        [sys.executable, "-m", "detector", "val", str(trained.run), "--out", "out", "--json", "--wandb"],
-        env=environment() | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    json.loads(done.stdout)
-    assert "wandb sync" in done.stderr
+    arguments = ("val", str(trained.run), "--out", "out", "--json", "--wandb")
+    started = warm_start.start(arguments, cwd=tmp_path, program="detector", WANDB_MODE="offline")
+    done = warm_start.end(started, tmp_path)
+    assert done.code == 0, done.err
+    json.loads(done.out)
+    assert "wandb sync" in done.err
     from tests.loggers.wandb_file import read
 
     stored = read(tmp_path / "out" / "wandb")

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from detector.rundir import Key, RunDir
+from detector.rows import Key
+from detector.rundir import RunDir
 from detector.tools.why.cells import Design, design, nine_decades
 
 LAYERS = ["00_stem", "01_p2.down", "02_p2.0", "03_p3.down"]

@@ -12,7 +12,8 @@ import pytest
 from detector.config.experiment import experiment
 from detector.errors import UserError
 from detector.jobs.runner import Job
-from detector.rundir import Key, RunDir
+from detector.rows import Key
+from detector.rundir import RunDir
 from detector.tools.why.cells import Design, design
 from detector.tools.why.command import _jobs, why
 from detector.tools.why.outcome import read_outcome
@@ -189,6 +190,7 @@ def test_a_dry_run_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_cells")
 def test_a_tiny_experiment_from_end_to_end(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
