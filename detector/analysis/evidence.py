@@ -17,6 +17,7 @@ from typing import Any
 from detector.config.experiment import experiment
 from detector.config.rules import STRIPPED
 from detector.config.schema import Config, ModelConfig
+from detector.gradients.indices import FORWARD
 from detector.rows import Key
 from detector.rundir import RunDir
 from detector.runtime.json_numbers import to_json
@@ -38,6 +39,7 @@ class Effect:
     mean: float
     sd: float | None  # None for a single seed
     vanishing_index: float | None  # median over late training, mean over seeds; None if not finite
+    no_signal: int  # seeds whose signal late in training had collapsed or was dead, whatever the gradient
     commits: list[str]
 
 
@@ -91,6 +93,7 @@ def _average(members: Sequence[tuple[Config, dict[str, Any]]]) -> Effect:
         mean=fmean(values),
         sd=stdev(values) if len(values) > 1 else None,
         vanishing_index=fmean(indices) if all(map(math.isfinite, indices)) else None,
+        no_signal=sum(summary.get(Key.VERDICT) in FORWARD for _, summary in members),
         commits=sorted({str(summary["commit"]) for _, summary in members}),
     )
 

@@ -14,7 +14,7 @@ from detector.analysis.theory import Activation
 from detector.analysis.trunk_theory import block_factors, measured_factor, stage_factor
 from detector.config.schema import Config, ModelConfig
 from detector.gradients.entries import RESIDUAL, Entry, summarise_ledger
-from detector.gradients.indices import COLLAPSED
+from detector.gradients.indices import COLLAPSED, FORWARD
 from detector.rows import Key
 
 # A frozen trunk that reaches this share of the trained one's mAP shows that the data does not need the trunk.
@@ -22,7 +22,6 @@ NOT_NEEDED = 0.9
 # Theory is said to miss beyond this: twice what finite width and four images explain.
 MISS = 0.05
 SMALL = 0.05  # decades: rounds to nothing in a sentence
-FORWARD = "dead forward", "collapsed"  # verdicts on the signal, which no gradient could mend by itself
 
 
 def explain(

@@ -95,10 +95,13 @@ def cure(summary: Mapping[str, Any], config: Config, effects: Sequence[Effect]) 
 
 
 def heals(effect: Effect, before: Effect | None) -> bool:
-    """Whether a change was measured to bring the gradient into its healthy range, and to cost no mAP."""
+    """Whether a change was measured to bring the gradient into its healthy range, and to cost no mAP.
+
+    Of a signal that has collapsed the gradient may well be in that range, and is not healed.
+    """
     index = effect.vanishing_index
     low, high = limits(len(layer_names(effect.settings["model.depths"])))
-    healthy = index is not None and low <= index <= high
+    healthy = index is not None and low <= index <= high and 2 * effect.no_signal < effect.n
     return healthy and (before is None or effect.mean > before.mean)
 
 

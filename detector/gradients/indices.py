@@ -9,6 +9,7 @@ from typing import Literal
 
 # Stored in summaries, so a word that was once given keeps its meaning.
 Verdict = Literal["healthy", "dead forward", "vanishing", "exploding", "collapsed", "underflow", "diverged"]
+FORWARD = "dead forward", "collapsed"  # those on the signal, which no gradient could mend by itself
 
 # Below this a norm counts as zero: far under what any optimiser step can use, and a finite logarithm.
 FLOOR = 1e-40

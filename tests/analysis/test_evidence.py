@@ -25,7 +25,7 @@ ON_SHAPES = {"no_residual", "plain_sigmoid"}
 
 
 def effect(config: Config, index: float | None = None) -> Effect:
-    return Effect("mine", "coco8", settings(config), Key.TRAIN_MAP, 3, 0.5, 0.1, index, ["a"])
+    return Effect("mine", "coco8", settings(config), Key.TRAIN_MAP, 3, 0.5, 0.1, index, 0, ["a"])
 
 
 @pytest.mark.parametrize("file", [ROOT / "configs" / "coco8.yaml", *ABLATIONS], ids=lambda file: file.stem)

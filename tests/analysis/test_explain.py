@@ -254,7 +254,15 @@ def test_every_verdict_has_a_sentence_and_a_remedy_that_is_a_change(
         Config.model_validate(plain)
 
 
-def finished(directory: Path, name: str, mAP: float, seed: int = 0, V: float = 0.5, **model: object) -> Path:
+def finished(
+    directory: Path,
+    name: str,
+    mAP: float,
+    seed: int = 0,
+    V: float = 0.5,
+    verdict: str = "healthy",
+    **model: object,
+) -> Path:
     """A run's directory as `train.py` leaves it."""
     run = directory / f"{name}-s{seed}"
     run.mkdir(parents=True)
@@ -268,6 +276,7 @@ def finished(directory: Path, name: str, mAP: float, seed: int = 0, V: float = 0
                 "dataset": "coco8",
                 "train/mAP50-95": mAP,
                 "gradient/vanishing_index": "NaN" if mAP == 0.3 else V,
+                "gradient/verdict": verdict,
                 "commit": "0" * 40,
             }
         )
@@ -341,6 +350,20 @@ def test_the_measured_change_with_the_best_map_is_the_remedy(tmp_path: Path) -> 
     without = explain(before, [], {}, config(**PLAIN_SIGMOID), collect(runs[1:]))
     assert (without["remedy/change"], without["remedy/after"]) == ("model.norm=batch", 0.6)
     assert "remedy/before" not in without
+
+
+def test_a_change_after_which_the_signal_collapses_is_no_remedy(tmp_path: Path) -> None:
+    """Its V is small, since nothing comes through that could vanish."""
+    swapped = PLAIN_SIGMOID | {"shortcut": "residual"}
+    runs = [
+        finished(tmp_path, "plain_sigmoid", 0.02, V=-9.2, verdict="vanishing", **PLAIN_SIGMOID),
+        finished(tmp_path, "no_batchnorm_sigmoid", 0.9, V=-0.4, verdict="collapsed", **swapped),
+    ]
+    facts = explain(summary("vanishing", -9.2), [], {}, config(**PLAIN_SIGMOID), collect(runs))
+    assert "remedy/after" not in facts
+    runs[1] = finished(tmp_path / "b", "no_batchnorm_sigmoid", 0.9, V=-0.4, **swapped)
+    facts = explain(summary("vanishing", -9.2), [], {}, config(**PLAIN_SIGMOID), collect(runs))
+    assert facts["remedy/after"] == 0.9
 
 
 def test_a_change_that_costs_map_is_no_remedy(tmp_path: Path) -> None:
