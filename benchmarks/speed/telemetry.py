@@ -21,11 +21,13 @@ import wandb
 
 from benchmarks.speed.network import Training, pairs, training
 from benchmarks.speed.row import Row, in_turns
+from detector import watch
 from detector.config.schema import GradientsConfig, ModelConfig
 
 SIZE, BATCH = 160, 2
 ROUNDS = 25
 EVERY = GradientsConfig().every  # steps between recordings, as delivered
+WATCHED = 10  # the same of `detector.watch`
 LOGGED = 40  # steps whose bytes are counted
 WHAT = f"yolov8n, {SIZE} px, batch {BATCH}"
 
@@ -61,6 +63,26 @@ def ours(run: Any, every: int = 1) -> Callable[[], None]:
     return steps
 
 
+def loop(every: int | None) -> Callable[[], None]:
+    """Steps of a loop of one's own: `watch` records one in `every`, or nothing does. Rows stay in memory."""
+    network = new()
+    model, optimizer = network.state.model, network.state.optimizer
+    flow = watch(model, every=every) if every else None
+    model.train()
+
+    def steps(count: int = every or 1) -> None:
+        for _ in range(count):
+            loss = network.loss_fn(model(network.state.preprocess(network.images)), network.targets).total
+            loss.backward()
+            if flow is not None:
+                flow.step(loss)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return steps
+
+
 def theirs(run: Any, what: Literal["gradients", "all"]) -> Callable[[], None]:
     """A step with their hooks, every step logged."""
     network = new()
@@ -78,7 +100,7 @@ def times(folder: Path) -> list[Row]:
     """The ratios of step times, one way of watching at a time: W&B's process may still be writing."""
     ratios: dict[str, list[float]] = {}
     seconds: list[float] = []
-    for way in ("ours", "every", "gradients", "all"):
+    for way in ("ours", "every", "gradients", "all", "watch", "watch at times"):
         # In a process of its own: `wandb.watch` belongs to the one global run of its process.
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             ratios[way], without = pool.apply(rounds, (way, folder))
@@ -91,12 +113,23 @@ def times(folder: Path) -> list[Row]:
                 Row(f"{what}: {interval}", f'`wandb.watch(log="{peer}", log_freq=1)`', "×", ratios[own],
                     ratios[peer], target=target, absolute=True, note=note)
             )  # fmt: skip
-    return rows[:3]  # the default interval needs no second peer
+    del rows[3]  # the default interval needs no second peer
+    intervals = ("every step", "watch", 1.08), (f"one step in {WATCHED}", "watch at times", 1.01)
+    return rows + [
+        Row(f"`detector.watch` in a plain loop, {WHAT}: {interval}", '`wandb.watch(log="gradients", log_freq=1)`',
+            "×", ratios[own], ratios["gradients"], target=target, absolute=True)
+        for interval, own, target in intervals
+    ]  # fmt: skip
 
 
 def rounds(way: str, folder: Path) -> tuple[list[float], list[float]]:
     """Each round's ratio of step times, and the seconds of a step without."""
     torch.set_num_threads(1)
+    if way.startswith("watch"):
+        steps = 1 if way == "watch" else WATCHED
+        sides = {"without": partial(loop(None), steps), "with": loop(steps)}
+        measured = in_turns(sides, ROUNDS, warm_up=3)
+        return list(pairs(measured["with"], measured["without"])), []
     run, plain, steps = start(folder, way), new(), EVERY if way == "every" else 1
     if way in ("ours", "every"):
         watched = ours(run, steps)
