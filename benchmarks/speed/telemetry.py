@@ -114,12 +114,14 @@ def times(folder: Path) -> list[Row]:
                     ratios[peer], target=target, absolute=True, note=note)
             )  # fmt: skip
     del rows[3]  # the default interval needs no second peer
-    intervals = ("every step", "watch", 1.08), (f"one step in {WATCHED}", "watch at times", 1.01)
-    return rows + [
-        Row(f"`detector.watch` in a plain loop, {WHAT}: {interval}", '`wandb.watch(log="gradients", log_freq=1)`',
-            "×", ratios[own], ratios["gradients"], target=target, absolute=True)
-        for interval, own, target in intervals
-    ]  # fmt: skip
+    peer = '`wandb.watch(log="gradients", log_freq=1)`'
+    for interval, own, target in (
+        ("every step", "watch", 1.08),
+        (f"one step in {WATCHED}", "watch at times", 1.01),
+    ):
+        what = f"`detector.watch` in a plain loop, {WHAT}: {interval}"
+        rows.append(Row(what, peer, "×", ratios[own], ratios["gradients"], target=target, absolute=True))
+    return rows
 
 
 def rounds(way: str, folder: Path) -> tuple[list[float], list[float]]:

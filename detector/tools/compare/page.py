@@ -26,7 +26,8 @@ from detector.tools.compare.dots import effects, probe
 from detector.tools.compare.figures import figures, look, mean, numbered, profile, stops
 from detector.tools.compare.metrics import METRICS
 from detector.tools.compare.runs import Run
-from detector.tools.compare.table import Sheet, remarks, sheets, value
+from detector.tools.compare.sheets import Sheet, sheets, value
+from detector.tools.compare.table import remarks
 
 _STROKES = {"solid": "", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3"}
 # Of figures that not every comparison has: heading and caption.

@@ -20,6 +20,7 @@ from detector.tools.compare import table
 from detector.tools.compare.comparison import Comparison, compare
 from detector.tools.compare.metrics import METRICS
 from detector.tools.compare.runs import load_runs
+from detector.tools.compare.sheets import sheets
 
 Make = Callable[..., Path]
 V, MAP = "gradient/vanishing_index_init", "train/mAP50-95"
@@ -344,7 +345,7 @@ def test_a_long_name_gives_way_to_the_numbers(make_run: Make) -> None:
 
 def test_simple_effects_come_before_the_averages_that_hide_them(make_run: Make) -> None:
     c = compared(cube(make_run, 3))
-    titles = [sheet.title for sheet in table.sheets(c)]
+    titles = [sheet.title for sheet in sheets(c)]
     assert titles[2].startswith("Simple effects: one component stripped from ")
     assert titles[3].startswith("Factorial effects") and "n = 3 seeds" in titles[3]
     assert c.factorial is not None
@@ -401,7 +402,7 @@ def test_loss_and_seconds_have_no_interval_below_zero(make_run: Make) -> None:
 
 def test_a_run_of_its_own_is_fine(make_run: Make) -> None:
     c = compared(make_run())
-    assert len(table.sheets(c)) == 1
+    assert len(sheets(c)) == 1
     assert math.isnan(c.baseline.estimates[V].low)
     assert json.dumps(table.csv_text(c))
 

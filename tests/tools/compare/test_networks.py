@@ -13,6 +13,7 @@ from detector.tools.compare import table
 from detector.tools.compare.comparison import Comparison, compare
 from detector.tools.compare.networks import replaced
 from detector.tools.compare.runs import load_runs
+from detector.tools.compare.sheets import sheets
 
 Make = Callable[..., Path]
 C2F = [[-1, 1, "Conv", [64, 3, 2]], [-1, 3, "C2f", [128, True]], [[-1, 6], 1, "Concat", [1]]]
@@ -42,7 +43,7 @@ def runs(make_run: Make, **other: Any) -> Comparison:
 
 def test_each_network_has_its_cost_and_its_paired_difference(make_run: Make) -> None:
     comparison = runs(make_run)
-    sheet = next(sheet for sheet in table.sheets(comparison) if sheet.title.startswith("What each network"))
+    sheet = next(sheet for sheet in sheets(comparison) if sheet.title.startswith("What each network"))
     first, second = sheet.rows
     assert [cell.text for cell in first] == [
         "baseline", "3", "3.00", "6.00", "31.0 ± 1.0", "0.310", "–",
