@@ -203,9 +203,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_init()
         return 0
     file = ROOT / "ablations" / "suites" / f"{options.suite}.yaml"
-    if (
-        not options.report_only
-    ):  # all of it before a page changes: a run notes whether the files are committed
+    if not options.report_only:
+        # All of it before a page changes: a run notes whether the files are committed.
         for data in options.on:
             changes = [change.format(datasets=datasets_dir()) for change in DATA[data][1]]
             runs = options.out / f"{options.suite}_{data}"

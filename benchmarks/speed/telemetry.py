@@ -12,6 +12,7 @@ import multiprocessing
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -27,7 +28,7 @@ from detector.config.schema import GradientsConfig, ModelConfig
 SIZE, BATCH = 160, 2
 ROUNDS = 25
 EVERY = GradientsConfig().every  # steps between recordings, as delivered
-WATCHED = 10  # the same of `detector.watch`
+WATCHED: int = signature(watch).parameters["every"].default  # the same of `watch`
 LOGGED = 40  # steps whose bytes are counted
 WHAT = f"yolov8n, {SIZE} px, batch {BATCH}"
 

@@ -83,7 +83,7 @@ def points_inside(model: DetectionModel, which: str) -> dict[str, nn.Module]:
     with Calls(model.body()) as calls:
         model.eval()(torch.zeros(1, 3, side, side, device=next(model.parameters()).device))
     model.train(training)
-    return points(calls, which)
+    return points(calls, which, "gradients.points")
 
 
 def points(calls: Calls, which: str, key: str = "points") -> dict[str, nn.Module]:
