@@ -86,7 +86,7 @@ def contenders(data: Path, size: int, batch: int) -> dict[tuple[str, str], Start
     keys = (*YOLO_KEYS, "fliplr", "translate", "scale")
     settings = {key: getattr(gains, key) for key in keys}
     dataset = read_dataset(data, "skip")
-    (folder,) = read_data_yaml(data).sources("train")
+    (folder,) = read_data_yaml(data).sources("train", [])
     found: dict[tuple[str, str], Start] = {}
     for kept, (cache, their_cache) in KEPT.items():
         config = DataConfig(image_size=size, cache=cache, **settings)
