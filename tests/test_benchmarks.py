@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import math
+import shutil
+from contextlib import closing
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
-from benchmarks import bench
+from benchmarks import bench, data_pipeline
 from benchmarks.speed import growth
 from benchmarks.speed.row import Row, in_turns
 
@@ -79,3 +82,21 @@ def test_a_case_is_measured() -> None:
     assert math.isfinite(found["telemetry_ms"]) and found["step_ms"] > 0 and found["peak_mb"] > 0
     text = growth.table({"batch": [asdict(case) | found | {"peak_mb_recorded": 1.0}]})
     assert "| batch | 2 | 3 |" in text
+
+
+@pytest.mark.slow
+def test_the_sides_of_the_data_pipeline_make_batches(
+    tmp_path: Path, coco8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from detector.data import image_cache
+
+    monkeypatch.setattr(image_cache, "FOLDER", tmp_path / "cache")
+    shutil.copytree(coco8 / "coco8", tmp_path / "coco8")  # ultralytics writes beside the images
+    names = "".join(f"\n  {number}: class_{number}" for number in range(80))
+    data = tmp_path / "coco8" / "data.yaml"
+    data.write_text(f"path: .\ntrain: images/train\nval: images/val\nnames:{names}\n", encoding="utf-8")
+    sides = data_pipeline.contenders(data, 64, 2)
+    assert {whose for whose, _ in sides} == {"ours", "theirs"}
+    for start in sides.values():
+        with closing(start(0)) as batches:  # type: ignore[type-var]
+            assert next(batches) == 2
