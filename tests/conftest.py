@@ -17,7 +17,7 @@ from tests.starter import Forked, Starter
 from tests.support import Run, forgetting_names
 
 # A slow machine is no failure: no test asserts how long anything takes.
-settings.register_profile("patient", deadline=None, max_examples=50)
+settings.register_profile("patient", deadline=None)
 # More than 10,000 cases of hostile input: pytest tests/hostile -k fuzz --hypothesis-profile=long
 settings.register_profile("long", deadline=None, max_examples=1500)
 # The same few examples each time, so that two measurements of the tests themselves agree.

@@ -90,7 +90,8 @@ YOLO = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("direction", "value"), [("forward", float("nan")), ("backward", float("-inf"))])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize(
     ("make", "layer"), [*((compact, name) for name in COMPACT), *((yolo, name) for name in YOLO)]
 )
