@@ -19,7 +19,6 @@ from pathlib import Path
 
 from detector.cli import run
 from detector.errors import UserError
-from detector.runtime.files import run_directory
 
 
 def train(
@@ -55,6 +54,7 @@ def train(
     from detector.config.loading import find_file, load_config
     from detector.registry import load_plugins
     from detector.rundir import RunDir
+    from detector.rundir.finding import run_directory
 
     load_plugins(plugin)
     if resume is not None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from detector.models.strip import strip
     from detector.predictor import Predictor
     from detector.registry import register
-    from detector.rundir import load_run
+    from detector.rundir.finding import load_run
     from detector.tools.compare.command import compare
     from detector.training.callbacks import Callback
 
@@ -42,7 +42,7 @@ _MODULES = {
     "build_model": "models.build",
     "compare": "tools.compare.command",
     "load_config": "config.loading",
-    "load_run": "rundir",
+    "load_run": "rundir.finding",
     "register": "registry",
     "strip": "models.strip",
     "watch": "integrations.watch",

@@ -14,7 +14,7 @@ from detector.data.geometry import Image, Letterbox, letterbox
 from detector.errors import UserError
 from detector.models.build import load_model
 from detector.models.decode import best_class, decode, postprocess
-from detector.rundir import checkpoint_at
+from detector.rundir.finding import checkpoint_at
 from detector.runtime.device import PRECISIONS, choose_device
 from detector.training.metrics import Prediction
 

@@ -36,7 +36,7 @@ REPOSITORY = ""  # on Colab: the address of the project's repository, such as "h
 
 if find_spec("detector") is None:
     above = (Path.cwd(), *Path.cwd().parents)
-    clone = next((folder for folder in above if (folder / "detector" / "rundir.py").exists()), None)
+    clone = next((folder for folder in above if (folder / "detector" / "fit.py").exists()), None)
     if clone is not None and find_spec("ultralytics") is not None:
         sys.path.insert(0, str(clone))
     elif clone is not None or REPOSITORY:

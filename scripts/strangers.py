@@ -35,7 +35,7 @@ from detector.fit import fit  # noqa: E402
 from detector.models.build import load_model  # noqa: E402
 from detector.models.weights import read_weights  # noqa: E402
 from detector.predictor import Predictor  # noqa: E402
-from detector.rundir import Key  # noqa: E402
+from detector.rows import Key  # noqa: E402
 from detector.runtime.ultralytics_import import import_ultralytics, safe_tasks  # noqa: E402
 from detector.tools.export.ultralytics_file import export_ultralytics  # noqa: E402
 from detector.training.metrics import Prediction, Truth, coco_map  # noqa: E402

@@ -18,8 +18,8 @@ from detector.config.schema import Config, RunConfig
 from detector.errors import UserError
 from detector.models.build import load_model
 from detector.rows import Key, by_layer, layers_in
-from detector.rundir import RunDir, checkpoint_at, load_run, run_name
-from detector.runtime.files import run_directory
+from detector.rundir import RunDir
+from detector.rundir.finding import checkpoint_at, load_run, run_directory, run_name
 from tests.support import ROOT
 
 
@@ -315,6 +315,21 @@ def test_a_run_s_directory_stands_for_its_best_checkpoint(tmp_path: Path) -> Non
         load_run(run.path.parent)
     assert run_name(run.last) == "mine"
     assert run_name(tmp_path / "yolo26n.pt") == "yolo26n"
+
+
+def test_a_run_is_meant_by_any_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "runs/mine"
+    (run / "checkpoints").mkdir(parents=True)
+    for name in ("config.yaml", "checkpoints/last.pt"):
+        (run / name).touch()
+    for path in (run, run / "config.yaml", run / "checkpoints", run / "checkpoints/last.pt"):
+        assert run_directory(path) == run
+    monkeypatch.chdir(run / "checkpoints")
+    assert run_directory(Path("last.pt")) == run
+    assert (
+        run_directory(tmp_path / "none") == tmp_path / "none"
+    )  # what is not there is named as it was written
+    assert run_directory(Path("../../mine")) == Path("../../mine")
 
 
 def test_a_run_is_meant_by_its_folder_of_checkpoints_from_within(

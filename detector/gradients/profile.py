@@ -11,7 +11,8 @@ from pathlib import Path
 from detector.errors import UserError, display_path
 from detector.rows import Key, by_layer
 from detector.rundir import RunDir
-from detector.runtime.files import read_bytes, run_directory
+from detector.rundir.finding import run_directory
+from detector.runtime.files import read_bytes
 from detector.runtime.json_numbers import from_json
 
 MAX_PROFILE = 1_000_000  # bytes

@@ -18,7 +18,7 @@ from detector.errors import UserError
 from detector.integrations.layers import Layers
 from detector.integrations.watch import GradientFlow
 from detector.loggers.base import Row
-from detector.rundir import Key
+from detector.rows import Key
 
 
 def _lightning() -> Any:

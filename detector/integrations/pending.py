@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from detector.errors import UserError
 from detector.gradients.layers import trainable_weights
 from detector.gradients.recorder import GradientRecorder, Record
-from detector.rundir import Key
+from detector.rows import Key
 
 
 class Pending:

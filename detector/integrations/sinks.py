@@ -11,7 +11,8 @@ from typing import Any
 from detector.errors import UserError, say, shorten
 from detector.loggers.base import Logger, LoggerList, Row
 from detector.loggers.jsonl import JsonlLogger
-from detector.rundir import Key, RunDir
+from detector.rows import Key
+from detector.rundir import RunDir
 
 PER_LAYER = (Key.ACTIVATION_GRAD, Key.WEIGHT_GRAD, Key.UPDATE_RATIO)
 OURS = (*PER_LAYER, "gradient/", "signal/", Key.STEP, Key.GRAD_NORM, Key.LOSS)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from detector.errors import UserError, say
 from detector.integrations.layers import Layers
 from detector.integrations.watch import GradientFlow
-from detector.rundir import Key
+from detector.rows import Key
 from detector.runtime.files import new_folder
 from detector.runtime.ultralytics_import import import_ultralytics
 

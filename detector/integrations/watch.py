@@ -24,7 +24,7 @@ from detector.integrations.layers import Layers, choose_layers, levels_of
 from detector.integrations.pending import Pending, check_there_is_something
 from detector.integrations.sinks import loggers_for
 from detector.integrations.surroundings import gather, is_compiled, processes, unwrapped
-from detector.rundir import Key, own_metrics
+from detector.rows import Key, own_metrics
 from detector.training.provenance import provenance
 
 MOST_ROWS = 1000  # that are kept in memory

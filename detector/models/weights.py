@@ -15,7 +15,7 @@ from torch import nn
 from detector.config import safe_yaml
 from detector.data.download import download
 from detector.errors import UserError, shorten
-from detector.rundir import checkpoint_at
+from detector.rundir.finding import checkpoint_at
 from detector.runtime.checkpoint_check import check_archive, check_stored, without_constructors
 from detector.runtime.files import DOWNLOADS, PROJECT, check_regular
 from detector.runtime.ultralytics_import import import_ultralytics, safe_tasks

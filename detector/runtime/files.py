@@ -131,15 +131,6 @@ def _flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def run_directory(path: Path) -> Path:
-    """The run that is meant by its directory, a file in it, its folder of checkpoints or one of these."""
-    if path.is_file():
-        path = path.absolute().parent
-    if not path.name or path.name == "..":  # `.` has its name from where one stands
-        path = Path(os.path.abspath(path)) if Path(os.path.abspath(path)).name == "checkpoints" else path
-    return path.parent if path.name == "checkpoints" else path
-
-
 def read_bytes(path: Path, most: int) -> bytes:
     """The content of a regular file of at most `most` bytes.
 

@@ -31,7 +31,7 @@ from detector.training.schedule import Schedule
 from detector.training.state import TrainState
 
 Row = dict[str, Any]
-"""A recorded step: key -> number. See `detector.rundir` for the keys."""
+"""A recorded step: key -> number. See `detector.rows` for the keys."""
 
 SECONDS_BETWEEN_PICTURES = 10  # of predictions: drawing them for W&B takes as long as some training steps
 

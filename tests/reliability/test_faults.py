@@ -115,7 +115,7 @@ def test_the_disk_is_full_at_the_ledger(train: Runs, small: Path) -> None:
 
 
 def test_the_disk_is_full_at_the_summary(train: Runs, small: Path) -> None:
-    faults = [("full_at", "detector.rundir.write_text", str(small), 0)]
+    faults = [("full_at", "detector.rundir.directory.write_text", str(small), 0)]
     run = train(faults=faults, name="disk/run")
     assert_clear(run, BROKEN_OFF, "summary.json", "No space left on device")
     (small / "ballast").unlink()
@@ -155,7 +155,7 @@ def test_a_row_is_only_half_written(train: Runs, what: int) -> None:
     [
         ("checkpoints/", "detector.runtime.checkpoint_file.write", 3),
         ("checkpoints/", "detector.runtime.checkpoint_file.write", 5),
-        ("summary.json", "detector.rundir.write_text", 1),
+        ("summary.json", "detector.rundir.directory.write_text", 1),
         ("ledger.json", "detector.training.run.write_ledger", 1),
         ("ledger.json", "detector.training.run.write_ledger", 2),
     ],

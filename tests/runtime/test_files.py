@@ -17,7 +17,6 @@ from detector.runtime.files import (
     atomic_write,
     new_folder,
     remove_leftovers,
-    run_directory,
     write_bytes,
     write_text,
 )
@@ -155,18 +154,3 @@ def test_many_at_once_make_a_folder_each(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda _: new_folder(None, str(tmp_path / "runs/val"), "--out"), range(24)))
     assert len(set(made)) == 24 and all(folder.is_dir() for folder in made)
-
-
-def test_a_run_is_meant_by_any_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = tmp_path / "runs/mine"
-    (run / "checkpoints").mkdir(parents=True)
-    for name in ("config.yaml", "checkpoints/last.pt"):
-        (run / name).touch()
-    for path in (run, run / "config.yaml", run / "checkpoints", run / "checkpoints/last.pt"):
-        assert run_directory(path) == run
-    monkeypatch.chdir(run / "checkpoints")
-    assert run_directory(Path("last.pt")) == run
-    assert (
-        run_directory(tmp_path / "none") == tmp_path / "none"
-    )  # what is not there is named as it was written
-    assert run_directory(Path("../../mine")) == Path("../../mine")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from detector.report.look import COLORS, Options, layout_of, plain, rounded
-from detector.rundir import Key
+from detector.rows import Key
 from detector.tools.compare.comparison import Comparison
 from detector.tools.compare.figures import figure, lines, look, mean, numbered
 from detector.tools.compare.runs import Run

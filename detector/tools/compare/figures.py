@@ -27,7 +27,7 @@ from detector.report.look import (
     plain,
     rounded,
 )  # fmt: skip
-from detector.rundir import Key, depth_of
+from detector.rows import Key, depth_of
 from detector.tools.compare.comparison import Comparison, Group
 from detector.tools.compare.history import MAX_ROWS, Array, thin
 from detector.tools.compare.runs import Run

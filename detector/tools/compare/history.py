@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.rundir import Key, Row, layers_in, lost_between
+from detector.rows import Key, Row, layers_in, lost_between
 
 Array = NDArray[np.float64]
 

@@ -8,7 +8,7 @@ from math import inf
 from typing import Any
 
 from detector.registry import NAME
-from detector.rundir import Key, own_metrics
+from detector.rows import Key, own_metrics
 
 MOST_OWN = 20  # registered metrics of a run: a table has no room for more
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from detector.errors import UserError
 from detector.loggers.wandb_pages import save, specification
-from detector.rundir import Key, RunDir
+from detector.rows import Key
+from detector.rundir import RunDir
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2.interface import Report

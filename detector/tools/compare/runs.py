@@ -17,7 +17,8 @@ from detector.analysis.diagnosis import diagnose
 from detector.config.experiment import WATCHED, experiment
 from detector.config.safe_yaml import Value, read
 from detector.errors import UserError, escape_control, shorten
-from detector.rundir import Key, RunDir
+from detector.rows import Key
+from detector.rundir import RunDir
 from detector.runtime.files import TRAIN
 from detector.runtime.json_numbers import number
 from detector.tools.compare.history import Curves, curves, nonfinite_note

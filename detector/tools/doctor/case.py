@@ -23,7 +23,8 @@ from detector.gradients.signal import moments, summary_of
 from detector.models.base import DetectionModel, Predictions
 from detector.models.build import load_model
 from detector.models.loss import DetectionLoss
-from detector.rundir import Key, Row, load_run
+from detector.rows import Key, Row
+from detector.rundir.finding import load_run
 from detector.runtime.device import choose_device, preprocess
 from detector.runtime.sync_norm import batch_norms
 from detector.tools.doctor.checks import spread

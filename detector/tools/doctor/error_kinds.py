@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.data.geometry import iou_matrix
-from detector.rundir import Key
+from detector.rows import Key
 from detector.training.metrics import Prediction, Truth, coco_map
 
 Kind = Literal["class", "place", "both", "duplicate", "background", "missed"]

@@ -9,7 +9,7 @@ import numpy as np
 from detector.analysis.evidence import metric_of
 from detector.analysis.next_steps import LEARNT
 from detector.data.sources import check_command
-from detector.rundir import Key
+from detector.rows import Key
 from detector.tools.doctor.case import Case, Seen
 from detector.tools.doctor.checks import Check, fails, ok
 from detector.tools.doctor.error_kinds import KINDS, ErrorKinds, Kind, error_kinds, sort_errors

@@ -10,7 +10,7 @@ from detector.analysis.evidence import metric_of
 from detector.analysis.next_steps import HARDLY_FELL, LEARNT
 from detector.config.schema import Config
 from detector.gradients.indices import FORWARD, limits
-from detector.rundir import Key, Row, by_layer
+from detector.rows import Key, Row, by_layer
 from detector.tools.doctor.case import Case
 from detector.tools.doctor.checks import Check, fails, ok, unknown
 from detector.tools.doctor.passes import components

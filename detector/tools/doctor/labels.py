@@ -8,7 +8,7 @@ import torch
 from detector.analysis.evidence import metric_of
 from detector.data.loader import Loader
 from detector.data.sources import check_command
-from detector.rundir import Key
+from detector.rows import Key
 from detector.tools.doctor.case import Case, Seen
 from detector.tools.doctor.checks import Check, fails, ok
 from detector.tools.doctor.error_kinds import KINDS, RIGHT, sort_errors

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from detector.errors import UserError
-from detector.rundir import checkpoint_at
+from detector.rundir.finding import checkpoint_at
 
 if TYPE_CHECKING:
     from detector.tools.export.graphs import Difference

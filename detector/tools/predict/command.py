@@ -69,7 +69,7 @@ def predict(
         raise UserError("predict on what? Name an image, a folder, a video or a camera's number")
     from detector.predictor import Predictor
     from detector.registry import load_plugins
-    from detector.rundir import checkpoint_at, run_name
+    from detector.rundir.finding import checkpoint_at, run_name
     from detector.runtime.files import new_folder
     from detector.runtime.signals import StopRequest
     from detector.tools.predict.job import Job

@@ -71,7 +71,7 @@ def val(
     from detector.models.build import load_model
     from detector.models.fold import fold_norms
     from detector.registry import load_plugins
-    from detector.rundir import checkpoint_at, run_name
+    from detector.rundir.finding import checkpoint_at, run_name
     from detector.runtime.allocator import keep_freed_memory
     from detector.runtime.device import choose_device, choose_precision
     from detector.runtime.files import new_folder

@@ -29,18 +29,11 @@ from detector.config.names import plugin_needed
 from detector.config.safe_yaml import dump
 from detector.config.schema import Config
 from detector.errors import UserError
-from detector.rows import Key as Key
-from detector.rows import Row as Row
-from detector.rows import by_layer as by_layer
-from detector.rows import depth_of as depth_of
-from detector.rows import layers_in as layers_in
-from detector.rows import lost_between as lost_between
-from detector.rows import own_metrics as own_metrics
+from detector.rows import Key, Row
 from detector.runtime.files import (
     TRAIN,
     check_regular,
     read_bytes,
-    run_directory,
     with_filename,
     write_bytes,
     write_text,
@@ -58,57 +51,6 @@ MAX_LEDGER = 50_000_000  # a deep trunk's has one
 MAX_SUMMARY = 1_000_000
 MOST_STEPS = 10**12
 MOST_PLUGINS = 9  # that an error names
-
-
-def checkpoint_at(path: Path) -> Path:
-    """`best.pt` of a run's directory, or of its folder of checkpoints; any other path is itself one.
-
-    Raises:
-        UserError: it is a folder of several runs.
-    """
-    if not path.is_dir():
-        return path
-    run = RunDir(run_directory(path))
-    if not run.exists() and (inside := _run_inside(path)):
-        raise UserError(f"{path}: is a folder of runs; name one of them, such as {inside}")
-    return run.best
-
-
-def _run_inside(folder: Path) -> Path | None:
-    """The first run in a folder of them."""
-    with suppress(OSError):
-        return next((child for child in sorted(folder.iterdir()) if RunDir(child).exists()), None)
-    return None
-
-
-def run_name(checkpoint: Path) -> str:
-    """The name of the run's directory that a checkpoint lies in; of a file that lies elsewhere, its own."""
-    folder = checkpoint.absolute().parent
-    return folder.parent.name if folder.name == "checkpoints" and folder.parent.name else checkpoint.stem
-
-
-def load_run(path: Path | str) -> RunDir:
-    """A run that is there, to be read: finished, still running, or killed.
-
-    >>> from detector import load_run
-    >>> run = load_run("runs/baseline")
-    >>> run.read_config().config.train.steps
-    4
-    >>> [row["step"] for row in run.read_history()]
-    [0, 3]
-    >>> run.read_summary()["gradient/verdict_init"]
-    'healthy'
-    >>> run.best  # for `Predictor`
-    PosixPath('runs/baseline/checkpoints/best.pt')
-
-    Raises:
-        UserError: there is no run in that directory.
-    """
-    run = RunDir(path)
-    if not run.exists():
-        example = _run_inside(run.path) or "runs/baseline-s0"
-        raise UserError(f"{run}: is not a run's directory; name one such as {example}")
-    return run
 
 
 class RunDir:
