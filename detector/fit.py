@@ -81,7 +81,6 @@ def fit_process(
         return finished
     loss_fn = DetectionLoss(state.model, config.train, schedule.epochs)
     dist.prepare_loss(loss_fn.heads)
-
     inside = points_inside(state.model, config.gradients.points)
 
     # The run's directory and loggers, and everything that happens besides fitting.
@@ -91,12 +90,10 @@ def fit_process(
     probe = ProbeTrunk(state, schedule, loaders["train"], config.train.batch)
     guard = NonFiniteGuard(state, loss_fn, config.train, dist, run.save_nonfinite_step)
     checkpoints = run.checkpointing(state, schedule)
-    patience, early = config.train.patience, None
-    if patience is not None:
-        early = cb.StopEarly(state, schedule, patience, dist, run.logger.message)
+    early = cb.StopEarly(state, schedule, config.train.patience, dist, run.logger.message)
     callback = cb.CallbackList([
         cb.StopOnRequest(state, stop),
-        *([early] if early else ()),
+        early,
         *interventions(state, schedule, config, dist.all_gather),
         cb.RecordGradients(state, schedule, recorder, config.train),
         cb.RecordLedger(schedule, Ledger(layers, dist.all_gather), run.write_ledger),
@@ -119,7 +116,7 @@ def fit_process(
         batches = dist.prepare_batches(training_batches(loaders["train"], config, schedule, state))
         with stop:
             status = train(state, loss_fn, batches, schedule, config.train, callback, guard, dist)
-        if early and early.stopped:
+        if early.stopped:
             status = "finished"
         callback.on_train_end()
         give_freed_memory_back()

@@ -24,7 +24,8 @@ from torch.utils.hooks import RemovableHandle
 from detector.errors import UserError, shorten
 from detector.gradients.layers import CONTAINERS, tensors
 from detector.models.base import DetectionModel
-from detector.models.blocks import HighwayGate, NoShortcut, Residual, SkipInit
+from detector.models.blocks import NoShortcut, Residual
+from detector.models.shortcuts import HighwayGate, SkipInit
 from detector.models.strip import Around
 
 SHORTCUTS = HighwayGate, NoShortcut, Residual, SkipInit

@@ -13,15 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from detector.gradients.indices import vanishing_index
 from detector.gradients.layers import layers_of, numbered, tensors, trainable_weights
 from detector.gradients.norms import Copies, joint_norm, measurable, norm
+from detector.gradients.record import INSIDE, Record, record_of
 from detector.gradients.signal import SignalMeter
 from detector.rows import Key
 
-INSIDE = "inside/"  # before the names of points that are not layers, since both count from 0
-POINTS = {Key.ACTIVATION_GRAD: Key.POINT_ACTIVATION_GRAD, Key.WEIGHT_GRAD: Key.POINT_WEIGHT_GRAD}
-Record = dict[str, float]
 Gather = Callable[[Tensor], Tensor]
 
 
@@ -54,19 +51,12 @@ class GradientRecorder:
         optimizer.step()
         record = recorder.end({Key.LOSS: …})  # hooks off; one transfer to the host
 
-    The record holds, for each point `NN_name`:
+    The record holds, for each point `NN_name` (for its other keys, see `gradients.record`):
 
     - `activation_grad/NN_name`: ‖dL/d(output of the layer)‖, the Frobenius norm over all micro-batches
     - `weight_grad/NN_name`: ‖dL/dw‖ over the layer's weights (biases and norms left out, as their
       size says nothing: they start at 0 and 1)
     - `update_ratio/NN_name`: ‖w after - w before‖ / ‖w before‖ of the optimiser's step
-
-    for each module `NNN_name` inside, `point_activation_grad/NNN_name` and `point_weight_grad/NNN_name`,
-
-    and, of the points alone, `gradient/vanishing_index` (V), `gradient/weight_index` (W: the index of
-    ‖dL/dw‖ / ‖w‖) and `signal/input_dependence` (I: how far the last layer's output differs between the
-    images, see `SignalMeter`), with `signal/input_dependence_p3` and `signal/rms_p3` of each level. A layer
-    without trainable weights has no weight keys.
 
     A vanished gradient of 1e-30 keeps its norm, though its square is zero in float32: see `norms`.
 
@@ -183,7 +173,9 @@ class GradientRecorder:
         if not measured:
             return {}
         values = torch.stack([measurable(value).double() for value in measured.values()]).tolist()
-        return self._report(dict(zip(measured, values, strict=True)), extra or {})
+        found = dict(zip(measured, values, strict=True))
+        own = {key: found[key] for key in extra or {}}
+        return own | record_of(found, self.points, self._inside) | self.signal.report(found)
 
     def cancel(self) -> None:
         """Take the hooks off and forget the step."""
@@ -217,32 +209,3 @@ class GradientRecorder:
             self._squares.setdefault(name, []).append(norm(grad).square())
 
         return backward_hook
-
-    def _report(self, values: Record, extra: Mapping[str, Tensor]) -> Record:
-        record: Record = {key: values[key] for key in extra}
-        for kind in (Key.ACTIVATION_GRAD, Key.WEIGHT_GRAD):
-            record |= {k: v for n in self.points if (v := values.get(k := kind + n)) is not None}
-        for kind, inside in POINTS.items():
-            for name in self._inside:
-                if (value := values.get(kind + name)) is not None:
-                    record[inside + name.removeprefix(INSIDE)] = value
-        for name in self.points:
-            if (change := values.get(f"update/{name}")) is not None:
-                record[Key.UPDATE_RATIO + name] = ratio(change, values[f"weight/{name}"])
-        activation = [v for k, v in record.items() if k.startswith(Key.ACTIVATION_GRAD)]
-        if activation:
-            record[Key.VANISHING_INDEX] = vanishing_index(activation)
-        weight = [ratio(values[Key.WEIGHT_GRAD + n], values[f"weight/{n}"]) for n in self._trained(values)]
-        if weight:
-            record[Key.WEIGHT_INDEX] = vanishing_index(weight)
-        return record | self.signal.report(values)
-
-    def _trained(self, values: Record) -> list[str]:
-        return [name for name in self.points if Key.WEIGHT_GRAD + name in values]
-
-
-def ratio(part: float, whole: float) -> float:
-    """`part / whole`; of nothing, 0 stays 0 and anything else is infinite."""
-    if whole:
-        return part / whole
-    return part if part == 0 else float("inf")

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from detector.errors import UserError
 from detector.gradients.layers import trainable_weights
-from detector.gradients.recorder import GradientRecorder, Record
+from detector.gradients.record import Record
+from detector.gradients.recorder import GradientRecorder
 from detector.rows import Key
 
 

@@ -15,9 +15,8 @@ from detector.config.rules import STRIPPED, default, weights_of
 from detector.config.schema import DataConfig, ModelConfig
 from detector.errors import UserError
 from detector.models.base import DetectionModel, freeze
-from detector.models.blocks import Draw
 from detector.models.detector import build_detector
-from detector.models.init import drawing
+from detector.models.init import Draw, drawing
 from detector.models.pretrained import load_pretrained
 from detector.models.stored import check_same, check_tensors, settings_of
 from detector.models.strip import strip

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from detector.models.blocks import Components, Draw, Operations
+from detector.models.blocks import Components, Operations
+from detector.models.init import Draw
 
 
 class FixupBlock(nn.Module):

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from detector.models.blocks import Convolution, Draw
 from detector.registry import lookup
+
+
+class Convolution(Protocol):
+    """What an initialisation draws: `nn.Conv2d`, `nn.Linear` and their like."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+Draw = Callable[[Convolution], None]  # initialises weights and bias as the configuration says
 
 
 def init_weights(model: nn.Module, scheme: str, std: float = 0.01) -> None:

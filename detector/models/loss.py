@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from detector.config.schema import TrainConfig
 from detector.models.base import DetectionModel, Predictions
+from detector.rows import Key
 from detector.runtime.ultralytics_import import import_ultralytics
 
 
@@ -19,6 +21,22 @@ class Loss(NamedTuple):
     total: Tensor  # scalar: the batch size times the sum of the parts, as ultralytics trains on
     # (3,) box, cls and dfl (of two heads the last's), gains applied, detached: the batch's mean
     parts: Tensor
+
+
+def named(parts: Tensor) -> Mapping[str, Tensor]:
+    """A loss and its three parts, (3,), under their names in the history."""
+    box, cls, dfl = parts
+    return {Key.LOSS: parts.sum(), Key.LOSS_BOX: box, Key.LOSS_CLS: cls, Key.LOSS_DFL: dfl}
+
+
+class LossFunction(Protocol):
+    """Scores raw predictions against targets."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Training is in this epoch (from 0)."""
+
+    def __call__(self, preds: Any, targets: dict[str, Tensor]) -> Loss:
+        """Compute the loss."""
 
 
 class DetectionLoss:

@@ -20,18 +20,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from detector.config.names import TORCH, known
 from detector.errors import UserError, shorten
-from detector.models.blocks import (
-    ACTIVATIONS,
-    NORMS,
-    SHORTCUTS,
-    Draw,
-    HighwayGate,
-    NoShortcut,
-    Residual,
-    SkipInit,
-)  # fmt: skip
-from detector.models.init import drawing
+from detector.models.blocks import ACTIVATIONS, NORMS, SHORTCUTS, NoShortcut, Residual
+from detector.models.init import Draw, drawing
 from detector.models.plain import Chain, PlainABlock, PlainPSA, chained, kind_of
+from detector.models.shortcuts import HighwayGate, SkipInit
 from detector.models.standardised import StandardisedConv2d, variance_gain
 from detector.models.tailored import TailoredReLU, TailoredTanh
 from detector.registry import lookup

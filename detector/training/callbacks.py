@@ -9,11 +9,13 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, SupportsFloat
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, SupportsFloat
 
 from torch import Tensor
 
 from detector.config.schema import Config, TrainConfig
+from detector.data.batch import Batch
 from detector.data.dataset import Dataset
 from detector.data.loader import Loader
 from detector.errors import UserError, shorten
@@ -69,6 +71,16 @@ class Callback:
 
     def on_train_end(self) -> None:
         """Training has ended, in whatever way."""
+
+
+class Guard(Protocol):
+    """Decides what happens to a step that fails, or whose numbers are not finite."""
+
+    def attempt(self) -> AbstractContextManager[None]:
+        """Around a step's passes: an error in them leaves the state as it was before the step."""
+
+    def accepts(self, micro_batches: list[Batch], loss: Tensor, grad_norm: Tensor) -> bool:
+        """Whether the step may be taken. All processes get the same answer."""
 
 
 class CallbackList(Callback):
@@ -165,14 +177,14 @@ class StopOnRequest(Callback):
 class StopEarly(Callback):
     """Ends training at an evaluation, `train.patience` epochs after the best one: the run is finished then.
 
-    What it goes by is in every checkpoint, so that a resumed run ends at the same step.
+    Without a patience it never does. Checkpoints hold what it goes by: a resumed run ends at the same step.
     """
 
     def __init__(
         self,
         state: TrainState,
         schedule: Schedule,
-        patience: int,
+        patience: int | None,
         dist: SingleProcess,
         report: Callable[[str], None],
     ) -> None:
@@ -181,7 +193,7 @@ class StopEarly(Callback):
 
     def on_step_begin(self, step: int) -> None:
         """After an evaluation, once its checkpoint knows whether it was the best."""
-        if step == 0 or not self.schedule.should_evaluate(step - 1):
+        if self.patience is None or step == 0 or not self.schedule.should_evaluate(step - 1):
             return
         best = self.dist.broadcast_object(self.state.best_step)
         if (waited := self.schedule.epochs_of(step - best)) >= self.patience:

@@ -2,45 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from detector.config.schema import TrainConfig
 from detector.data.batch import Batch
-from detector.models.loss import Loss
+from detector.models.loss import Loss, LossFunction, named
 from detector.rows import Key
 from detector.runtime.distributed import SingleProcess
-from detector.training.callbacks import Callback
+from detector.training.callbacks import Callback, Guard
 from detector.training.optimizer import set_learning_rate
 from detector.training.schedule import Schedule
 from detector.training.state import TrainState
 
 Status = Literal["finished", "stopped", "diverged"]
-
-
-class LossFunction(Protocol):
-    """Scores raw predictions against targets."""
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Training is in this epoch (from 0)."""
-
-    def __call__(self, preds: Any, targets: dict[str, Tensor]) -> Loss:
-        """Compute the loss."""
-
-
-class Guard(Protocol):
-    """Decides what happens to a step that fails, or whose numbers are not finite."""
-
-    def attempt(self) -> AbstractContextManager[None]:
-        """Around a step's passes: an error in them leaves the state as it was before the step."""
-
-    def accepts(self, micro_batches: list[Batch], loss: Tensor, grad_norm: Tensor) -> bool:
-        """Whether the step may be taken. All processes get the same answer."""
 
 
 def train(
@@ -137,9 +116,3 @@ def clip_gradients(model: nn.Module, limit: float | None, parts: Sequence[list[n
 def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
     """The joint norm of their gradients."""
     return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-
-
-def named(loss: Tensor) -> Mapping[str, Tensor]:
-    """A loss and its three parts under their names in the history."""
-    box, cls, dfl = loss
-    return {Key.LOSS: loss.sum(), Key.LOSS_BOX: box, Key.LOSS_CLS: cls, Key.LOSS_DFL: dfl}

@@ -16,6 +16,7 @@ from detector.config.schema import TrainConfig
 from detector.data.batch import Batch
 from detector.data.dataset import Dataset
 from detector.gradients.nonfinite import NonFiniteOrigin, find_nonfinite_origin
+from detector.models.loss import LossFunction
 from detector.registry import with_plugins
 from detector.rows import Key
 from detector.rundir import RunDir
@@ -24,7 +25,7 @@ from detector.runtime.checkpoint_file import FORMAT
 from detector.runtime.distributed import SingleProcess
 from detector.runtime.random_state import random_state, restore_random_state
 from detector.training.callbacks import Callback, Row
-from detector.training.engine import LossFunction, forward
+from detector.training.engine import forward
 from detector.training.state import TrainState
 
 MEASURED = Key.LOSS, *Key.LOSSES, Key.GRAD_NORM

@@ -35,9 +35,10 @@ from detector.analysis.trunk_theory import (
 )
 from detector.cli import main
 from detector.config.schema import ModelConfig
-from detector.models.blocks import ACTIVATIONS, HighwayGate
+from detector.models.blocks import ACTIVATIONS
 from detector.models.curve import curve_of
 from detector.models.detector import build_detector
+from detector.models.shortcuts import HighwayGate
 from detector.registry import register
 from detector.tools.theory import tables
 from detector.tools.theory.measure import chain_norms, check_plain, check_residual

@@ -23,8 +23,9 @@ from detector.gradients.entries import (
 )
 from detector.gradients.ledger import Ledger
 from detector.gradients.recorder import GradientRecorder
-from detector.models.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Block, Components, ConvNormAct, HighwayGate
+from detector.models.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Block, Components, ConvNormAct
 from detector.models.detector import Detector, build_detector
+from detector.models.shortcuts import HighwayGate
 from detector.rundir import RunDir
 from detector.training.callbacks import RecordLedger
 from detector.training.schedule import Schedule

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from detector.config.schema import ModelConfig, TrainConfig
 from detector.gradients.nonfinite import NonFiniteOrigin, find_nonfinite_origin
 from detector.models.base import DetectionModel
-from detector.models.blocks import HighwayGate
 from detector.models.detector import build_detector
 from detector.models.loss import DetectionLoss
+from detector.models.shortcuts import HighwayGate
 from detector.models.weights import read_description
 from detector.models.yolo import YoloModel
 

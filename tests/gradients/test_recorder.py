@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from detector.config.schema import ModelConfig
 from detector.gradients.indices import vanishing_index
 from detector.gradients.layers import layers_of
-from detector.gradients.recorder import GradientRecorder, ratio
+from detector.gradients.record import ratio
+from detector.gradients.recorder import GradientRecorder
 from detector.gradients.signal import input_dependence
 from detector.models.detector import build_detector
 

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from detector.config.schema import ModelConfig
-from detector.models.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Components, ConvNormAct, Draw, HighwayGate
+from detector.models.blocks import ACTIVATIONS, NORMS, SHORTCUTS, Components, ConvNormAct
 from detector.models.detector import build_detector
-from detector.models.init import init_weights
+from detector.models.init import Draw, init_weights
+from detector.models.shortcuts import HighwayGate
 from detector.registry import register
 
 PLAIN = Components(ACTIVATIONS["relu"], NORMS["none"], SHORTCUTS["none"])

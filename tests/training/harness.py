@@ -13,9 +13,10 @@ from detector.data.batch import Batch
 from detector.gradients.nonfinite import NonFiniteOrigin
 from detector.gradients.recorder import GradientRecorder
 from detector.models.base import DetectionModel
+from detector.models.loss import LossFunction
 from detector.runtime.distributed import SingleProcess
 from detector.training.callbacks import Callback, CallbackList, RecordGradients, Row, StopOnRequest
-from detector.training.engine import LossFunction, train
+from detector.training.engine import train
 from detector.training.nonfinite_guard import NonFiniteGuard, NonFiniteStep
 from detector.training.prepare import distribute
 from detector.training.schedule import Schedule

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from detector.config.schema import Config
     from detector.data.batch import Batch
     from detector.gradients.nonfinite import NonFiniteOrigin
+    from detector.models.loss import LossFunction
     from detector.runtime.checkpoint_check import FailureState
-    from detector.training.engine import LossFunction
     from detector.training.state import TrainState
 
 EXIT_FINITE, EXIT_REPRODUCED = 0, 3
@@ -150,7 +150,8 @@ def measure(
     from detector.gradients.layers import tensors
     from detector.gradients.norms import joint_norm
     from detector.gradients.recorder import GradientRecorder
-    from detector.training.engine import backward, clip_gradients, named
+    from detector.models.loss import named
+    from detector.training.engine import backward, clip_gradients
 
     points = state.model.backbone_layers()
     outputs: dict[str, float] = {}
