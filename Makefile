@@ -11,12 +11,15 @@ ARGS ?=
 WORKERS ?= $(shell $(BIN)/python -c 'import os; print(min(os.cpu_count() or 1, 4))')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-fast check docs bench reliability notebook audit lint types format clean
+.NOTPARALLEL:
+.PHONY: help setup dev train test test-fast check docs bench reliability notebook audit lint types format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP)  ## create .venv with the tested versions of everything (PYTHON=python3.12 to choose)
+
+dev: $(DEV)  ## the same with the tools for tests and checks, which the targets below make themselves
 
 train: $(STAMP)  ## run the main job; ARGS="--config ablations/no_residual.yaml train.seed=1" is passed on
 	$(BIN)/python train.py $(ARGS)
@@ -63,18 +66,23 @@ clean:  ## remove build products and caches; never runs, datasets or .venv
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find detector tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
-# The tools of the project's developers, which a run does not need.
-$(DEV): $(STAMP)
-	@echo "Installing the tools for tests and checks into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	@touch $@
+# Both stamps are written last, so an interrupted installation is taken up again.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-# The stamp is written last, so an interrupted installation is taken up again.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/pip
+	@$(INSTALL) .
+	@touch $@
+	@echo "Installed: $$($(BIN)/python --version), $$(du -sh $(VENV) | cut -f1)"
+
+# With the tools of the project's developers, which a run does not need: in one call, since pip looks up every
+# requirement in each.
+$(DEV): pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing the tools for tests and checks, too"
+	@$(INSTALL) '.[dev]'
+	@touch $(STAMP) $@
+
+$(BIN)/pip:
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 to 3.13 is needed, and $(PYTHON) was not found" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("Python 3.11 to 3.13 is needed, and $(PYTHON) is %d.%d; try for example: make setup PYTHON=python3.12" % sys.version_info[:2])'
 	@echo "Installing into $(VENV): PyTorch is large, so the first time takes some minutes"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
-	@touch $@
-	@echo "Installed: $$($(BIN)/python --version), $$(du -sh $(VENV) | cut -f1)"
