@@ -44,7 +44,7 @@ class Training:
         state.scaler.scale(loss.total).backward()
         state.scaler.unscale_(state.optimizer)
         self.recorder.gradients(state.scaler.get_scale())
-        norm = clip_gradients(state.model, 10.0)
+        norm = clip_gradients(state.parameters, 10.0)
         state.scaler.step(state.optimizer)
         state.scaler.update()
         if record:

@@ -55,7 +55,7 @@ def our_validation(checkpoint: Path, data: Path, *, fast: bool) -> Callable[[], 
     from detector.models.fold import fold_norms
     from detector.runtime.allocator import keep_freed_memory
     from detector.runtime.device import choose_precision
-    from detector.tools.val.command import network_forward
+    from detector.tools.val import network
     from detector.training.evaluation import predict_split
     from detector.training.metrics import coco_map
 
@@ -63,8 +63,8 @@ def our_validation(checkpoint: Path, data: Path, *, fast: bool) -> Callable[[], 
     cpu = torch.device("cpu")
     items = load_dataset(str(data), splits=("val",)).splits["val"]
     model = load_model(checkpoint).model.eval()
-    network = fold_norms(model) if fast else model
-    forward = network_forward(network, cpu, choose_precision("auto" if fast else "fp32", cpu))
+    evaluated = fold_norms(model) if fast else model
+    forward = network.forward(evaluated, cpu, choose_precision("auto" if fast else "fp32", cpu))
 
     def validate() -> dict[str, float]:
         loader = Loader(items, DataConfig(image_size=SIZE))  # reads and letterboxes

@@ -7,8 +7,9 @@ three times as long as everything else that is recorded of a step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -44,10 +45,11 @@ def norm(x: Tensor) -> Tensor:
 
 def joint_norm(parts: Sequence[Tensor]) -> Tensor:
     """The Frobenius norm of several tensors as if they were one."""
-    if parts[0].is_cuda:  # one kernel for all of them
-        norms = list(torch._foreach_norm([part.detach() for part in parts], 2, dtype=torch.float64))
-    else:
-        norms = [norm(part) for part in parts]
+    parts = [measurable(part) for part in parts]
+    cuda = parts[0].is_cuda  # where one kernel measures all of them; elsewhere one call all that are small
+    together = [part for part in parts if cuda or part.numel() <= SMALL]
+    norms = list(torch._foreach_norm(together, 2, dtype=torch.float64)) if together else []
+    norms += [norm(part) for part in parts if not cuda and part.numel() > SMALL]
     joint: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return joint
 
@@ -65,10 +67,7 @@ def flat(x: Tensor) -> Tensor:
 
 
 class Copies:
-    """What weights were, and how far they have moved since: in one piece of memory, which is kept.
-
-    One call copies the weights of all layers, one subtracts them, and on a CPU one more measures them: weight
-    by weight it takes longer.
+    """What weights were, and how far they have moved since: in memory that is kept, one piece a layer.
 
     Args:
         layers: the weights of each layer, by its name.
@@ -78,42 +77,41 @@ class Copies:
         self.layers = {name: [weight.detach() for weight in weights] for name, weights in layers.items()}
         self._keys = _keys(layers)
         weights = [weight for layer in self.layers.values() for weight in layer]
-        sizes = [-(-weight.numel() // ROW) * ROW for weight in weights]  # each begins a row; zeros fill it up
+        self._device = weights[0].device
         dtype = reduce(torch.promote_types, (weight.dtype for weight in weights))
-        self._memory = torch.zeros(sum(sizes), dtype=dtype, device=weights[0].device)
-        pieces = iter(self._memory.split(sizes))
-        self._pieces = {name: [like(next(pieces), w) for w in layer] for name, layer in self.layers.items()}
-        self._rows = [sum(sizes[: at + 1]) // ROW for at in range(len(sizes))]
+        self._memory: dict[str, Tensor] = {}
+        self._pieces: dict[str, list[Tensor]] = {}
+        for name, layer in self.layers.items():
+            sizes = [
+                -(-weight.numel() // ROW) * ROW for weight in layer
+            ]  # each a row's multiple: zeros fill it
+            self._memory[name] = torch.zeros(sum(sizes), dtype=dtype, device=self._device)
+            pieces = self._memory[name].split(sizes)
+            self._pieces[name] = [like(piece, weight) for piece, weight in zip(pieces, layer, strict=True)]
 
     def of(self, layers: Mapping[str, Sequence[Tensor]]) -> bool:
         """Whether these are copies of just these weights, where they are now."""
         return self._keys == _keys(layers)
 
-    def take(self) -> None:
-        """Copy the weights as they are."""
-        torch._foreach_copy_(self._all(self._pieces), self._all(self.layers))
+    def take(self) -> dict[str, Tensor]:
+        """Copy the weights as they are; each layer's joint norm."""
+        return self._measured(torch._foreach_copy_)
 
-    def subtract(self) -> None:
-        """Take away the weights as they are now: what is left is by how much they have changed, negative."""
-        torch._foreach_sub_(self._all(self._pieces), self._all(self.layers))
+    def subtract(self) -> dict[str, Tensor]:
+        """Take away the weights as they are now; the joint norm of each layer's change."""
+        return self._measured(torch._foreach_sub_)
 
-    def norms(self) -> dict[str, Tensor]:
-        """The joint norm of each layer's copies: see `norm`."""
-        if self._memory.device.type != "cpu":
+    def _measured(self, change: Callable[[list[Tensor], list[Tensor]], object]) -> dict[str, Tensor]:
+        if self._device.type != "cpu":  # one call, since each has its price
+            change(list(chain(*self._pieces.values())), list(chain(*self.layers.values())))
             return {name: joint_norm(pieces) for name, pieces in self._pieces.items()}
-        rows = torch.linalg.vector_norm(self._memory.view(-1, ROW), dim=1)
-        found, start, count = {}, 0, 0
-        for name, pieces in self._pieces.items():
-            count += len(pieces)
-            end = self._rows[count - 1]
-            total = torch.linalg.vector_norm(rows[start:end], dtype=torch.float64)
+        found = {}
+        for name, pieces in self._pieces.items():  # measured while they are still in the cache
+            change(pieces, self.layers[name])
+            rows = torch.linalg.vector_norm(self._memory[name].view(-1, ROW), dim=1)
+            total = torch.linalg.vector_norm(rows, dtype=torch.float64)
             found[name] = total if safe(total) else joint_norm(pieces)
-            start = end
         return found
-
-    @staticmethod
-    def _all(layers: Mapping[str, Sequence[Tensor]]) -> list[Tensor]:
-        return [tensor for layer in layers.values() for tensor in layer]
 
 
 def like(memory: Tensor, x: Tensor) -> Tensor:

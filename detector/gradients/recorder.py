@@ -137,8 +137,10 @@ class GradientRecorder:
         watched = self.points | self._inside
         if reached := [name for name in watched if name in self._squares]:
             squares = torch.stack([torch.stack(self._squares[name]).sum() for name in reached])
-            for name, square in zip(reached, self.gather(squares).sum(0), strict=True):
-                self._measured[Key.ACTIVATION_GRAD + name] = square.sqrt() / scale
+            norms = self.gather(squares).sum(0).sqrt() / scale
+            self._measured |= {
+                Key.ACTIVATION_GRAD + name: norm for name, norm in zip(reached, norms, strict=True)
+            }
         layers = {
             name: weights
             for name, module in watched.items()
@@ -151,8 +153,7 @@ class GradientRecorder:
         if layers := {name: weights for name, weights in layers.items() if name in self.points}:
             if self._copies is None or not self._copies.of(layers):
                 self._copies = Copies(layers)
-            self._copies.take()
-            self._measured |= {f"weight/{name}": norm for name, norm in self._copies.norms().items()}
+            self._measured |= {f"weight/{name}": norm for name, norm in self._copies.take().items()}
 
     @torch.no_grad()
     def end(self, extra: Mapping[str, Tensor] | None = None) -> Record:
@@ -166,8 +167,7 @@ class GradientRecorder:
         """
         measured = {**(extra or {}), **self._measured}
         if self._copies is not None and any(key.startswith("weight/") for key in self._measured):
-            self._copies.subtract()
-            measured |= {f"update/{name}": norm for name, norm in self._copies.norms().items()}
+            measured |= {f"update/{name}": norm for name, norm in self._copies.subtract().items()}
         measured |= self.signal.measure()
         self.cancel()
         if not measured:

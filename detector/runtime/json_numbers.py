@@ -48,6 +48,8 @@ def _restored(value: Any) -> Any:
 
 def _plain(value: object) -> Any:
     """The value in the types JSON has. NumPy and torch scalars become numbers, other objects text."""
+    if type(value) is float and math.isfinite(value):  # nearly all of a row; to ask for protocols is slow
+        return value
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, Mapping):

@@ -44,7 +44,7 @@ def train(
         guard: against numbers that are not finite.
         dist: the processes that train together, each with its shard of every batch.
     """
-    model, optimizer, scaler, source = state.model, state.optimizer, state.scaler, iter(batches)
+    optimizer, scaler, source = state.optimizer, state.scaler, iter(batches)
     while state.step < schedule.steps:
         step, epoch = state.step, schedule.epoch(state.step)
         callback.on_step_begin(step)
@@ -60,12 +60,12 @@ def train(
             micro_batches = list(islice(source, schedule.accumulate))
             losses = [backward(state, loss_fn, batch).parts for batch in micro_batches]
         loss = dist.all_reduce(torch.stack(losses).mean(0))  # (3,): box, class, DFL
-        dist.all_reduce_([p.grad for p in model.parameters() if p.grad is not None])
+        dist.all_reduce_([p.grad for p in state.parameters if p.grad is not None])
         scaler.unscale_(optimizer)
 
         # Record. This is the true gradient: of the whole batch, unscaled, and not yet clipped.
         callback.on_backward_end(step)
-        grad_norm = clip_gradients(model, config.clip, state.clip_parts)
+        grad_norm = clip_gradients(state.parameters, config.clip, state.clip_parts)
 
         # Step, unless a number is not finite.
         accepted = guard.accepts(micro_batches, loss, grad_norm)
@@ -99,13 +99,15 @@ def forward(state: TrainState, loss_fn: LossFunction, batch: Batch) -> Loss:
     return loss_fn(preds, batch.targets())
 
 
-def clip_gradients(model: nn.Module, limit: float | None, parts: Sequence[list[nn.Parameter]] = ()) -> Tensor:
+def clip_gradients(
+    parameters: Sequence[nn.Parameter], limit: float | None, parts: Sequence[Sequence[nn.Parameter]] = ()
+) -> Tensor:
     """Scale all gradients down so that their joint norm is at most `limit`; return the norm before.
 
-    Given `parts` of the model, each is scaled by its own norm instead of the joint one.
+    Given `parts` of the parameters, each is scaled by its own norm instead of the joint one.
     """
-    total = gradient_norm(list(model.parameters()))
-    for part in parts or [list(model.parameters())]:
+    total = gradient_norm(parameters)
+    for part in parts or [parameters]:
         norm = gradient_norm(part) if parts else total
         # On a GPU, to look at the norm would mean to wait for it: there, all are multiplied, if need be by 1.
         if limit is not None and (norm.is_cuda or not norm <= limit):
@@ -113,6 +115,6 @@ def clip_gradients(model: nn.Module, limit: float | None, parts: Sequence[list[n
     return total
 
 
-def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
+def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
     """The joint norm of their gradients."""
     return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

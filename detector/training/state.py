@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,11 @@ class TrainState:
             frozen_norms=tuple(norms) if config.freeze_norms else (),
             clip_parts=trunk_and_rest(model) if config.clip_by == "part" else (),
         )
+
+    @cached_property
+    def parameters(self) -> list[nn.Parameter]:
+        """The model's, listed once: to go through its modules takes longer than some of a step's parts."""
+        return list(self.model.parameters())
 
     @property
     def precision_name(self) -> str:

@@ -79,7 +79,7 @@ def test_by_default_the_gradients_are_exactly_torchs(make_state: MakeState, make
     (mine, loss_fn), (theirs, other_loss) = make_state(), make_state()
     backward(mine, loss_fn, make_batch())
     backward(theirs, other_loss, make_batch())
-    norm = clip_gradients(mine.model, 0.5, mine.clip_parts)
+    norm = clip_gradients(mine.parameters, 0.5, mine.clip_parts)
     assert torch.equal(norm, nn.utils.clip_grad_norm_(theirs.model.parameters(), 0.5))
     for p, q in zip(mine.model.parameters(), theirs.model.parameters(), strict=True):
         assert p.grad is not None and q.grad is not None and torch.equal(p.grad, q.grad)

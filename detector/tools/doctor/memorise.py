@@ -92,7 +92,7 @@ def steps(case: Case, model: DetectionModel, train: TrainConfig, batches: Iterat
         state.optimizer.zero_grad(set_to_none=True)
         yield float(backward(state, loss_fn, batch).parts.sum())
         state.scaler.unscale_(state.optimizer)
-        clip_gradients(state.model, train.clip)
+        clip_gradients(state.parameters, train.clip)
         state.scaler.step(state.optimizer)
         state.scaler.update()
 

@@ -172,7 +172,7 @@ def measure(
         handle.remove()
     state.scaler.unscale_(state.optimizer)
     recorder.gradients(state.scaler.get_scale())
-    norm = clip_gradients(state.model, None)
+    norm = clip_gradients(state.parameters, None)
     row = recorder.end({**named(parts), Key.GRAD_NORM: norm})
     layers = {
         name: Layer(outputs.get(name), row.get(Key.ACTIVATION_GRAD + name), row.get(Key.WEIGHT_GRAD + name))
