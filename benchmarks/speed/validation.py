@@ -63,8 +63,7 @@ def our_validation(checkpoint: Path, data: Path, *, fast: bool) -> Callable[[], 
     cpu = torch.device("cpu")
     items = load_dataset(str(data), splits=("val",)).splits["val"]
     model = load_model(checkpoint).model.eval()
-    evaluated = fold_norms(model) if fast else model
-    forward = network.forward(evaluated, cpu, choose_precision("auto" if fast else "fp32", cpu))
+    forward = network.forward(fold_norms(model), cpu, choose_precision("auto" if fast else "fp32", cpu))
 
     def validate() -> dict[str, float]:
         loader = Loader(items, DataConfig(image_size=SIZE))  # reads and letterboxes
