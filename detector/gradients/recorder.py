@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from detector.gradients.layers import layers_of, numbered, tensors, trainable_weights
-from detector.gradients.norms import Copies, joint_norm, measurable, norm
+from detector.gradients.norms import SMALL, Copies, joint_squares, measurable, norm
 from detector.gradients.record import INSIDE, Record, record_of
 from detector.gradients.signal import SignalMeter
 from detector.rows import Key
@@ -88,7 +88,7 @@ class GradientRecorder:
         self._inside = {INSIDE + name: module for name, module in (inside or {}).items()}
         self.signal = SignalMeter({"": list(self.points)[-1], **(levels or {})}, gather)
         self._handles: list[RemovableHandle] = []
-        self._squares: dict[str, list[Tensor]] = {}
+        self._gradients: dict[str, list[Tensor]] = {}
         self._measured: dict[str, Tensor] = {}
         self._copies: Copies | None = None
 
@@ -100,7 +100,7 @@ class GradientRecorder:
     @property
     def reached(self) -> list[str]:
         """The layers at which a gradient has arrived in the step so far."""
-        return [name for name in self.points if name in self._squares]
+        return [name for name in self.points if name in self._gradients]
 
     def __enter__(self) -> Self:
         """As `begin`: the forward and the backward pass belong inside."""
@@ -135,8 +135,8 @@ class GradientRecorder:
         if not self.active:
             return
         watched = self.points | self._inside
-        if reached := [name for name in watched if name in self._squares]:
-            squares = torch.stack([torch.stack(self._squares[name]).sum() for name in reached])
+        if reached := [name for name in watched if name in self._gradients]:
+            squares = joint_squares(self._gradients[name] for name in reached)
             norms = self.gather(squares).sum(0).sqrt() / scale
             self._measured |= {
                 Key.ACTIVATION_GRAD + name: norm for name, norm in zip(reached, norms, strict=True)
@@ -146,10 +146,10 @@ class GradientRecorder:
             for name, module in watched.items()
             if (weights := [p for p in trainable_weights(module) if p.grad is not None])
         }
-        for name, weights in layers.items():
-            self._measured[Key.WEIGHT_GRAD + name] = joint_norm(
-                [p.grad for p in weights if p.grad is not None]
-            )
+        if layers:
+            grads = ([p.grad for p in weights if p.grad is not None] for weights in layers.values())
+            keys = (Key.WEIGHT_GRAD + name for name in layers)
+            self._measured |= dict(zip(keys, joint_squares(grads).sqrt(), strict=True))
         if layers := {name: weights for name, weights in layers.items() if name in self.points}:
             if self._copies is None or not self._copies.of(layers):
                 self._copies = Copies(layers)
@@ -180,7 +180,7 @@ class GradientRecorder:
     def cancel(self) -> None:
         """Take the hooks off and forget the step."""
         self.take_hooks_off()
-        self._squares, self._measured = {}, {}
+        self._gradients, self._measured = {}, {}
         self.signal.clear()
 
     def take_hooks_off(self) -> None:
@@ -206,6 +206,8 @@ class GradientRecorder:
 
     def _collect(self, name: str) -> Any:
         def backward_hook(grad: Tensor) -> None:
-            self._squares.setdefault(name, []).append(norm(grad).square())
+            # A small one is kept, to be measured with the others by one call; of a large one, its norm.
+            kept = grad if grad.device.type == "cpu" and grad.numel() <= SMALL else norm(grad)
+            self._gradients.setdefault(name, []).append(kept)
 
         return backward_hook

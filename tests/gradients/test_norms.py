@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detector.gradients.norms import ROW, SMALL, Copies, joint_norm, norm
+from detector.gradients.norms import ROW, SMALL, Copies, joint_norm, joint_squares, norm, norms
 
 
 def reference(*parts: Tensor) -> float:
@@ -113,3 +113,20 @@ def test_several_tensors_are_one() -> None:
     assert float(joint_norm(parts)) == pytest.approx(reference(*parts), rel=1e-6)
     weight = torch.nn.Parameter(torch.ones(2, 2))
     assert not joint_norm([weight]).requires_grad
+
+
+def test_many_at_once_are_each_for_itself() -> None:
+    found = norms(list(tensors().values()))
+    assert (found.dtype, found.shape) == (torch.float64, (len(tensors()),))
+    for value, (name, x) in zip(found.tolist(), tensors().items(), strict=True):
+        assert value == pytest.approx(reference(x), rel=1e-12 if x.dtype == torch.float64 else 1e-6), name
+
+
+def test_each_layer_has_the_sum_of_its_own_squares() -> None:
+    """Layers with one tensor and with several; what is not finite stays in its own layer."""
+    parts = list(tensors().values())
+    bad = torch.tensor([1.0, math.nan])
+    found = joint_squares([parts[:3], [bad, parts[0]], parts[3:4], [torch.tensor(math.inf)], parts[4:]])
+    assert math.isnan(found[1]) and float(found[3]) == math.inf
+    for index, own in ((0, parts[:3]), (2, parts[3:4]), (4, parts[4:])):
+        assert float(found[index]) == pytest.approx(reference(*own) ** 2, rel=2e-6)
