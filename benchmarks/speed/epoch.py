@@ -56,14 +56,14 @@ def ours(folder: Path) -> tuple[float, float]:
     marks: list[tuple[float, float]] = []  # when, and how long evaluations had taken until then
 
     class Marks(callbacks.Callback):
-        """One after the first epochs, in which W&B starts, and one at the end."""
+        """One after the first epochs, in which W&B starts, and one before the last, which ends a run."""
 
         def on_record(self, row: dict[str, float]) -> None:
             if row["step"] + 1 in (WARM, EPOCHS):
                 marks.append((time.perf_counter(), clock.seconds))
 
     keys = ["data.path=datasets/coco8.yaml", f"data.image_size={SIZE}", f"train.batch={BATCH}",
-            f"train.epochs={EPOCHS}", "train.eval_every=1", "train.threads=1", "train.device=cpu",
+            f"train.epochs={EPOCHS + 1}", "train.eval_every=1", "train.threads=1", "train.device=cpu",
             "tracking.wandb=offline", f"run.dir={folder}", *(f"data.{key}=0.0" for key in PLAIN)]  # fmt: skip
     plain, callbacks.evaluate = callbacks.evaluate, clock.around(callbacks.evaluate)
     try:
@@ -82,7 +82,7 @@ def ours(folder: Path) -> tuple[float, float]:
 
 def theirs(data: Path, folder: Path) -> tuple[float, float]:
     """Their trainer with its defaults, plots off: the same two figures, the work timed where it is done."""
-    made = peer.trainer(data, folder, imgsz=SIZE, batch=BATCH, nbs=BATCH, epochs=EPOCHS,
+    made = peer.trainer(data, folder, imgsz=SIZE, batch=BATCH, nbs=BATCH, epochs=EPOCHS + 1,
                         **dict.fromkeys(PLAIN, 0.0))  # fmt: skip
     clock = Clock()
     marks: list[tuple[float, float]] = []
