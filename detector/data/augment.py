@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -58,9 +60,26 @@ def _warp(image: Image, zoom: float, offset: NDArray[np.float64]) -> Image:
     """Resample the image. OpenCV counts from pixel centres, boxes count from edges: half a pixel apart."""
     size = image.shape[0]
     x, y = offset * size + (zoom - 1) / 2
-    matrix = np.array([[zoom, 0, x], [0, zoom, y]])
-    grey = (GREY, GREY, GREY)
-    return np.asarray(cv2.warpAffine(image, matrix, (size, size), borderValue=grey), np.uint8)
+    return resample(image, np.array([[zoom, 0, x], [0, zoom, y]]), size)
+
+
+def resample(image: Image, matrix: NDArray[np.floating[Any]], size: int) -> Image:
+    """Move the pixels of an image into a grey square.
+
+    Args:
+        image: (H, W, 3) uint8, or with a fourth channel that means nothing: with four, OpenCV takes half the
+            time, and gives the same three.
+        matrix: (2, 3), or (3, 3) with a perspective, from pixel centres to pixel centres.
+        size: side of the square, pixels.
+
+    Returns:
+        The (size, size, 3) uint8 square.
+    """
+    if image.shape[2] == 3:
+        image = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), np.uint8)
+    warp = cv2.warpAffine if len(matrix) == 2 else cv2.warpPerspective
+    moved = warp(image, matrix, (size, size), borderValue=(GREY,) * 4)
+    return np.asarray(cv2.cvtColor(moved, cv2.COLOR_RGBA2RGB), np.uint8)
 
 
 def _move(

@@ -1,9 +1,10 @@
-"""ultralytics' training augmentation: its own transforms in its order, but the same for the same key.
+"""ultralytics' training augmentation: for the same draws its pixels and boxes, but the same for the same key.
 
-Three things are done differently, so that a run can be repeated and resumed exactly:
+What `v8_transforms` of ultralytics composes, done in fewer passes over the pixels; a test holds both to be
+equal. Three things are done differently, so that a run can be repeated and resumed exactly:
 
-- Their transforms draw from the global generators of `random` and NumPy. Those are lent to them, seeded for
-  each image, and afterwards are as they were.
+- Theirs draw from the global generators of `random` and NumPy. These have generators of their own, seeded for
+  each image.
 - The partners in a mosaic come from the whole split, never from the images that happened to be loaded last.
 - Their `Albumentations` is left out: it does nothing unless that package happens to be installed.
 """
@@ -12,20 +13,21 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.config.schema import DataConfig
-from detector.data.geometry import Floats, Image
-from detector.runtime.ultralytics_import import import_ultralytics
+from detector.data.augment import resample
+from detector.data.geometry import GREY, Floats, Image, xywh_to_xyxy, xyxy_to_xywh
 
 LabeledImage = tuple[Image, Floats, NDArray[np.int64]]
 """An image (h, w, 3) uint8 RGB, its boxes (N, 4) as xywh fractions of it, their classes (N,)."""
+
+MIN_SIDE, MIN_AREA, MAX_ASPECT = 2, 0.1, 100  # pixels, share and ratio: boxes beyond are dropped
+_EPS = 1e-16
 
 
 class YoloAugmentation:
@@ -47,15 +49,12 @@ class YoloAugmentation:
         """
         self._read, self._images, self._config = read, images, config
         self._mixing_epochs = mixing_epochs(config, epochs)
-        # Imported here, so that forked worker processes share it; built where it is used, because sending
-        # ultralytics' objects to a worker that was not forked would import it there in its own way.
-        import_ultralytics("data.augment")
-        self._pipeline: _Pipeline | None = None
+        self._draw, self._draw_array = random.Random(), np.random.RandomState()
+        side = 2 * config.image_size if config.mosaic else 0
+        self._canvas = np.empty((side, side, 4), np.uint8)  # of every mosaic: new memory costs a page fault
 
     def __call__(self, image: LabeledImage, epoch: int, rng: np.random.Generator) -> LabeledImage:
         """Augment an image as it is seen in `epoch`.
-
-        This seeds the global generators: wrap one or many calls in `global_generators_kept`.
 
         Args:
             image: of the split, as `read` gives it; left as it is.
@@ -70,15 +69,92 @@ class YoloAugmentation:
         Raises:
             UserError: a partner in a mosaic cannot be read.
         """
-        if self._pipeline is None:
-            self._pipeline = _Pipeline(_Images(self._read, self._images), self._config)
-        seed_global_generators(rng)
-        labels = self._pipeline(image, mixing=epoch < self._mixing_epochs)
-        size = self._config.image_size
-        instances = labels["instances"]
-        instances.convert_bbox("xywh")
-        instances.normalize(size, size)
-        return _in_order(labels["img"]), np.asarray(instances.bboxes, np.float32), labels["cls"]
+        draw, config, size = self._draw, self._config, self._config.image_size
+        draw.seed(rng.bytes(16))
+        self._draw_array.seed(rng.integers(2**32, size=4))
+        mosaic, mixup = (config.mosaic, config.mixup) if epoch < self._mixing_epochs else (0.0, 0.0)
+
+        pixels, boxes, classes = self._warped(image, mosaic)
+        if draw.random() <= mixup:
+            partner = self._warped(self._read(draw.randint(0, self._images - 1)), mosaic)
+            share = self._draw_array.beta(32, 32)
+            pixels = (pixels * share + partner[0] * (1 - share)).astype(np.uint8)
+            boxes, classes = np.concatenate([boxes, partner[1]]), np.concatenate([classes, partner[2]])
+        if config.hsv_h or config.hsv_s or config.hsv_v:
+            pixels = self._recoloured(pixels)
+        boxes = xyxy_to_xywh(boxes)
+        for share, axis in ((config.flipud, 1), (config.fliplr, 0)):
+            if draw.random() < share:
+                pixels = np.asarray(cv2.flip(pixels, 1 - axis), np.uint8)
+                boxes[:, axis] = size - boxes[:, axis]
+        return pixels, boxes * np.float32(1 / size), classes
+
+    def _warped(self, image: LabeledImage, mosaic: float) -> LabeledImage:
+        """The image, or a mosaic with it, through a random perspective; boxes as corners in pixels."""
+        size, perspective = self._config.image_size, self._config.perspective
+        if self._draw.random() <= mosaic:
+            pixels, boxes, classes = self._mosaic(image)
+        else:
+            pixels, boxes, classes = image[0], _corners(image, 0, 0), image[2]
+        matrix, zoom = self._perspective(pixels)
+        moved = _moved(boxes, matrix, perspective > 0).clip(0, size)
+        keep = _large_enough(boxes * np.float32(zoom), moved)
+        return resample(pixels, matrix if perspective else matrix[:2], size), moved[keep], classes[keep]
+
+    def _mosaic(self, image: LabeledImage) -> LabeledImage:
+        """Four images around a random point of a square of twice the size, with four channels."""
+        draw, size, canvas = self._draw, self._config.image_size, self._canvas
+        images = [image, *(self._read(draw.randint(0, self._images - 1)) for _ in range(3))]
+        y, x = (int(draw.uniform(size // 2, 2 * size - size // 2)) for _ in range(2))
+        canvas.fill(GREY)
+        corners = []
+        for number, one in enumerate(images):
+            height, width = one[0].shape[:2]
+            left, top = (x, x - width)[number % 2 == 0], (y, y - height)[number < 2]
+            shown = one[0][max(0, -top) : 2 * size - top, max(0, -left) : 2 * size - left]
+            place = canvas[max(0, top) : top + height, max(0, left) : left + width]
+            cv2.cvtColor(shown, cv2.COLOR_RGB2RGBA, dst=place)
+            corners.append(_corners(one, left, top))
+        boxes = np.concatenate(corners).clip(0, 2 * size)
+        sides = boxes[:, 2:] - boxes[:, :2]
+        seen = sides[:, 0] * sides[:, 1] > 0
+        return canvas, boxes[seen], np.concatenate([one[2] for one in images])[seen]
+
+    def _perspective(self, pixels: Image) -> tuple[Floats, float]:
+        """(3, 3) from the image's pixels to the square's: tilt, turn, zoom, shear and shift; and the zoom."""
+        draw, config, size = self._draw, self._config, self._config.image_size
+        height, width = pixels.shape[:2]
+        tilt = [draw.uniform(-config.perspective, config.perspective) for _ in range(2)]
+        angle = draw.uniform(-config.degrees, config.degrees)
+        zoom = draw.uniform(1 - config.scale, 1 + config.scale)
+        shear = [math.tan(draw.uniform(-config.shear, config.shear) * math.pi / 180) for _ in range(2)]
+        shift = [draw.uniform(0.5 - config.translate, 0.5 + config.translate) * size for _ in range(2)]
+        turned = cv2.getRotationMatrix2D((0, 0), angle, zoom)
+        centred, tilted, turned, sheared, shifted = (
+            np.array(rows, np.float32)
+            for rows in (
+                [[1, 0, -width / 2], [0, 1, -height / 2], [0, 0, 1]],
+                [[1, 0, 0], [0, 1, 0], [*tilt, 1]],
+                [*turned, [0, 0, 1]],
+                [[1, shear[0], 0], [shear[1], 1, 0], [0, 0, 1]],
+                [[1, 0, shift[0]], [0, 1, shift[1]], [0, 0, 1]],
+            )
+        )
+        return np.asarray(shifted @ sheared @ turned @ tilted @ centred, np.float32), zoom
+
+    def _recoloured(self, pixels: Image) -> Image:
+        """Hue, saturation and brightness each by a random factor; pure black and white stay without hue."""
+        config = self._config
+        gains = [config.hsv_h, config.hsv_s, config.hsv_v]
+        hue, saturation, value = self._draw_array.uniform(-1, 1, 3) * gains
+        level = np.arange(256.0)
+        tables = np.empty((1, 256, 3), np.uint8)
+        tables[0, :, 0] = (level + hue * 180) % 180  # OpenCV's hue is in steps of two degrees
+        tables[0, :, 1] = (level * (saturation + 1)).clip(0, 255)
+        tables[0, :, 2] = (level * (value + 1)).clip(0, 255)
+        tables[0, 0, 1] = 0
+        changed = cv2.LUT(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV), tables)
+        return np.asarray(cv2.cvtColor(changed, cv2.COLOR_HSV2RGB), np.uint8)
 
 
 def mixing_epochs(config: DataConfig, epochs: int | None) -> float:
@@ -91,98 +167,27 @@ def mixing_epochs(config: DataConfig, epochs: int | None) -> float:
     return max(0, epochs - config.close_mosaic)
 
 
-@contextmanager
-def global_generators_kept() -> Iterator[None]:
-    """Whatever is drawn from the global generators of `random` and NumPy inside, it does not move them.
-
-    Their states are part of a checkpoint.
-    """
-    before = random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])  # noqa: NPY002
+def _corners(image: LabeledImage, left: int, top: int) -> Floats:
+    """(N, 4) the boxes of an image as xyxy in pixels of a canvas in which it begins at (left, top)."""
+    height, width = image[0].shape[:2]
+    scale, offset = np.array([[width, height] * 2, [left, top] * 2], np.float32)
+    corners: Floats = xywh_to_xyxy(image[1]) * scale + offset
+    return corners
 
 
-def seed_global_generators(rng: np.random.Generator) -> None:
-    """Make what the global generators of `random` and NumPy draw next a function of `rng`."""
-    random.seed(rng.bytes(16))
-    np.random.seed(rng.integers(2**32, size=4))  # noqa: NPY002
+def _moved(boxes: Floats, matrix: Floats, perspective: bool) -> Floats:
+    """(N, 4) xyxy around the boxes' four corners where the (3, 3) matrix takes them."""
+    points = np.ones((len(boxes) * 4, 3), np.float32)
+    points[:, :2] = boxes[:, [0, 1, 2, 3, 0, 3, 2, 1]].reshape(-1, 2)
+    points = points @ matrix.T
+    flat = points[:, :2] / points[:, 2:] if perspective else points[:, :2]
+    corners = flat.reshape(-1, 4, 2)
+    return np.concatenate([corners.min(1), corners.max(1)], axis=1)
 
 
-Labels = dict[str, Any]  # one image in the form that ultralytics' transforms pass on
-
-
-class _Images:
-    """The split as the transforms that mix images want it."""
-
-    cache = "ram"  # else partners are drawn from `buffer`, the images loaded last, which depends on history
-
-    def __init__(self, read: Callable[[int], LabeledImage], images: int) -> None:
-        self._read, self._images = read, images
-        self._instances = import_ultralytics("utils.instance").Instances
-
-    def __len__(self) -> int:
-        return self._images
-
-    def get_image_and_label(self, index: int) -> Labels:
-        return self.labels(*self._read(index))
-
-    def labels(self, image: Image, boxes: Floats, classes: NDArray[np.int64]) -> Labels:
-        """The transforms change boxes in place, images never."""
-        instances = self._instances(boxes.copy(), bbox_format="xywh")
-        shape = image.shape[:2]
-        return {"img": image, "instances": instances, "cls": classes, "im_file": "", "ori_shape": shape}
-
-
-class _Pipeline:
-    """The transforms, with and without those that mix images."""
-
-    def __init__(self, images: _Images, config: DataConfig) -> None:
-        self._images = images
-        self._mixing = _compose(images, config, config.mosaic, config.mixup)
-        self._closed = _compose(images, config, 0.0, 0.0)
-
-    def __call__(self, image: LabeledImage, mixing: bool) -> Labels:
-        transforms = self._mixing if mixing else self._closed
-        return transforms(self._images.labels(*image))
-
-
-def _compose(images: _Images, config: DataConfig, mosaic: float, mixup: float) -> Callable[[Labels], Labels]:
-    """The transforms in ultralytics' order."""
-    augment = import_ultralytics("data.augment")
-    size = config.image_size
-    perspective = augment.RandomPerspective(
-        degrees=config.degrees,
-        translate=config.translate,
-        scale=config.scale,
-        shear=config.shear,
-        perspective=config.perspective,
-        size=(size, size),
-    )
-    one_image = augment.Compose([augment.Mosaic(images, imgsz=size, p=mosaic), perspective])
-    composed: Callable[[Labels], Labels] = augment.Compose(
-        [
-            one_image,
-            augment.MixUp(images, pre_transform=one_image, p=mixup),
-            _swap_red_and_blue,  # their colours are BGR
-            augment.RandomHSV(hgain=config.hsv_h, sgain=config.hsv_s, vgain=config.hsv_v),
-            _swap_red_and_blue,
-            augment.RandomFlip(p=config.flipud, direction="vertical"),
-            augment.RandomFlip(p=config.fliplr, direction="horizontal"),
-        ]
-    )
-    return composed
-
-
-def _swap_red_and_blue(labels: Labels) -> Labels:
-    labels["img"] = cv2.cvtColor(labels["img"], cv2.COLOR_RGB2BGR)
-    return labels
-
-
-def _in_order(image: Image) -> Image:
-    """The image laid out from left to right. OpenCV mirrors it fifty times as fast as NumPy copies a view."""
-    if image.strides[1] > 0:
-        return image
-    return np.asarray(cv2.flip(np.ascontiguousarray(image[:, ::-1]), 1), np.uint8)
+def _large_enough(before: Floats, after: Floats) -> NDArray[np.bool_]:
+    """(N,) which boxes are worth keeping, from (N, 4) xyxy as they were, zoomed, and as they are now."""
+    old, new = before[:, 2:] - before[:, :2], after[:, 2:] - after[:, :2]
+    aspect = (new / (new[:, ::-1] + _EPS)).max(axis=1)
+    share = new[:, 0] * new[:, 1] / (old[:, 0] * old[:, 1] + _EPS)
+    return np.asarray((new > MIN_SIDE).all(axis=1) & (share > MIN_AREA) & (aspect < MAX_ASPECT))

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from detector.config.schema import DataConfig
 from detector.data.augment import augment
-from detector.data.augment_ultralytics import LabeledImage, YoloAugmentation, global_generators_kept
+from detector.data.augment_ultralytics import LabeledImage, YoloAugmentation
 from detector.data.dataset import Item
 from detector.data.geometry import Floats, Image, Letterbox, letterbox
 from detector.data.images import read_image
@@ -115,8 +114,7 @@ class TrainSamples(EvalSamples):
     def make(self, keys: Sequence[Key]) -> list[Sample]:
         """The augmented samples. Raises UserError if an image cannot be read."""
         samples = super().make(keys)
-        with nullcontext() if self.yolo is None else global_generators_kept():
-            return [self._augment(sample, *key) for sample, key in zip(samples, keys, strict=True)]
+        return [self._augment(sample, *key) for sample, key in zip(samples, keys, strict=True)]
 
     def _augment(self, sample: Sample, epoch: int, number: int) -> Sample:
         rng = np.random.default_rng([AUGMENT, self.seed, epoch, number])

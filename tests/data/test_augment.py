@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.data.augment import augment
+from detector.data.augment import augment, resample
 from detector.data.geometry import GREY, xywh_to_xyxy
 
 OFF = {"fliplr": 0.0, "translate": 0.0, "scale": 0.0}
@@ -143,3 +144,26 @@ def test_an_image_without_objects() -> None:
     _, boxes, classes = augment(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64),
                                 np.random.default_rng(0), fliplr=1.0, translate=0.1, scale=0.1)  # fmt: skip
     assert boxes.shape == (0, 4) and classes.shape == (0,)
+
+
+@given(
+    seed=st.integers(0, 2**32), size=st.sampled_from([32, 64, 96]), four=st.booleans(), tilted=st.booleans()
+)
+def test_with_a_fourth_channel_the_three_are_resampled_as_without(
+    seed: int, size: int, four: bool, tilted: bool
+) -> None:
+    """OpenCV takes other code for four channels, which must not be seen in a single bit."""
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(1, 2 * size, 2)
+    image = rng.integers(0, 256, (height, width, 4), dtype=np.uint8)
+    matrix = np.eye(3, dtype=np.float32)
+    matrix[:2, :2] += rng.uniform(-1, 1, (2, 2))
+    matrix[:2, 2] = rng.uniform(-size, size, 2)
+    matrix[2, :2] = rng.uniform(0, 0.001, 2)
+    plain = np.ascontiguousarray(image[:, :, :3])
+    if tilted:
+        expected = cv2.warpPerspective(plain, matrix, (size, size), borderValue=(GREY,) * 3)
+    else:
+        expected = cv2.warpAffine(plain, matrix[:2], (size, size), borderValue=(GREY,) * 3)
+    resampled = resample(image if four else plain, matrix if tilted else matrix[:2], size)
+    np.testing.assert_array_equal(resampled, expected)
