@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 from detector.config.schema import DataConfig
 from detector.data import samples as samples_module
-from detector.data.batch import Batch
+from detector.data.batch import Batch, collate
 from detector.data.dataset import Item
 from detector.data.geometry import letterbox
 from detector.data.images import read_image
@@ -75,6 +76,17 @@ def test_to_a_device(items: list[Item]) -> None:
     for name, part in batch.targets().items():
         there = moved.targets()[name]
         assert (there.device.type, there.shape, there.dtype) == ("meta", part.shape, part.dtype), name
+
+
+@pytest.mark.parametrize("size", [3, 0])
+def test_a_batch_comes_whole_from_another_process(items: list[Item], size: int) -> None:
+    loader = Loader(items[:3], config())
+    (batch,) = loader.eval_batches(batch=3) if size else [collate([], 32)]
+    assert isinstance(batch, Batch)
+    received = ForkingPickler.loads(ForkingPickler.dumps(batch))
+    assert same(received, batch) and received.letterboxes == batch.letterboxes
+    assert received.images.stride() == batch.images.stride() and len(received.indices) == size
+    received.boxes.zero_()  # its own memory, which may be written to
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs a GPU")

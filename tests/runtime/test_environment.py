@@ -15,14 +15,14 @@ from tests.support import ROOT, environment
 
 TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 LOADER = """
+import sys
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 from detector.errors import InterruptedRunError
 from detector.runtime.workers import iterate_with_timeout, start_worker
-# As ours does, this leaves it to the sending to put a batch into shared memory.
 torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5  # for how long processes that end are waited for
 data = [torch.zeros(100_000)] * 4
-loader = DataLoader(data, num_workers=1, worker_init_fn=start_worker, collate_fn=tuple)
+loader = DataLoader(data, num_workers=1, worker_init_fn=start_worker, collate_fn=eval(sys.argv[1]))
 try:
     list(iterate_with_timeout(loader, 300))
 except InterruptedRunError as error:
@@ -75,11 +75,12 @@ def test_an_unknown_backend_of_matplotlib_is_ignored() -> None:
 
 
 @pytest.mark.slow
-def test_a_dev_shm_that_is_too_small() -> None:
-    """A real one of 256 kB, for a batch of 400 kB."""
-    script = 'mount -t tmpfs -o size=256k none /dev/shm || exit 77; exec "$0" -c "$1"'
+@pytest.mark.parametrize("collate", ["tuple", "default_collate"])
+def test_a_dev_shm_that_is_too_small(collate: str) -> None:
+    """A real one of 256 kB, for a batch of 400 kB: put there when it is sent, or, as ours is, when it is made."""
+    script = 'mount -t tmpfs -o size=256k none /dev/shm || exit 77; exec "$0" -c "$1" "$2"'
     try:
-        done = program("unshare", "--mount", "sh", "-c", script, sys.executable, LOADER)
+        done = program("unshare", "--mount", "sh", "-c", script, sys.executable, LOADER, collate)
     except FileNotFoundError:
         pytest.skip("there is no unshare here")
     if done.returncode in (1, 77) and not done.stdout and os.getuid() != 0:
