@@ -77,7 +77,7 @@ def test_an_unknown_backend_of_matplotlib_is_ignored() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("collate", ["tuple", "default_collate"])
 def test_a_dev_shm_that_is_too_small(collate: str) -> None:
-    """A real one of 256 kB, for a batch of 400 kB: put there when it is sent, or, as ours is, when it is made."""
+    """A real one of 256 kB, for a batch of 400 kB, put there when it is sent or, as ours, when it is made."""
     script = 'mount -t tmpfs -o size=256k none /dev/shm || exit 77; exec "$0" -c "$1" "$2"'
     try:
         done = program("unshare", "--mount", "sh", "-c", script, sys.executable, LOADER, collate)
