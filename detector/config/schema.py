@@ -76,7 +76,7 @@ class DataConfig(Section):
     # A list file may name images outside the dataset's folder.
     allow_outside: Annotated[bool, RUNTIME] = False
     fallback: Annotated[Literal["shapes", "none"], RUNTIME] = "shapes"  # if COCO8 is not available
-    # Keep letterboxed images in memory, if they fit; or on disk, in the user's cache folder.
+    # Keep letterboxed images in memory, or on disk, if they fit; disk: there, in the user's cache folder.
     cache: Annotated[bool | Literal["disk"], RUNTIME] = True
     # Loader processes; 0 loads in the training process.
     workers: Annotated[int, Field(ge=0, le=1024), RUNTIME] = 0

@@ -61,7 +61,7 @@ class ImageCache:
             free = shutil.disk_usage(folder).free
             if not path.exists() and needed > free * LEAVE_FREE:
                 _log.warning(
-                    "data.cache=disk: %s has room for %.1f GB, and %.1f GB are needed: nothing is kept",
+                    "data.cache: %s has room for %.1f GB, and %.1f GB are needed: nothing is kept",
                     folder, free * LEAVE_FREE / 1e9, needed / 1e9,
                 )  # fmt: skip
                 return
@@ -71,7 +71,7 @@ class ImageCache:
         except OSError as error:
             self.close()
             _log.warning(
-                "data.cache=disk: %s: %s: images are decoded anew", error.filename or folder, error.strerror
+                "data.cache: %s: %s: images are decoded anew", error.filename or folder, error.strerror
             )
 
     def get(self, index: int) -> tuple[Image, Letterbox] | None:
@@ -102,7 +102,7 @@ class ImageCache:
             problem = "it could not be written whole"
         except OSError as error:
             problem = error.strerror or str(error)
-        _log.warning("data.cache=disk: %s: the images that are not there yet are decoded anew", problem)
+        _log.warning("data.cache: %s: the images that are not there yet are decoded anew", problem)
         self._full = True
 
     def close(self) -> None:

@@ -37,7 +37,8 @@ class Loader:
     """One split, letterboxed, as training or evaluation batches.
 
     If the configuration asks for it and they fit in a quarter of the free memory, all images are
-    read here and now; workers then share that one copy (where they are forked).
+    read here and now; workers then share that one copy (where they are forked). If they fit in three
+    quarters, those of a training split are kept on disk.
 
     Raises:
         UserError: an image cannot be read (here, or in the iterators).
@@ -94,6 +95,7 @@ class Loader:
             workers: how many load, in place of `data.workers`.
         """
         order = EpochSampler(len(self), batch, seed, start, stop, self.shard, self.weights)
+        self._samples.expect_repeats()
         augmented = TrainSamples(self._samples, self.config, seed, epochs)
         return self._iterate(augmented, order, self.config.workers if workers is None else workers, pin)
 

@@ -48,21 +48,32 @@ class LetterboxedImages:
         self._cache: list[Sample] | None = None
         self._disk: ImageCache | None = None
         # Every shard shows every image sooner or later, so each keeps them all.
-        needed = len(items) * self.size**2 * 3 * copies
-        if config.cache is True and needed <= psutil.virtual_memory().available / 4:
+        needed, free = len(items) * self.size**2 * 3, psutil.virtual_memory().available
+        # The system keeps a file in memory that is free, so that no disk is waited for, however slow: not so
+        # a larger one, and decoding anew may be faster than reading that.
+        self._fits_beside = config.cache is True and needed <= free * 3 / 4 and sys.platform != "win32"
+        if config.cache is True and needed * copies <= free / 4:
             with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the GIL
                 self._cache = list(pool.map(self._read, range(len(items))))
         elif config.cache == "disk":
             if sys.platform == "win32":
                 raise UserError("data.cache: disk: not on Windows; use true or false")
-            from detector.data.image_cache import ImageCache
-
-            self._disk = ImageCache([item.image for item in items], self.size)
+            self._keep_on_disk()
 
     @property
     def cached(self) -> bool:
         """Whether all images are in memory."""
         return self._cache is not None
+
+    def expect_repeats(self) -> None:
+        """Keep the images on disk from now on, if they are not in memory: each will be read many times."""
+        if self._fits_beside and self._cache is None and self._disk is None:
+            self._keep_on_disk()
+
+    def _keep_on_disk(self) -> None:
+        from detector.data.image_cache import ImageCache
+
+        self._disk = ImageCache([item.image for item in self.items], self.size)
 
     def __getitem__(self, index: int) -> Sample:
         return self._read(index) if self._cache is None else self._cache[index]

@@ -9,6 +9,7 @@ import os
 import pickle
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import cv2
@@ -103,7 +104,7 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(
     with caplog.at_level(logging.WARNING):
         fill(cache, images)
     assert [record.getMessage() for record in caplog.records] == [
-        "data.cache=disk: No space left on device: the images that are not there yet are decoded anew"
+        "data.cache: No space left on device: the images that are not there yet are decoded anew"
     ]
     assert same(cache, images) == [True, False, False, False]
 
@@ -162,6 +163,26 @@ def test_two_processes_fill_one_cache(images: list[Path], tmp_path: Path) -> Non
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
     assert all(same(ImageCache(images, SIZE, tmp_path / "c"), images))
+
+
+def test_where_memory_is_too_small_training_images_are_kept_on_disk(
+    images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four images of 64 x 64 x 3 bytes take 49,152 bytes: three quarters of 65,536, and a quarter of 196,608.
+
+    Two processes would each keep their own in memory, but share the file. A single evaluation leaves nothing.
+    """
+    monkeypatch.setattr("detector.data.image_cache.FOLDER", tmp_path / "cache")
+    items = [Item(path, np.zeros(1, np.int64), np.full((1, 4), 0.5, np.float32)) for path in images]
+    files = []
+    for available, copies in ((65_535, 1), (196_608, 1), (65_536, 1), (196_608, 2)):
+        memory = SimpleNamespace(available=available)
+        monkeypatch.setattr("psutil.virtual_memory", lambda memory=memory: memory)
+        loader = Loader(items, DataConfig(image_size=SIZE, mosaic=1.0), copies=copies)
+        assert len(list(loader.eval_batches(batch=4))) == 1 and not list(tmp_path.glob("cache/*"))
+        assert len(list(loader.train_batches(batch=4, seed=0, stop=3))) == 3
+        files.append([file.unlink() for file in tmp_path.glob("cache/*")])
+    assert [len(found) for found in files] == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
