@@ -29,7 +29,9 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.speed.row import Row  # noqa: E402
 from scripts.pages import write_between  # noqa: E402
 
-TOPICS = ("telemetry", "memorise", "step", "epoch", "validation", "startup", "memory", "gpu", "growth")
+TOPICS = (
+    "telemetry", "memorise", "step", "epoch", "validation", "data", "startup", "memory", "gpu", "growth",
+)  # fmt: skip
 RESULTS, PAGE = ROOT / "benchmarks" / "results.json", ROOT / "benchmarks" / "README.md"
 
 

@@ -8,10 +8,11 @@ import shutil
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import bench, data_pipeline
+from benchmarks import bench, data_pipeline, profile_data
 from benchmarks.speed import growth
 from benchmarks.speed.row import Row, in_turns
 
@@ -82,6 +83,35 @@ def test_a_case_is_measured() -> None:
     assert math.isfinite(found["telemetry_ms"]) and found["step_ms"] > 0 and found["peak_mb"] > 0
     text = growth.table({"batch": [asdict(case) | found | {"peak_mb_recorded": 1.0}]})
     assert "| batch | 2 | 3 |" in text
+
+
+def test_a_clock_stops_while_another_part_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(profile_data.time, "process_time", lambda: now.seconds)
+
+    class Work:
+        @staticmethod
+        def inner(seconds: float) -> float:
+            now.seconds += seconds
+            return seconds
+
+        def outer(self) -> float:
+            now.seconds += 1
+            return self.inner(10) + self.inner(100)
+
+    clock = profile_data.Clock()
+    clock.wrap(Work, "inner", "in")
+    clock.wrap(Work, "outer", "out")
+    now.seconds += 1000
+    assert Work().outer() == 110 and Work.inner(10000) == 10000
+    clock.enter(profile_data.REST)
+    assert clock.seconds == {"in": 10110, "out": 1, profile_data.REST: 1000}
+
+
+@pytest.mark.slow
+def test_the_profile_of_the_data_pipeline_times_functions_that_there_are() -> None:
+    for places in profile_data.parts().values():
+        assert len(places) >= 2 and all(callable(getattr(place, name)) for place, name in places)
 
 
 @pytest.mark.slow

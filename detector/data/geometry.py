@@ -80,7 +80,8 @@ class Letterbox:
 
     def crop(self, square: Image) -> Image:
         """The image without padding: of the (size, size, 3) square a view (inner_height, inner_width, 3)."""
-        return square[self.top : self.top + self.inner_height, self.left : self.left + self.inner_width]
+        left, top = self.left, self.top
+        return square[top : top + self.inner_height, left : left + self.inner_width]
 
     def to_square(self, boxes: Floats) -> Floats:
         """(N, 4) xywh as fractions of the original -> (N, 4) xywh as fractions of the square."""
