@@ -80,7 +80,8 @@ def by_layer(row: Row, kind: str) -> dict[str, float]:
 
 def layers_in(rows: Iterable[Row], kind: str) -> list[str]:
     """The layers that any of the rows has a number of this kind for, from the input to the output."""
-    return sorted({layer for row in rows for layer in by_layer(row, kind)}, key=depth_of)
+    keys = {key for row in rows for key in row}
+    return sorted((key.removeprefix(kind) for key in keys if key.startswith(kind)), key=depth_of)
 
 
 def lost_between(steps: Iterable[float], summary: Mapping[str, Any]) -> list[int]:

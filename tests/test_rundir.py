@@ -359,3 +359,15 @@ def test_no_key_is_spelt_a_second_time() -> None:
                 if isinstance(node, ast.Constant) and node.value in keys:
                     found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.value}")
     assert not found, "\n".join(found)
+
+
+def test_rows_are_the_history_in_little_memory(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"step": n, "epoch": 0, "a": n / 3, "b": math.inf} for n in range(5)]
+    rows[2] |= {"val/mAP50-95": 0.5}
+    run = written(tmp_path, rows)
+    assert run.rows() == run.read_history() == rows
+    with run.history_file.open("a") as file:
+        file.write('{"step"')
+    said: list[str] = []
+    assert run.rows(report=said.append) == rows
+    assert len(said) == 1 and "torn" in said[0]

@@ -64,7 +64,7 @@ def read_profile(source: str, layers: Sequence[str], steps: int, seed: int) -> P
 def _of_run(run: RunDir, key: str, steps: int) -> dict[int, dict[str, float]]:
     if run.scan_summary()[0].get("status") == "diverged":
         raise UserError(f"{key}: that run diverged: it has no gradient to impose; name one that finished")
-    rows = [row for row in run.read_history() if Key.SKIPPED not in row]
+    rows = [row for row in run.rows() if Key.SKIPPED not in row]
     found = {int(row[Key.STEP]): by_layer(row, Key.ACTIVATION_GRAD) for row in rows}
     found = {step: norms for step, norms in found.items() if norms}
     if not found:

@@ -52,7 +52,7 @@ def build_loggers(
     local = JsonlLogger(
         run, keep_before_step=None if interrupted is None else first_step, report=console.message
     )
-    history = run.read_history()
+    history = run.rows()
     wandb = WandbLogger(
         Start(run.path, config, label, dataset, resume_id=wandb_id), history=history, report=console.message
     )

@@ -29,7 +29,7 @@ class PlotLogger(Logger):
 
     def finish(self, summary: Mapping[str, object], checkpoint: Path | None) -> None:
         """Draw. Raises OSError if a file cannot be written."""
-        history = self.run.read_history()
+        history = self.run.rows()
         first = next((row for row in history if row.get(Key.STEP) == 0), {})
         measured = by_layer(first, Key.ACTIVATION_GRAD)
         expected = overlay(self.model, measured, curve_of(self.model.act, self.model))

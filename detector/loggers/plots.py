@@ -25,6 +25,7 @@ Array = NDArray[np.float64]
 History = Sequence[Mapping[str, Any]]
 
 _LOST = "lost"  # in a row that only says that some are
+_MOST_ROWS = 10_000
 _PROFILES = 6  # lines in the depth picture
 _LOSSES = {Key.LOSS: "total", Key.LOSS_BOX: "box", Key.LOSS_CLS: "class", Key.LOSS_DFL: "DFL"}
 _MAPS = {Key.TRAIN_MAP: "train (seen)", Key.VAL_MAP: "val (unseen)"}
@@ -50,7 +51,7 @@ def write_plots(
     """
     directory.mkdir(parents=True, exist_ok=True)
     run = f"{summary.get('ablation', 'run')}, seed {summary.get('seed', '?')}"
-    history = _with_gaps(history, summary)
+    history = _with_gaps(_thinned(history), summary)
     figures = {
         "gradient_depth.png": _depth(history, summary, run, expected or {}),
         "gradient_inside.png": _depth(history, summary, run, {}, Key.POINT_ACTIVATION_GRAD),
@@ -81,6 +82,13 @@ def figure(
         axis.grid(True, alpha=0.25, linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
     return made, list(axes)
+
+
+def _thinned(history: History) -> History:
+    """Of a very long one about `_MOST_ROWS`, evenly spread, and all evaluations: pixels are fewer."""
+    every = -(-len(history) // _MOST_ROWS) or 1
+    last, maps = len(history) - 1, set(_MAPS)
+    return [row for at, row in enumerate(history) if at % every == 0 or at == last or maps & row.keys()]
 
 
 def _with_gaps(history: History, summary: Mapping[str, Any]) -> History:

@@ -73,7 +73,7 @@ class WandbLogger(Logger):
         self._slow = False
         for row in history:
             self._remember(row)
-        self._earlier = list(history)
+        self._earlier = history
         self._thread: WandbThread | None = None
         if start.mode == "disabled":
             return
@@ -171,7 +171,7 @@ class WandbLogger(Logger):
         for key in _HIDDEN:
             run.define_metric(key, hidden=True)
         self._say(f"W&B: offline. {how_to_sync(run)}" if run.offline else f"W&B: {run.url}")
-        rows, self._earlier = self._earlier, []
+        rows, self._earlier = self._earlier, ()
         if rows and (not run.offline or set_aside_earlier(run)):
             for row in rows:
                 if (_step(row) or 0) >= run.starting_step:  # the first that W&B does not have

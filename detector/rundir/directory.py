@@ -30,12 +30,14 @@ from detector.config.safe_yaml import dump
 from detector.config.schema import Config
 from detector.errors import UserError
 from detector.rows import Key, Row
+from detector.rundir.history import Rows
 from detector.runtime.files import (
     TRAIN,
+    atomic_write,
     check_regular,
     read_bytes,
+    read_lines,
     with_filename,
-    write_bytes,
     write_text,
 )  # fmt: skip
 from detector.runtime.json_numbers import from_json, number, to_json
@@ -46,7 +48,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-MAX_HISTORY = 2_000_000_000  # bytes; a row has about 8 kB
+MAX_HISTORY = 20_000_000_000  # bytes; a row of 23 layers has 4 kB, so that a million of them fit
+MAX_ROW = 50_000_000
 MAX_LEDGER = 50_000_000  # a deep trunk's has one
 MAX_SUMMARY = 1_000_000
 MOST_STEPS = 10**12
@@ -197,19 +200,25 @@ class RunDir:
         """Keep the rows before `step`, byte for byte; all of the file or none of the change."""
         if not self.history_file.exists():
             return
-        content = read_bytes(self.history_file, MAX_HISTORY)
-        rows = [(line, _row(line)) for line in content.split(b"\n")[:-1]]
-        bad = [number for number, (_, row) in enumerate(rows, start=1) if row is None]
-        if bad:  # they will not be logged again
-            name = f"history-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}.jsonl"
-            copy = self.path / "superseded" / name
-            copy.parent.mkdir(exist_ok=True)
-            write_bytes(copy, content)
-            report(
-                f"{self.history_file}:{bad[0]}: not a row of a history, left out; {copy} is the whole file"
-            )
-        kept = [line + b"\n" for line, row in rows if row is not None and row.get("step", step) < step]
-        write_bytes(self.history_file, b"".join(kept))
+        lines = read_lines(self.history_file, MAX_HISTORY, MAX_ROW)
+        bad = 0
+        with atomic_write(self.history_file) as kept:
+            for number, line in enumerate(lines, start=1):
+                if not line.endswith(b"\n"):
+                    continue  # torn
+                if (row := _row(line)) is None:
+                    bad = bad or number
+                elif row.get("step", step) < step:
+                    kept.write(line)
+            if bad:  # they will not be logged again
+                name = f"history-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}.jsonl"
+                copy = self.path / "superseded" / name
+                copy.parent.mkdir(exist_ok=True)
+                with atomic_write(copy) as whole:
+                    whole.writelines(read_lines(self.history_file, MAX_HISTORY, MAX_ROW))
+                report(
+                    f"{self.history_file}:{bad}: not a row of a history, left out; {copy} is the whole file"
+                )
 
     def read_history(self, *, report: Callable[[str], None] = _log.warning) -> list[dict[str, Any]]:
         """All rows of the history, in order, with NaN and infinities as floats.
@@ -219,45 +228,60 @@ class RunDir:
         Raises:
             UserError: the file does not exist, or a line before the last one is not a row.
         """
+        rows: list[dict[str, Any]] = []
+        self._read(rows.append, report)
+        return rows
+
+    def rows(self, *, report: Callable[[str], None] = _log.warning) -> Rows:
+        """The same rows in a ninth of the memory, for histories of any length. Raises as `read_history`."""
+        rows = Rows()
+        self._read(rows.append, report)
+        return rows
+
+    def _read(self, keep: Callable[[dict[str, Any]], None], report: Callable[[str], None]) -> None:
         path = self.history_file
         try:
-            rows, bad, torn = self._rows()
+            count, bad, torn = self._scan(keep)
         except OSError as error:
             message = f"{path}: cannot be read: {error.strerror}. Is this a run's directory?"
             raise UserError(message) from error
         if bad:
             raise UserError(f"{path}:{bad[0]}: not a row of a history: remove that line to read the others.")
         if torn:
-            report(f"{path}: the last line is torn and left out; {len(rows)} whole rows are kept")
-        return rows
+            report(f"{path}: the last line is torn and left out; {count} whole rows are kept")
 
-    def scan_history(self) -> tuple[list[dict[str, Any]], list[str]]:
+    def scan_history(self) -> tuple[Rows, list[str]]:
         """Every row that can be read, in order of steps, and what is wrong with the others.
 
         A value that is no number is NaN. Raises OSError if the file cannot be read.
         """
-        rows, bad, torn = self._rows(lenient=True)
+        rows = Rows()
+        _, bad, torn = self._scan(rows.append, lenient=True)
         notes = ["the last row of its history is torn and left out"] if torn else []
         if bad:
             which = ", ".join(map(str, bad[:3])) + (", …" if len(bad) > 3 else "")
             notes.append(f"{len(bad)} line(s) of its history are not rows in order, and left out: {which}")
         return rows, notes
 
-    def _rows(self, *, lenient: bool = False) -> tuple[list[dict[str, Any]], list[int], bool]:
-        """The rows, the numbers of the lines that are none, and whether the last line is torn."""
-        lines = read_bytes(self.history_file, MAX_HISTORY).split(b"\n")
-        torn = bool(lines.pop())  # every complete row ends in a newline
-        rows: list[dict[str, Any]] = []
+    def _scan(
+        self, keep: Callable[[dict[str, Any]], None], *, lenient: bool = False
+    ) -> tuple[int, list[int], bool]:
+        """Hand over row by row; how many, the lines that are none, and whether the last is torn."""
+        number, count, newest, torn = 0, 0, -1, False
         bad: list[int] = []
-        for index, line in enumerate(lines, start=1):
+        for line in read_lines(self.history_file, MAX_HISTORY, MAX_ROW):
+            if torn := not line.endswith(b"\n"):  # every complete row ends in one
+                continue
+            number += 1
             row = _row(line, lenient=lenient)
-            if row is None or (lenient and rows and row[Key.STEP] <= rows[-1][Key.STEP]):
-                bad.append(index)
-            else:
-                rows.append(row)
-        if bad == [len(lines)] and not (torn or lenient):
-            return rows, [], True
-        return rows, bad, torn
+            if row is None or (lenient and row[Key.STEP] <= newest):
+                bad.append(number)
+                continue
+            newest, count = row.get(Key.STEP, newest), count + 1
+            keep(row)
+        if bad == [number] and not (torn or lenient):
+            return count, [], True
+        return count, bad, torn
 
     def last_row(self) -> dict[str, Any]:
         """The newest whole row of a history that is being written; empty before the first."""
@@ -419,7 +443,7 @@ class HistoryWriter:
 
 
 def _row(line: bytes, *, lenient: bool = False) -> dict[str, Any] | None:
-    """A line of a history, without its end; None if it is not a row.
+    """A line of a history; None if it is not a row.
 
     Lenient: a value that is no number becomes NaN instead of spoiling the row. The step must be a number.
     """

@@ -137,6 +137,18 @@ def read_bytes(path: Path, most: int) -> bytes:
     Raises:
         OSError: it is missing, unreadable, no regular file or larger; `strerror` says so in words.
     """
+    with _open_regular(path, most) as file:
+        return file.read()
+
+
+def read_lines(path: Path, most: int, longest: int) -> Iterator[bytes]:
+    """The same, a line at a time, each with its end; one of more than `longest` bytes comes in parts."""
+    with _open_regular(path, most) as file:
+        yield from iter(lambda: file.readline(longest), b"")
+
+
+@contextmanager
+def _open_regular(path: Path, most: int) -> Iterator[BinaryIO]:
     check_regular(path)  # before opening: that alone can rewind a tape or wake a device
     # Not blocking, in case a pipe took the file's place since then.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -147,7 +159,7 @@ def read_bytes(path: Path, most: int) -> bytes:
         if found.st_size > most:
             limit = f"{most // 1_000_000} MB" if most >= 1_000_000 else f"{most // 1000} kB"
             raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, and at most {limit} are accepted")
-        return file.read()
+        yield file
 
 
 def check_regular(path: Path) -> None:

@@ -163,7 +163,7 @@ class Run:
             checkpoints.finish()
         summary: dict[str, Any] = {}
         if self.is_main:
-            rows = self.files.read_history()
+            rows = self.files.rows()
             lost = schedule.lost(rows, state.step)
             summary = summarize(
                 self.loaded.name,
@@ -248,7 +248,7 @@ def open_run(
         load_state(saved, state)
         interrupted = state.step, str(saved["extra"]["wandb_id"])
         if dist.is_main_process:
-            rows = files.scan_history()[0] if files.history_file.is_file() else []
+            rows = files.scan_history()[0] if files.history_file.is_file() else ()
             lost = schedule.lost(rows, state.step)
     logger, wandb_id = Logger(), ""
     with preserve_random_state(state.device), dist.raise_together():

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.rows import Key, Row, layers_in, lost_between
+from detector.rundir.history import Rows
 
 Array = NDArray[np.float64]
 
@@ -39,24 +40,25 @@ def thin(count: int, most: int) -> list[int]:
     return sorted({round(at * (count - 1) / (most - 1)) for at in range(most)})
 
 
-def curves(rows: Sequence[Row], summary: Mapping[str, Any]) -> Curves:
+def curves(rows: Rows, summary: Mapping[str, Any]) -> Curves:
     """Thin the rows out to what is drawn; where the summary says that rows are lost, there is a gap."""
-    recorded = [row for row in rows if any(key.startswith(Key.ACTIVATION_GRAD) for key in row)]
-    kept = [recorded[at] for at in thin(len(recorded), MAX_ROWS)]
+    recorded = rows.having(lambda key: key.startswith(Key.ACTIVATION_GRAD)).tolist()
+    kept = [rows[recorded[at]] for at in thin(len(recorded), MAX_ROWS)]
     kept += [{Key.STEP: step} for step in lost_between([row[Key.STEP] for row in kept], summary)]
     kept.sort(key=lambda row: row[Key.STEP])
     series = {}
     ends = {key: None for row in (*rows[:1], *rows[-1:]) for key in row if key.startswith(Key.PROBE_AUC)}
     # Clipped by part, it is the trunk's factor that tells what the trunk learns from.
     other = {Key.CLIP_FACTOR: Key.CLIP_FACTOR + Key.TRUNK}
+    there = set(rows.keys())
+    _, at_step = rows.column(Key.STEP)  # every row has one
     for key in (*SERIES, *list(ends)[:MOST_PROBES]):
-        found = key if any(key in row for row in rows) else other.get(key, key)
-        points = [(int(row[Key.STEP]), row[found]) for row in rows if found in row]
-        points = [points[at] for at in thin(len(points), MAX_POINTS)]
-        if points:
-            points += [(step, math.nan) for step in lost_between([step for step, _ in points], summary)]
-            points.sort(key=lambda point: point[0])
-            steps, values = zip(*points, strict=True)
+        numbers, found = rows.column(key if key in there else other.get(key, key))
+        chosen = [(int(at_step[numbers[at]]), found[at]) for at in thin(len(numbers), MAX_POINTS)]
+        if chosen:
+            chosen += [(step, math.nan) for step in lost_between([step for step, _ in chosen], summary)]
+            chosen.sort(key=lambda point: point[0])
+            steps, values = zip(*chosen, strict=True)
             series[key] = (steps, np.array(values, np.float64))
     layers, profiles = _profiles(kept, Key.ACTIVATION_GRAD, Key.WEIGHT_GRAD)
     steps = tuple(int(row[Key.STEP]) for row in kept)
@@ -75,13 +77,10 @@ def _profiles(rows: Sequence[Row], activation: str, weight: str) -> tuple[tuple[
     }
 
 
-def nonfinite_note(rows: Sequence[Row]) -> str | None:
+def nonfinite_note(rows: Rows) -> str | None:
     """Where the numbers first stop being finite, in words; the mAP of a split without objects is none."""
-    broken = [
-        row[Key.STEP]
-        for row in rows
-        if not math.isfinite(sum(value for key, value in row.items() if "/mAP" not in key))
-    ]
-    if not broken:
+    broken = rows.not_finite(lambda key: "/mAP" not in key)
+    if not len(broken):
         return None
-    return f"{len(broken)} row(s) of its history hold numbers that are not finite, from step {broken[0]}"
+    first = rows[broken[0]][Key.STEP]
+    return f"{len(broken)} row(s) of its history hold numbers that are not finite, from step {first}"

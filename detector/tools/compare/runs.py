@@ -19,6 +19,7 @@ from detector.config.safe_yaml import Value, read
 from detector.errors import UserError, escape_control, shorten
 from detector.rows import Key
 from detector.rundir import RunDir
+from detector.rundir.history import Rows
 from detector.runtime.files import TRAIN
 from detector.runtime.json_numbers import number
 from detector.tools.compare.history import Curves, curves, nonfinite_note
@@ -137,7 +138,7 @@ def _load(directory: Path) -> Run | LeftOut:
     try:
         rows, notes = run.scan_history()
     except OSError as error:
-        rows, notes = [], [f"history.jsonl cannot be read ({error.strerror}): no curves"]
+        rows, notes = Rows(), [f"history.jsonl cannot be read ({error.strerror}): no curves"]
     if not rows and not summary:
         return LeftOut(directory, f"nothing was recorded: {'; '.join([*notes, problem or ''])}".rstrip("; "))
     if problem:

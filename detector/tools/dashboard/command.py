@@ -87,7 +87,7 @@ def network(config: Path, overrides: Sequence[str] = ()) -> Network:
     from detector.models.build import build_model
 
     if config.is_dir():
-        rows = RunDir(config).read_history()
+        rows = RunDir(config).rows()
         levels = {k.removeprefix(f"{Key.RMS}_"): 0 for row in rows for k in row if k.startswith(Key.RMS)}
         found = Network(tuple(layers_in(rows, Key.ACTIVATION_GRAD)), tuple(levels))
     else:

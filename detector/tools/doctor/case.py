@@ -171,7 +171,7 @@ def of_run(path: Path) -> Case:
             f"{run}: has not ended: it is still running, or was killed; "
             f"go on with: python train.py --resume {run}"
         )
-    rows = run.read_history()
+    rows = run.rows()
     case = Case(str(path), config, _data(config), rows, summary, unreadable="there is no checkpoint")
     for file in (run.best, run.last):
         if file.exists():
