@@ -1,12 +1,14 @@
 """Measure this project beside what people use today, and write the table.
 
-    make bench                                   # every topic
+    make bench                                   # every topic but the longest; the table keeps their rows
+    python benchmarks/bench.py bccd factorial ci # those: an hour on two cores
     python benchmarks/bench.py startup memory    # some: their rows replace those of the last time
     python benchmarks/bench.py --list
 
 A topic is a module of benchmarks/speed with a function `measure() -> list[Row]`. Each is run in a process
-of its own, on one core and one thread. Everything measured goes to benchmarks/results.json, with the machine,
-the versions and the commit; the table is written into benchmarks/README.md from that.
+of its own, on one core and one thread; those that are about more cores take them, and their rows say so.
+Everything measured goes to benchmarks/results.json, with the machine, the versions and the commit; from that
+the table is written into benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -30,15 +33,18 @@ from benchmarks.speed.row import Row  # noqa: E402
 from scripts.pages import write_between  # noqa: E402
 
 TOPICS = (
-    "telemetry", "memorise", "step", "epoch", "validation", "data", "startup", "memory", "gpu", "growth",
+    "telemetry", "memorise", "step", "epoch", "validation", "data", "startup", "memory", "bccd", "factorial",
+    "ci", "gpu", "growth",
 )  # fmt: skip
+LONG = "bccd", "factorial", "ci"  # ten minutes and more each: only measured when they are named
 RESULTS, PAGE = ROOT / "benchmarks" / "results.json", ROOT / "benchmarks" / "README.md"
 
 
 def main() -> None:
     """Measure the topics asked for and write the table."""
     parser = argparse.ArgumentParser(description="Measure this project beside what people use today.")
-    parser.add_argument("topics", nargs="*", metavar="TOPIC", help=f"of {', '.join(TOPICS)}; default: all")
+    named = f"of {', '.join(TOPICS)}; default: all but {', '.join(LONG)}"
+    parser.add_argument("topics", nargs="*", metavar="TOPIC", help=named)
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="which one to use")
     parser.add_argument("--report-only", action="store_true", help="measure nothing, only write the table")
     parser.add_argument("--list", action="store_true", help="name the topics")
@@ -51,8 +57,9 @@ def main() -> None:
     else:
         if unknown := set(options.topics) - set(TOPICS):
             parser.error(f"no such topic: {', '.join(sorted(unknown))}")
+        default = [topic for topic in TOPICS if topic not in LONG]
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        for topic in () if options.report_only else options.topics or TOPICS:
+        for topic in () if options.report_only else options.topics or default:
             results[topic] = measure(topic, options.core)
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
         text = table(results)
@@ -82,8 +89,18 @@ def measure_here(topic: str, out: Path) -> None:
 
     found = provenance(outputs=[str(path.relative_to(ROOT)) for path in (RESULTS, PAGE)])
     made = {key: found[key] for key in ("commit", "dirty", "versions", "platform", "cpus")}
+    made["processor"] = processor()
     rows: list[Row] = importlib.import_module(f"benchmarks.speed.{topic}").measure()
     out.write_text(json.dumps({"rows": [asdict(row) for row in rows], "made": made}))
+
+
+def processor() -> str:
+    """What Linux calls it; empty elsewhere."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return ""
 
 
 def table(results: dict[str, Any]) -> str:
@@ -104,7 +121,8 @@ def table(results: dict[str, Any]) -> str:
     made = {topic: results[topic]["made"] for topic in TOPICS if topic in results}
     commits = sorted({str(one["commit"])[:7] + ("+" if one["dirty"] else "") for one in made.values()})
     versions = next(iter(made.values()))["versions"] if made else {}
-    machine = f"one core of {os.cpu_count()}"
+    processors = sorted({one["processor"] for one in made.values() if one.get("processor")})
+    machine = " and ".join([f"one core of {os.cpu_count()}", *processors])
     lines += ["", f"Median (smallest – largest of n); {machine}, torch {versions.get('torch')}, "
               f"ultralytics {versions.get('ultralytics')}, wandb {versions.get('wandb')}, "
               f"commit {', '.join(commits)}."]  # fmt: skip

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from benchmarks import bench, data_pipeline, profile_data
-from benchmarks.speed import growth
+from benchmarks.speed import bccd, ci, growth, process
 from benchmarks.speed.row import Row, in_turns
 
+SIDES = ("ultralytics", 0.4, 700.0), ("ours", 0.5, 210.0), ("ours, longer", 0.7, 770.0)
 MADE = {"commit": "0123456789", "dirty": False, "versions": {"torch": "2.0"}}
 
 
@@ -57,6 +63,75 @@ def test_the_table_has_what_was_measured() -> None:
     assert first == f"| a step<br>*same mAP* | {ours} | {theirs} | ultralytics | {judged}"
     assert second == "| help | 0.5 s (0.5 – 0.5) | – | – | 0.5 s | ≤ 0.3 s | **no** | 1 |"
     assert "commit 0123456," in text or "commit 0123456." in text
+
+
+def test_the_longest_topics_are_measured_only_when_they_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    kept = tmp_path / "results.json"
+    kept.write_text(json.dumps({"ci": {"rows": [], "made": MADE}}))
+
+    def measured(topic: str, core: int) -> dict[str, Any]:
+        asked.append(topic)
+        return {"rows": [], "made": MADE}
+
+    monkeypatch.setattr(bench, "measure", measured)
+    monkeypatch.setattr(bench, "write_between", lambda *_: None)
+    monkeypatch.setattr(bench, "RESULTS", kept)
+    monkeypatch.setattr(sys, "argv", ["bench.py"])
+    bench.main()
+    assert asked == [topic for topic in bench.TOPICS if topic not in bench.LONG]
+    assert set(json.loads(kept.read_text())) == {*asked, "ci"}  # the rows of the last time stay
+    monkeypatch.setattr(sys, "argv", ["bench.py", *bench.LONG])
+    bench.main()
+    assert asked[-3:] == list(bench.LONG)
+
+
+def test_bccd_is_judged_by_points_and_by_core_seconds() -> None:
+    runs = [
+        {"side": side, "seed": seed, "mAP50-95": score + seed / 100, "cpu": seconds}
+        for side, score, seconds in SIDES
+        for seed in (1, 0)
+    ]
+    points, seconds, more, longer = bccd.rows(runs)
+    assert points.ours == pytest.approx([10, 10]) and not points.met
+    assert seconds.value == pytest.approx(0.3) and seconds.met
+    assert more.ours == pytest.approx([30, 30]) and more.met
+    assert longer.value == pytest.approx(1.1) and not longer.met
+
+
+def test_a_command_is_measured_and_a_failing_one_shows_its_words(tmp_path: Path) -> None:
+    took = process.taken(["/bin/sh", "-c", "sleep 0.05"], tmp_path / "log")
+    assert took.seconds >= 0.05 and took.cpu >= 0 and took.peak_mb > 0
+    assert process.taken(["/bin/sh", "-c", "exit 3"], tmp_path / "log", good=(3,)).seconds > 0
+    with pytest.raises(SystemExit, match="no such thing"):
+        process.taken(["/bin/sh", "-c", "echo no such thing; exit 1"], tmp_path / "log")
+
+
+def test_cores_are_given_back() -> None:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        with process.cores(2) as used:
+            assert used == len(os.sched_getaffinity(0)) == min(2, os.cpu_count() or 1)
+        assert os.sched_getaffinity(0) == {min(before)}
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def test_ci_is_timed_in_a_clone_of_what_is_committed(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    script = source / "run"
+    script.write_text("#!/bin/sh\necho $PWD\n[ ! -e later ] && echo '== 7 passed in 1s =='\n")
+    script.chmod(0o755)
+    git = ["git", "-C", str(source), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *arguments], check=True)
+    (source / "later").touch()
+    (row,) = ci.measure("run", source)
+    assert row.note == "7 passed in 1s" and 0 < row.ours[0] < row.target
 
 
 @pytest.mark.parametrize("topic", bench.TOPICS)

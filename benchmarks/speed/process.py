@@ -13,7 +13,10 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -67,6 +70,51 @@ def run(
     if status:
         raise SystemExit(f"{side} failed:\n{said[-2000:]}")
     return subprocess.CompletedProcess(process.args, 0, said), usage.ru_maxrss / 1024
+
+
+class Taken(NamedTuple):
+    """What a command took."""
+
+    seconds: float
+    cpu: float  # seconds, of it and of what it waited for
+    peak_mb: float  # the largest resident set of one of these processes
+
+
+def taken(
+    arguments: Sequence[str],
+    log: Path,
+    good: Sequence[int] = (0,),
+    cwd: Path = ROOT,
+    env: Mapping[str, str] | None = None,
+) -> Taken:
+    """Run a command to its end, what it says going to a file.
+
+    Raises:
+        SystemExit: it ended with an exit code that is not good.
+    """
+    with log.open("w+") as file:
+        started = time.perf_counter()
+        process = subprocess.Popen(arguments, cwd=cwd, stdout=file, stderr=subprocess.STDOUT, env=env)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode not in good:
+            file.seek(0)
+            raise SystemExit(f"{' '.join(arguments)} failed:\n{file.read()[-2000:]}")
+    return Taken(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+@contextmanager
+def cores(most: int) -> Iterator[int]:
+    """Let this process and those that it starts use so many cores, wherever it was pinned to; how many."""
+    pinned = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    wide = sorted(os.sched_getaffinity(0), reverse=True)[:most]
+    os.sched_setaffinity(0, wide)
+    try:
+        yield len(wide)
+    finally:
+        os.sched_setaffinity(0, pinned)
 
 
 def main() -> None:
