@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
 import json
 import math
 import os
@@ -18,8 +20,10 @@ from typing import Any
 import pytest
 
 from benchmarks import bench, data_pipeline, profile_data
-from benchmarks.speed import bccd, ci, growth, process
+from benchmarks.speed import bccd, ci, gpu, growth, process
 from benchmarks.speed.row import Row, in_turns
+from detector.config.schema import ModelConfig
+from tests.support import ROOT
 
 SIDES = ("ultralytics", 0.4, 700.0), ("ours", 0.5, 210.0), ("ours, longer", 0.7, 770.0)
 MADE = {"commit": "0123456789", "dirty": False, "versions": {"torch": "2.0"}}
@@ -139,6 +143,22 @@ def test_every_topic_can_be_loaded(topic: str) -> None:
     assert callable(importlib.import_module(f"benchmarks.speed.{topic}").measure)
 
 
+def test_what_a_benchmark_imports_late_is_still_there() -> None:
+    """A topic that nobody measured for a while must not be the one to find out that a function moved."""
+    missing = []
+    for path in sorted((ROOT / "benchmarks").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith(("detector", "benchmarks")):
+                module = importlib.import_module(str(node.module))
+                missing += [
+                    f"{path.name}: {node.module}.{alias.name}"
+                    for alias in node.names
+                    if not hasattr(module, alias.name)
+                    and importlib.util.find_spec(f"{node.module}.{alias.name}") is None
+                ]
+    assert not missing
+
+
 @pytest.mark.parametrize("convolutions", [21, 41, 81, 161])
 def test_a_depth_is_made_of_that_many_convolutions(convolutions: int) -> None:
     depths = growth.Case(convolutions=convolutions).model.depths
@@ -148,6 +168,83 @@ def test_a_depth_is_made_of_that_many_convolutions(convolutions: int) -> None:
 
 def test_the_baseline_is_in_the_middle_of_what_grows() -> None:
     assert growth.Case().model.depths == (2, 10, 4, 2)
+
+
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = ModelConfig(depths=(1, 1, 1, 1), widths=(8,) * 5, neck_width=8)
+    sizes = {"STEPS": 1, "ROUNDS": 1, "COMPACT_SIZE": 32, "COMPACT_BATCH": 2, "YOLO": tiny}
+    for name, value in sizes.items():
+        monkeypatch.setattr(gpu, name, value)
+
+
+@pytest.mark.slow
+def test_what_a_gpu_is_measured_by_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but CUDA itself: on the day that there is a card, only that can fail."""
+    small(monkeypatch)
+    (rate,) = gpu.throughput("cpu", 32, 2)
+    assert rate.ours and rate.theirs and rate.target == 1.3 and "32 px, batch 2, cpu" in rate.what
+    for part, target in (("telemetry", 1.01), ("every", 1.05)):
+        (row,) = gpu.PARTS[part]("cpu", 32, 2)
+        assert row.target == target and row.ours[0] > 0
+    (step,) = gpu.compact("cpu", "unchanged", lambda made: None)
+    one, other = step.note.split()[-3::2]
+    assert one == other  # the same training on both sides
+
+
+def test_without_a_gpu_the_topic_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert gpu.measure() == []
+    assert "no CUDA GPU here" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_part_that_fails_prints_its_error_and_the_others_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "part.py"
+    script.write_text(
+        "import json, sys, time\n"
+        "part, *_, out = sys.argv[1:]\n"
+        "print('words of', part, flush=True)\n"
+        "if part == 'graphs': sys.exit(3)\n"
+        "if part == 'nccl': time.sleep(60)\n"
+        "row = dict(what=part, peer='', unit='', ours=[1], theirs=[], target=2, absolute=True)\n"
+        "open(out, 'w').write(json.dumps([row]))\n"
+    )
+    monkeypatch.setattr(gpu, "__file__", str(script))
+    monkeypatch.setattr(gpu, "LIMITS", gpu.LIMITS | {"nccl": 0.5})
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert [row.what for row in gpu.measure()] == [p for p in gpu.PARTS if p not in ("graphs", "nccl")]
+    said = capsys.readouterr().err
+    assert "graphs ended with 3:\nwords of graphs" in said and "nccl took more than 0.5 s" in said
+
+
+def test_a_gpus_parts_end_within_eight_minutes() -> None:
+    assert gpu.LIMITS.keys() == gpu.PARTS.keys()
+    assert sum(gpu.LIMITS.values()) < 480
+
+
+@pytest.mark.slow
+def test_outcomes_of_tests_are_counted(tmp_path: Path) -> None:
+    tests = tmp_path / "test_these.py"
+    tests.write_text(
+        "import pytest\n"
+        "@pytest.mark.parametrize('n', [1, 2, 3])\n"
+        "def test_passes(n): pass\n"
+        "def test_fails(): assert False\n"
+        "def test_is_skipped(): pytest.skip()\n"
+    )
+    report = tmp_path / "report.xml"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", tests]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert gpu.counted(report.read_text()) == {"passed": 3, "skipped": 1, "failed": 1}
+
+
+def test_the_files_with_tests_that_need_a_card_are_found() -> None:
+    names = {Path(file).name for file in gpu.marked()}
+    assert {"test_cuda.py", "test_loader.py"} <= names and "test_rundir.py" not in names
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ class Training:
     targets: dict[str, Tensor]
     recorder: GradientRecorder
     row: dict[str, float] = field(default_factory=dict)  # the last step's record
+    loss: Tensor = field(default_factory=lambda: torch.zeros(()))  # of the last step
 
     def step(self, record: bool = False) -> None:
         """One step as the engine makes it: forward, loss, backward, clip, optimizer."""
@@ -41,6 +42,7 @@ class Training:
         with state.autocast():
             predictions = state.model(state.preprocess(self.images))
         loss = self.loss_fn(predictions, self.targets)
+        self.loss = loss.total.detach()
         state.scaler.scale(loss.total).backward()
         state.scaler.unscale_(state.optimizer)
         self.recorder.gradients(state.scaler.get_scale())

@@ -89,7 +89,7 @@ def test_a_batch_comes_whole_from_another_process(items: list[Item], size: int) 
     received.boxes.zero_()  # its own memory, which may be written to
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs a GPU")
+@pytest.mark.cuda  # page-locked memory
 def test_pinned(items: list[Item]) -> None:
     (batch,) = Loader(items[:2], config()).eval_batches(batch=2, pin=True)
     assert batch.images.is_pinned() and batch.boxes.is_pinned()
