@@ -20,9 +20,11 @@ from typing import Any
 import pytest
 
 from benchmarks import bench, data_pipeline, profile_data
-from benchmarks.speed import bccd, ci, gpu, growth, process
+from benchmarks.speed import bccd, ci, gpu, growth, growth_files, process
 from benchmarks.speed.row import Row, in_turns
-from detector.config.schema import ModelConfig
+from detector.config.schema import Config, ModelConfig
+from detector.rundir import RunDir
+from detector.tools.compare.runs import load_runs
 from tests.support import ROOT
 
 SIDES = ("ultralytics", 0.4, 700.0), ("ours", 0.5, 210.0), ("ours, longer", 0.7, 770.0)
@@ -245,6 +247,44 @@ def test_outcomes_of_tests_are_counted(tmp_path: Path) -> None:
 def test_the_files_with_tests_that_need_a_card_are_found() -> None:
     names = {Path(file).name for file in gpu.marked()}
     assert {"test_cuda.py", "test_loader.py"} <= names and "test_rundir.py" not in names
+
+
+def test_runs_are_made_up_with_the_keys_of_a_real_one(tmp_path: Path) -> None:
+    model = RunDir.create(tmp_path / "model", Config())
+    kinds = {f"{kind}/00_stem": 0.5 for kind in ("activation_grad", "weight_grad")}
+    history = model.open_history()
+    for step, more in ((0, {"signal/probe_auc_p3": 0.7}), (5, {}), (9, {"val/mAP50-95": 0.2})):
+        history.append({"step": step, "epoch": step, "train/loss": 2.0, **kinds, **more})
+    history.close()
+    model.write_summary({"ablation": "coco8", "seed": 0, "status": "finished", "data_fingerprint": "a"})
+    for number in range(4):
+        growth_files.write_run(model, tmp_path / "runs" / str(number), 2500, *divmod(number, 2))
+    runs, left_out = load_runs([tmp_path / "runs"])
+    assert not left_out
+    assert sorted((run.name, run.seed) for run in runs) == [
+        ("ablation_1", 0), ("ablation_1", 1), ("baseline", 0), ("baseline", 1)
+    ]  # fmt: skip
+    assert not any(run.notes for run in runs if "lacks" not in run.notes[0])
+    rows = RunDir(tmp_path / "runs" / "3").read_history()
+    assert [row["step"] for row in rows] == list(range(0, 12_500, 5))
+    assert rows[0].keys() - rows[1].keys() == {"signal/probe_auc_p3"}
+    assert rows[-1].keys() - rows[1].keys() == {"val/mAP50-95"}
+    assert len({row["train/loss"] for row in rows}) == len(rows)
+
+
+def test_the_table_of_what_runs_leave_behind() -> None:
+    one = {
+        "value": 1e6,
+        "files_mb": 3900.0,
+        "table_s": 23.5,
+        "table_mb": 870.0,
+        "page_s": 25.0,
+        "page_mb": 890.0,
+    }
+    suite = {"value": 8, "cell_s": 6.25, "training_s": 2.0, "alone_s": 6.0}
+    text = growth_files.table({"rows in a history": [one], "runs compared": [], "cells": [suite]})
+    assert "| rows in a history | 1,000,000 | 3900 | 23.5 | 870 | 25.0 | 890 |" in text
+    assert "| 8 | 6.25 | 2.00 | 6.00 | +0.25 |" in text
 
 
 @pytest.mark.slow

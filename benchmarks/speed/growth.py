@@ -1,10 +1,11 @@
 """How the cost of a step and of recording it grows: with depth, image size, batch and the number of layers.
 
-    python benchmarks/bench.py growth      # about three minutes on one core
+    python benchmarks/bench.py growth      # about eight minutes on one core, and 4 GB on the disk meanwhile
 
 One dimension is varied at a time around the middle: this project's own detector with 41 trunk convolutions,
 160 px, batch 4, every block recorded. Times are medians of steps with and without recording, in turns; memory
-is the peak of a process of its own. Writes benchmarks/growth.json and the table in benchmarks/README.md.
+is the peak of a process of its own. Then what runs leave behind: see growth_files.py. Writes
+benchmarks/growth.json and the tables in benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.speed import growth_files  # noqa: E402
 from benchmarks.speed.network import training  # noqa: E402
 from benchmarks.speed.row import Row, in_turns  # noqa: E402
 from detector.config.schema import ModelConfig  # noqa: E402
@@ -62,8 +64,9 @@ CASES = {
 def measure() -> list[Row]:
     """Measure every case and write the table of its own; there is nobody to compare with."""
     figures = {name: [asdict(case) | measured(case) for case in cases] for name, cases in CASES.items()}
-    FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
-    text = table(figures)
+    files = growth_files.measure()
+    FIGURES.write_text(json.dumps(figures | files, indent=1) + "\n")
+    text = f"{table(figures)}\n\n{growth_files.table(files)}"
     write_between(PAGE, "table: growth", text)
     print(text)
     return []
