@@ -88,7 +88,7 @@ def reproduce(run_dir: Path, /, *, out: Path | None = None, plugin: tuple[Path, 
     first = RunDir(run_dir)
     config = first.read_config().config
     _check_unchanged(first, config)
-    rows = first.read_history(report=lambda text: print(f"note: {text}"))
+    rows = first.rows(report=lambda text: print(f"note: {text}"))
     if not rows or not all(isinstance(row.get("step"), int) for row in rows):
         raise UserError(f"{first.history_file}: holds no rows with a step: there is nothing to compare with")
     summary = first.read_summary()
@@ -107,7 +107,7 @@ def reproduce(run_dir: Path, /, *, out: Path | None = None, plugin: tuple[Path, 
         return code
     if code not in (0, EXIT_DIVERGED):
         raise UserError(f"{second}: the second run failed (exit code {code}; below 0 a signal): see above")
-    same = report(rows, second.read_history(), summary, second.read_summary())
+    same = report(rows, second.rows(), summary, second.read_summary())
     print(f"{first} and {second}: {'identical' if same else 'not the same'}")
     return EXIT_IDENTICAL if same else EXIT_DIFFERS
 
