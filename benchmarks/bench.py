@@ -118,7 +118,7 @@ def table(results: dict[str, Any]) -> str:
                 f"| {spread(row.theirs, row.unit)} | {row.peer} | {value} | {target} "
                 f"| {'yes' if row.met else '**no**'} | {min(len(v) for v in (row.ours, row.theirs) if v)} |"
             )
-    made = {topic: results[topic]["made"] for topic in TOPICS if topic in results}
+    made = {topic: results[topic]["made"] for topic in TOPICS if results.get(topic, {}).get("rows")}
     commits = sorted({str(one["commit"])[:7] + ("+" if one["dirty"] else "") for one in made.values()})
     versions = next(iter(made.values()))["versions"] if made else {}
     processors = sorted({one["processor"] for one in made.values() if one.get("processor")})

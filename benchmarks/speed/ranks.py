@@ -108,8 +108,8 @@ def _steps(
         state.train_mode()
         state.optimizer.zero_grad(set_to_none=True)
         loss_fn(state.model(state.preprocess(images)), targets).total.backward()
-        dist.all_reduce_([p.grad for p in state.model.parameters() if p.grad is not None])
-        clip_gradients(state.model, 10.0)
+        dist.all_reduce_([p.grad for p in state.parameters if p.grad is not None])
+        clip_gradients(state.parameters, 10.0)
         state.optimizer.step()
         if where.type == "cuda":
             torch.cuda.synchronize()
