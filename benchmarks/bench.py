@@ -122,7 +122,7 @@ def table(results: dict[str, Any]) -> str:
     commits = sorted({str(one["commit"])[:7] + ("+" if one["dirty"] else "") for one in made.values()})
     versions = next(iter(made.values()))["versions"] if made else {}
     processors = sorted({one["processor"] for one in made.values() if one.get("processor")})
-    machine = " and ".join([f"one core of {os.cpu_count()}", *processors])
+    machine = f"one core of {os.cpu_count()}" + (f" ({', '.join(processors)})" if processors else "")
     lines += ["", f"Median (smallest – largest of n); {machine}, torch {versions.get('torch')}, "
               f"ultralytics {versions.get('ultralytics')}, wandb {versions.get('wandb')}, "
               f"commit {', '.join(commits)}."]  # fmt: skip

@@ -73,7 +73,7 @@ class WandbLogger(Logger):
         self._slow = False
         for row in history:
             self._remember(row)
-        self._earlier = history
+        self._earlier: Sequence[Row] = history if start.mode != "disabled" else ()
         self._thread: WandbThread | None = None
         if start.mode == "disabled":
             return
