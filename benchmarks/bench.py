@@ -3,6 +3,7 @@
     make bench                                   # every topic but the longest; the table keeps their rows
     python benchmarks/bench.py bccd factorial ci # those: an hour on two cores
     python benchmarks/bench.py startup memory    # some: their rows replace those of the last time
+    python benchmarks/bench.py --avx2 step       # as on a CPU that has neither AVX-512 nor bf16
     python benchmarks/bench.py --list
 
 A topic is a module of benchmarks/speed with a function `measure() -> list[Row]`. Each is run in a process
@@ -20,6 +21,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -37,6 +39,8 @@ TOPICS = (
     "ci", "gpu", "growth",
 )  # fmt: skip
 LONG = "bccd", "factorial", "ci"  # ten minutes and more each: only measured when they are named
+# What PyTorch's libraries read when they are loaded: its own kernels, oneDNN, MKL.
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 RESULTS, PAGE = ROOT / "benchmarks" / "results.json", ROOT / "benchmarks" / "README.md"
 
 
@@ -46,6 +50,7 @@ def main() -> None:
     named = f"of {', '.join(TOPICS)}; default: all but {', '.join(LONG)}"
     parser.add_argument("topics", nargs="*", metavar="TOPIC", help=named)
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="which one to use")
+    parser.add_argument("--avx2", action="store_true", help="both sides without AVX-512 and bf16")
     parser.add_argument("--report-only", action="store_true", help="measure nothing, only write the table")
     parser.add_argument("--list", action="store_true", help="name the topics")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
@@ -60,18 +65,24 @@ def main() -> None:
         default = [topic for topic in TOPICS if topic not in LONG]
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         for topic in () if options.report_only else options.topics or default:
-            results[topic] = measure(topic, options.core)
+            results[topic] = measure(topic, options.core, AVX2 if options.avx2 else {})
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
         text = table(results)
         write_between(PAGE, "table: bench", text)
         print(text)
 
 
-def measure(topic: str, core: int) -> dict[str, Any]:
-    """Run one topic in a process of its own; its rows, and what they were measured on."""
+def measure(topic: str, core: int, limits: Mapping[str, str]) -> dict[str, Any]:
+    """Run one topic in a process of its own; its rows, and what they were measured on.
+
+    Args:
+        topic: of `TOPICS`.
+        core: on which it runs.
+        limits: variables that keep libraries from some of the processor's instructions.
+    """
     print(f"measuring: {topic}", file=sys.stderr, flush=True)
     environment = dict(os.environ, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", WANDB_MODE="offline",
-                       WANDB_SILENT="true")  # fmt: skip
+                       WANDB_SILENT="true", **limits)  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "rows.json"
         process = subprocess.Popen(
@@ -99,7 +110,8 @@ def processor() -> str:
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+                name = line.partition(":")[2].strip()
+                return f"{name}, by AVX2 alone" if "ONEDNN_MAX_CPU_ISA" in os.environ else name
     return ""
 
 

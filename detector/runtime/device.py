@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from detector.errors import UserError
 
+# In oneDNN's names of instruction sets: those that multiply in bf16.
+_WITH_BF16 = "BF16", "FP16", "AMX", "AVX10"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -47,6 +50,8 @@ def choose_precision(name: str, device: torch.device) -> str:
         fast = torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere; before, bf16 is emulated
     else:
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()  # oneDNN then emulates what is above it
+        fast = fast and (allowed in ("", "DEFAULT") or any(isa in allowed for isa in _WITH_BF16))
     return "bf16" if fast else "fp32"
 
 

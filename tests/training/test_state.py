@@ -49,5 +49,25 @@ def test_auto_is_bf16_where_the_cpu_multiplies_in_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: flags[0])
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: flags[1])
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     assert choose_precision("auto", torch.device("cpu")) == expected
     assert choose_precision("fp32", torch.device("cpu")) == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("allowed", "expected"),
+    [
+        ("AVX2", "fp32"),
+        ("AVX512_CORE", "fp32"),
+        ("AVX512_CORE_BF16", "bf16"),
+        ("amx", "bf16"),
+        ("default", "bf16"),
+    ],
+)
+def test_auto_is_fp32_where_onednn_may_not_multiply_in_bf16(
+    monkeypatch: pytest.MonkeyPatch, allowed: str, expected: str
+) -> None:
+    """With ONEDNN_MAX_CPU_ISA=AVX2 a bf16 convolution took five times as long as one in fp32."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", allowed)
+    assert choose_precision("auto", torch.device("cpu")) == expected
