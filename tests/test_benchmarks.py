@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -78,8 +79,11 @@ def test_the_longest_topics_are_measured_only_when_they_are_named(
     kept = tmp_path / "results.json"
     kept.write_text(json.dumps({"ci": {"rows": [], "made": MADE}}))
 
-    def measured(topic: str, core: int) -> dict[str, Any]:
+    limited: list[Mapping[str, str]] = []
+
+    def measured(topic: str, core: int, limits: Mapping[str, str]) -> dict[str, Any]:
         asked.append(topic)
+        limited.append(limits)
         return {"rows": [], "made": MADE}
 
     monkeypatch.setattr(bench, "measure", measured)
@@ -92,6 +96,10 @@ def test_the_longest_topics_are_measured_only_when_they_are_named(
     monkeypatch.setattr(sys, "argv", ["bench.py", *bench.LONG])
     bench.main()
     assert asked[-3:] == list(bench.LONG)
+    assert not any(limited)
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--avx2", "step"])
+    bench.main()
+    assert limited[-1] == bench.AVX2
 
 
 def test_bccd_is_judged_by_points_and_by_core_seconds() -> None:
