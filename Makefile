@@ -7,8 +7,8 @@ STAMP := $(VENV)/.complete
 DEV := $(VENV)/.dev
 ARGS ?=
 
-# Each worker imports PyTorch (about 1 GB), so more than four need not be faster.
-WORKERS ?= $(shell $(BIN)/python -c 'import os; print(min(os.cpu_count() or 1, 4))')
+# Three for two cores, since a test often waits for something. Each imports PyTorch (about 1 GB).
+WORKERS ?= $(shell $(BIN)/python -c 'import os; print(min((os.cpu_count() or 1) * 3 // 2, 4))')
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

@@ -3,71 +3,38 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.loggers import CSVLogger
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch import nn
+from torch.utils.data import DataLoader
 
 from detector import watch
 from detector.errors import UserError
-from detector.integrations.lightning import WatchGradients
 from detector.rundir import RunDir
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
 ]
-DATA = TensorDataset(torch.randn(16, 4, generator=torch.Generator().manual_seed(0)))
 
 
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 2))
+@pytest.fixture(scope="module")
+def loop() -> Any:
+    """Imported by the tests that need it, not by every process that collects them."""
+    return importlib.import_module("tests.integrations.lightning_loop")
 
 
-class Module(lightning.LightningModule):
-    def __init__(self, fail_at: int | None = None) -> None:
-        super().__init__()
-        self.net, self.fail_at = network(), fail_at
-
-    def training_step(self, batch: list[Tensor], index: int) -> Tensor:
-        if self.global_step == self.fail_at:
-            raise ZeroDivisionError
-        return self.net(batch[0]).square().mean()
-
-    def validation_step(self, batch: list[Tensor], index: int) -> None:
-        self.log("val/mAP50-95", 0.125 * (1 + self.current_epoch))
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
-
-
-def fit(
-    folder: Path, *callbacks: WatchGradients, module: Module | None = None, logger: Any = False
-) -> Module:
-    """Two epochs of two steps of two batches of four, clipped."""
-    module = module or Module()
-    trainer = lightning.Trainer(
-        max_epochs=2, accelerator="cpu", callbacks=list(callbacks), logger=logger, default_root_dir=folder,
-        accumulate_grad_batches=2, gradient_clip_val=0.01, log_every_n_steps=1, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    trainer.fit(module, DataLoader(DATA, 4), DataLoader(DATA, 8))
-    return module
-
-
-def rows_by_hand() -> list[dict[str, float]]:
-    model = network()
+def rows_by_hand(loop: Any) -> list[dict[str, float]]:
+    model = loop.network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     flow = watch(model, every=1)
     for _ in range(2):
-        for first, second in (DATA.tensors[0][:8].split(4), DATA.tensors[0][8:].split(4)):
+        for first, second in (loop.DATA.tensors[0][:8].split(4), loop.DATA.tensors[0][8:].split(4)):
             losses = [model(images).square().mean() / 2 for images in (first, second)]
             for loss in losses:
                 loss.backward()
@@ -79,11 +46,15 @@ def rows_by_hand() -> list[dict[str, float]]:
     return list(flow.rows)
 
 
-def test_its_rows_are_those_of_the_loop_by_hand_and_the_weights_are_the_same(tmp_path: Path) -> None:
+def test_its_rows_are_those_of_the_loop_by_hand_and_the_weights_are_the_same(
+    tmp_path: Path, loop: Any
+) -> None:
+    from pytorch_lightning.loggers import CSVLogger
+
     rows: list[Any] = []
-    plain = fit(tmp_path)
+    plain = loop.fit(tmp_path)
     run, logger = tmp_path / "run", CSVLogger(tmp_path)
-    watched = fit(tmp_path, WatchGradients(run, rows.append, every=1, module="net"), logger=logger)
+    watched = loop.fit(tmp_path, loop.WatchGradients(run, rows.append, every=1, module="net"), logger=logger)
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), watched.parameters(), strict=True))
     others = [{key: row.pop(key) for key in ("epoch", "val/mAP50-95") if key in row} for row in rows]
     assert others == [
@@ -92,7 +63,7 @@ def test_its_rows_are_those_of_the_loop_by_hand_and_the_weights_are_the_same(tmp
         {"epoch": 1},
         {"epoch": 1, "val/mAP50-95": 0.25},
     ]
-    for ours, by_hand in zip(rows, rows_by_hand(), strict=True):
+    for ours, by_hand in zip(rows, rows_by_hand(loop), strict=True):
         assert list(ours) == list(by_hand)
         assert ours == pytest.approx(by_hand, rel=1e-5)
     summary = RunDir(run).read_summary()
@@ -103,7 +74,7 @@ def test_its_rows_are_those_of_the_loop_by_hand_and_the_weights_are_the_same(tmp
     assert logged == [row["activation_grad/00_0"] for row in rows]
 
 
-def test_a_scaled_gradient_is_unscaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scaled_gradient_is_unscaled(loop: Any) -> None:
     """16-bit precision on a CPU has no scaler of its own: Lightning's plugin gets one."""
     from pytorch_lightning.plugins import MixedPrecision
 
@@ -111,21 +82,21 @@ def test_a_scaled_gradient_is_unscaled(tmp_path: Path, monkeypatch: pytest.Monke
     for scale, into in rows.items():
         plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
         plugin.autocast_context_manager = lambda: torch.autocast("cpu", enabled=False)  # type: ignore[method-assign]
-        trainer = lightning.Trainer(
-            callbacks=[WatchGradients(into.append, every=1)], plugins=[plugin], max_epochs=1,
+        trainer = loop.lightning.Trainer(
+            callbacks=[loop.WatchGradients(into.append, every=1)], plugins=[plugin], max_epochs=1,
             accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False,
         )  # fmt: skip
-        trainer.fit(Module(), DataLoader(DATA, 8))
+        trainer.fit(loop.Module(), DataLoader(loop.DATA, 8))
     assert len(rows[1.0]) == 2
     for scaled, plain in zip(rows[256.0], rows[1.0], strict=True):
         assert scaled == pytest.approx(plain, rel=1e-5)
         assert math.isfinite(scaled["train/loss"])
 
 
-def test_an_error_leaves_a_stopped_run_and_a_wrong_name_is_one_line(tmp_path: Path) -> None:
+def test_an_error_leaves_a_stopped_run_and_a_wrong_name_is_one_line(tmp_path: Path, loop: Any) -> None:
     with pytest.raises(ZeroDivisionError):
-        fit(tmp_path, WatchGradients(tmp_path / "run"), module=Module(fail_at=2))
+        loop.fit(tmp_path, loop.WatchGradients(tmp_path / "run"), module=loop.Module(fail_at=2))
     assert RunDir(tmp_path / "run").read_summary()["status"] == "stopped"
     with pytest.raises(UserError, match="module=backbone: the module has no such part"):
-        fit(tmp_path, WatchGradients(module="backbone"))
+        loop.fit(tmp_path, loop.WatchGradients(module="backbone"))
