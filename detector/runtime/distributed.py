@@ -17,7 +17,7 @@ The price is that communication does not overlap with the backward pass.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -293,7 +293,12 @@ def init_process_group(launch: Launch, timeout: float) -> Iterator[SingleProcess
             timeout=timedelta(seconds=timeout),
         )
     try:
-        yield Distributed(launch)
+        processes = Distributed(launch)
+        yield processes
+        # The main process writes the summary. If another ended first, with the exit code of a run that
+        # diverged, torchrun would end it in the middle of that.
+        with suppress(LostContactError):
+            processes.broadcast_object(None)
     finally:
         dist.destroy_process_group()
 

@@ -22,10 +22,10 @@ class StopRequest:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __call__(self) -> bool:
-        """Whether training should stop after this step."""
+        """Whether training should stop after this step: what was agreed, not a signal that came meanwhile."""
         if number := self._agree(self.signal or 0):
             self.signal = signal.Signals(number)
-        return self.signal is not None
+        return bool(number)
 
     @property
     def exit_code(self) -> int:

@@ -49,6 +49,21 @@ def test_a_signal_asks_politely(number: signal.Signals, code: int) -> None:
         signal.signal(number, before)
 
 
+def test_a_signal_that_comes_while_processes_agree_counts_from_the_next_step_on() -> None:
+    """Else this process would stop, and the others would wait for it."""
+    stop = StopRequest()
+
+    def agree(mine: int) -> int:
+        if not mine:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return mine
+
+    stop._agree = agree
+    with stop:
+        assert not stop()
+        assert stop()
+
+
 def test_ctrl_c_is_heard_in_the_background_of_a_script() -> None:
     """A shell starts such a process with the signal ignored; `kill -INT` is meant all the same."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
