@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -38,7 +37,10 @@ QUICK = (
 
 def start(starter: Starter, cwd: Path, *arguments: str, restarts: int = 0) -> Started:
     torchrun = ("--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}", str(ROOT / "train.py"))
-    return starter.start((*torchrun, *arguments), cwd=cwd, program="torch.distributed.run")
+    return starter.start(
+        (*torchrun, *arguments), [("fork_ranks",)], "tests.forked_ranks",
+        cwd=cwd, program="torch.distributed.run",
+    )  # fmt: skip
 
 
 def end(process: subprocess.Popen[str] | Started, directory: Path) -> Run:
@@ -52,13 +54,8 @@ def state_of(run: Run) -> dict[str, torch.Tensor]:
 
 
 def processes_of(agent: Started) -> list[psutil.Process]:
-    """The training processes, in the order of their ranks."""
-    ranks = {}
-    for process in psutil.Process(agent.pid).children():
-        with suppress(psutil.NoSuchProcess):  # it ends just now
-            if "RANK" in (environ := process.environ()):
-                ranks[int(environ["RANK"])] = process
-    return [ranks[rank] for rank in sorted(ranks)]
+    """The training processes, in the order of their ranks, in which they are forked."""
+    return sorted(psutil.Process(agent.pid).children(), key=lambda process: process.pid)
 
 
 def rows(directory: Path) -> int:
