@@ -1,6 +1,6 @@
 """The processes that `torchrun` starts, forked from it as it was forked itself: none imports PyTorch again.
 
-What is not forked is tested too: see `test_two_processes_two_machines_and_one_give_the_same_run`.
+Without a fork they are tested, too: see `test_two_processes_two_machines_and_one_give_the_same_run`.
 """
 
 from __future__ import annotations
@@ -56,8 +56,12 @@ def become(arguments: Sequence[str], env: dict[str, str]) -> None:
         os.closerange(3, 1024)  # torchrun's own, such as the socket that all processes meet at
         os.environ.clear()
         os.environ.update(env)
-        sys.argv = list(arguments)
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        module = arguments[0] == "-m"
+        sys.argv = list(arguments[module:])
+        if module:
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(sys.argv[0], run_name="__main__")
         code = 0
     except SystemExit as end:
         code = end.code or 0

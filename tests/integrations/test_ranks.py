@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +12,20 @@ import torch
 
 from detector.rundir import RunDir
 from tests.integrations.ranks_script import images, network, train
-from tests.support import ROOT, environment
+from tests.starter import Starter
+from tests.support import ROOT
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+def found(tmp_path_factory: pytest.TempPathFactory, warm_start: Starter) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run(
-        [*command, "-m", "tests.integrations.ranks_script", str(folder)],
-        cwd=ROOT,
-        env=environment(),
-        check=True,
-    )
+    torchrun = warm_start.start(
+        ["--standalone", "--nproc-per-node=2", "-m", "tests.integrations.ranks_script", str(folder)],
+        [("fork_ranks",)], "tests.forked_ranks", cwd=ROOT, program="torch.distributed.run",
+    )  # fmt: skip
+    assert torchrun.wait(240) == 0, torchrun.err.read_text()
     return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -16,29 +14,32 @@ from detector.errors import UserError
 from detector.runtime.distributed import SingleProcess
 from detector.runtime.launch import Launch
 from tests.runtime import ranks_scenarios
-from tests.support import ROOT, environment
+from tests.starter import Starter
+from tests.support import ROOT
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def two(tmp_path_factory: pytest.TempPathFactory, warm_start: Starter) -> dict[str, Any]:
     """What two processes found, started by hand."""
     file = tmp_path_factory.mktemp("ranks") / "found.pt"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = environment() | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-m", "tests.runtime.ranks_scenarios", str(file)]
+    env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     processes = [
-        subprocess.Popen(command, cwd=ROOT, env=env | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(2)
-    ]
+        warm_start.start(
+            [str(file)], cwd=ROOT, program="tests.runtime.ranks_scenarios",
+            RANK=str(rank), LOCAL_RANK=str(rank), **env,
+        ) for rank in range(2)
+    ]  # fmt: skip
     try:
-        assert [process.wait(timeout=240) for process in processes] == [0, 0]
+        codes = [process.wait(240) for process in processes]
+        assert codes == [0, 0], [process.err.read_text() for process in processes]
     finally:
         for process in processes:
-            process.kill()
+            process.kill_group()
     return dict(torch.load(file, weights_only=False))
 
 

@@ -332,8 +332,11 @@ def test_the_time_left_is_in_proportion_to_the_work(tmp_path: Path, monkeypatch:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_stopped_suite_ends_as_an_uninterrupted_one(tmp_path: Path, coco8: Path) -> None:
-    """From the command line, with the real train.py: Ctrl-C to the one process that a user sees."""
+@pytest.mark.usefixtures("forked_cells")
+def test_a_stopped_suite_ends_as_an_uninterrupted_one(
+    tmp_path: Path, coco8: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C to the one process that a user sees, with the real train.py; only that one is started anew."""
     from detector.rundir import RunDir
     from tests.runs.test_train import without_times
     from tests.support import environment
@@ -346,17 +349,16 @@ def test_a_stopped_suite_ends_as_an_uninterrupted_one(tmp_path: Path, coco8: Pat
         "cells:\n  baseline: {}\n  no_residual: {model: {shortcut: none}}\n"
     )
 
-    def start(out: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "detector", "ablate", str(suite), "--jobs", "2", "--out", out],
-            cwd=tmp_path, env=environment(coco8) | {"PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    whole = start("whole")
-    table, err = whole.communicate(timeout=200)
-    assert whole.returncode == 0, err
-    stopped = start("stopped")
+    monkeypatch.setenv("DETECTOR_DATASETS", str(coco8))
+    monkeypatch.chdir(tmp_path)
+    arguments = ["ablate", str(suite), "--jobs", "2", "--out"]
+    assert main([*arguments, "whole"]) == 0
+    table = capsys.readouterr().out
+    stopped = subprocess.Popen(
+        [sys.executable, "-m", "detector", *arguments, "stopped"],
+        cwd=tmp_path, env=environment(coco8) | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while not RunDir(tmp_path / "stopped/baseline-s0").last_row():
         assert time.monotonic() < deadline and stopped.poll() is None
@@ -366,10 +368,8 @@ def test_a_stopped_suite_ends_as_an_uninterrupted_one(tmp_path: Path, coco8: Pat
     assert stopped.returncode == 130, err
     assert "Traceback" not in err
     assert "resumes where it stopped" in err
-    resumed = start("stopped")
-    table_again, err = resumed.communicate(timeout=200)
-    assert resumed.returncode == 0, err
-    assert table_again.replace("stopped", "whole") == table
+    assert main([*arguments, "stopped"]) == 0
+    assert capsys.readouterr().out.replace("stopped", "whole") == table
     for name in ("baseline-s0", "no_residual-s0"):
         histories = [RunDir(tmp_path / out / name).read_history() for out in ("whole", "stopped")]
         assert without_times(histories[0]) == without_times(histories[1])
