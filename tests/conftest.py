@@ -58,6 +58,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Python ends as always: else Triton lists what it thinks has leaked."""
+    gc.unfreeze()
+
+
 @pytest.fixture
 def own_names() -> Iterator[None]:
     """What a test registers is forgotten after it."""
