@@ -18,7 +18,7 @@ from detector.errors import UserError
 from detector.gradients.layers import tensors, trainable_weights
 from detector.gradients.norms import joint_norm, norm
 from detector.gradients.profile import Profile
-from detector.gradients.recorder import Gather, alone
+from detector.gradients.signal import Gather, alone
 
 
 class ImposedProfile:

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from detector.gradients.entries import Entry
 from detector.gradients.norms import measurable
-from detector.gradients.recorder import Gather, alone
+from detector.gradients.signal import Gather, alone
 from detector.models.blocks import ConvNormAct, NoShortcut
 
 # What an operation is called in a sentence; other modules go by their class name.

@@ -6,7 +6,7 @@ recorded; everything stays on the device until one transfer at the end of the st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 import torch
@@ -16,15 +16,8 @@ from torch.utils.hooks import RemovableHandle
 from detector.gradients.layers import layers_of, numbered, tensors, trainable_weights
 from detector.gradients.norms import SMALL, Copies, joint_squares, measurable, norm
 from detector.gradients.record import INSIDE, Record, record_of
-from detector.gradients.signal import SignalMeter
+from detector.gradients.signal import Gather, SignalMeter, alone
 from detector.rows import Key
-
-Gather = Callable[[Tensor], Tensor]
-
-
-def alone(tensor: Tensor) -> Tensor:
-    """The `gather` of a batch that is in one piece: (…) -> (1, …)."""
-    return tensor[None]
 
 
 class GradientRecorder:
@@ -194,9 +187,9 @@ class GradientRecorder:
             if not torch.is_grad_enabled():
                 return
             for tensor in tensors(output):
-                if not tensor.requires_grad and name in self._inside:
-                    continue
                 if not tensor.requires_grad:
+                    if name in self._inside:
+                        continue
                     # A frozen layer builds no graph; the gradient that reaches it is asked for all the same.
                     tensor.requires_grad_()
                 tensor.register_hook(self._collect(name))

@@ -14,7 +14,13 @@ from torch import Tensor
 from detector.gradients.norms import measurable
 from detector.rows import Key
 
+Gather = Callable[[Tensor], Tensor]  # stacks a tensor of every shard, (…) -> (shards, …)
 CHUNK = 2**22  # values that are held in float64 at a time: 32 MB, whatever the batch
+
+
+def alone(tensor: Tensor) -> Tensor:
+    """The `gather` of a batch that is in one piece: (…) -> (1, …)."""
+    return tensor[None]
 
 
 class SignalMeter:
@@ -35,7 +41,7 @@ class SignalMeter:
         gather: stacks a tensor of every shard, (…) -> (shards, …).
     """
 
-    def __init__(self, layers: Mapping[str, str], gather: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, layers: Mapping[str, str], gather: Gather) -> None:
         self.layers, self.gather = dict(layers), gather
         self._moments: dict[str, list[Tensor]] = {}
 

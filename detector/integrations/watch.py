@@ -19,7 +19,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from detector.analysis.diagnosis import diagnose
 from detector.config.experiment import WATCHED
 from detector.errors import UserError
-from detector.gradients.recorder import GradientRecorder, alone
+from detector.gradients.recorder import GradientRecorder
+from detector.gradients.signal import alone
 from detector.integrations.layers import Layers, choose_layers, levels_of
 from detector.integrations.pending import Pending, check_there_is_something
 from detector.integrations.sinks import loggers_for

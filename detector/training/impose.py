@@ -11,7 +11,7 @@ from detector.errors import UserError
 from detector.gradients.impose import ImposedProfile, equalise
 from detector.gradients.layers import trainable_weights
 from detector.gradients.profile import read_profile
-from detector.gradients.recorder import Gather, alone
+from detector.gradients.signal import Gather, alone
 from detector.rows import Key
 from detector.training.callbacks import Callback, Row
 from detector.training.schedule import Schedule
