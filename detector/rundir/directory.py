@@ -12,7 +12,6 @@ be read and say in words what is wrong with the rest.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import secrets
@@ -29,18 +28,18 @@ from detector.config.names import plugin_needed
 from detector.config.safe_yaml import dump
 from detector.config.schema import Config
 from detector.errors import UserError
-from detector.rows import Key, Row
+from detector.rows import Key
 from detector.rundir.history import Rows
+from detector.rundir.lines import HistoryWriter, row_in
 from detector.runtime.files import (
     TRAIN,
     atomic_write,
     check_regular,
     read_bytes,
     read_lines,
-    with_filename,
     write_text,
 )  # fmt: skip
-from detector.runtime.json_numbers import from_json, number, to_json
+from detector.runtime.json_numbers import from_json, to_json
 from detector.runtime.lock import FolderLock
 
 if TYPE_CHECKING:
@@ -52,7 +51,6 @@ MAX_HISTORY = 20_000_000_000  # bytes; a row of 23 layers has 4 kB, so that a mi
 MAX_ROW = 50_000_000
 MAX_LEDGER = 50_000_000  # a deep trunk's has one
 MAX_SUMMARY = 1_000_000
-MOST_STEPS = 10**12
 MOST_PLUGINS = 9  # that an error names
 
 
@@ -206,7 +204,7 @@ class RunDir:
             for number, line in enumerate(lines, start=1):
                 if not line.endswith(b"\n"):
                     continue  # torn
-                if (row := _row(line)) is None:
+                if (row := row_in(line)) is None:
                     bad = bad or number
                 elif row.get("step", step) < step:
                     kept.write(line)
@@ -273,7 +271,7 @@ class RunDir:
             if torn := not line.endswith(b"\n"):  # every complete row ends in one
                 continue
             number += 1
-            row = _row(line, lenient=lenient)
+            row = row_in(line, lenient=lenient)
             if row is None or (lenient and row[Key.STEP] <= newest):
                 bad.append(number)
                 continue
@@ -290,7 +288,7 @@ class RunDir:
             with self.history_file.open("rb") as file:
                 file.seek(0, 2)
                 file.seek(max(0, file.tell() - 65_536))
-                row = _row(file.read().split(b"\n")[-2])
+                row = row_in(file.read().split(b"\n")[-2])
         except (OSError, IndexError):
             return {}
         return row if row is not None and row.keys() >= {Key.STEP, Key.EPOCH} else {}
@@ -393,72 +391,6 @@ class RunDir:
         if not FailureState.__required_keys__ <= saved.keys():
             raise UserError(f"{path}: not a step saved for replay")
         return cast("FailureState", saved)
-
-
-class HistoryWriter:
-    """Appends rows to a history: each is in the file as soon as `append` returns.
-
-    JSON has no NaN, so non-finite numbers are the strings "NaN", "Infinity" and "-Infinity", which the
-    readers turn back. Finite numbers are written with `repr`, so that reading them back gives the same bits.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = path.open("ab", buffering=0)
-
-    def append(self, row: Row, *, sync: bool = False) -> None:
-        """Append one row, step and epoch first.
-
-        Args:
-            row: the rest keeps its order, which is the network's.
-            sync: wait until it is on the disk, so that a power cut leaves no checkpoint that is ahead of it.
-
-        Raises:
-            OSError: the row could not be written whole; the file is as it was before.
-        """
-        ordered = {key: row[key] for key in (Key.STEP, Key.EPOCH) if key in row} | dict(row)
-        data = (to_json(ordered) + "\n").encode()
-        before = os.fstat(self._file.fileno())
-        if not before.st_nlink:  # the system would keep writing to it, and nobody would ever find it
-            reason = "it was deleted while the run was writing to it"
-            raise FileNotFoundError(errno.ENOENT, reason, str(self.path))
-        with with_filename(self.path):
-            try:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[self._file.write(rest) :]
-            except OSError:
-                with suppress(OSError):  # what went wrong first is what counts
-                    os.ftruncate(self._file.fileno(), before.st_size)  # a disk that filled up within a row
-                raise
-            if sync:
-                os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Closing twice is fine."""
-        if not self._file.closed:
-            with suppress(OSError):  # nothing comes after it that would rest on it
-                os.fsync(self._file.fileno())
-        self._file.close()
-
-
-def _row(line: bytes, *, lenient: bool = False) -> dict[str, Any] | None:
-    """A line of a history; None if it is not a row.
-
-    Lenient: a value that is no number becomes NaN instead of spoiling the row. The step must be a number.
-    """
-    try:
-        row = from_json(line)
-    except ValueError:
-        return None
-    if not isinstance(row, dict):
-        return None
-    step = row.get(Key.STEP, None if lenient else 0)
-    if type(step) is not int or not 0 <= step < MOST_STEPS:
-        return None
-    if set(map(type, row.values())) <= {float, int, bool}:
-        return row
-    return {key: number(value) for key, value in row.items()} | {Key.STEP: step} if lenient else None
 
 
 def _is_ledger_row(row: object) -> bool:

@@ -90,7 +90,7 @@ def read_only_at(what: str, folder: str, number: int) -> None:
 
 def failing_history(number: int, what: int) -> None:
     """Let the history fail at its `number`-th row, half of it written."""
-    from detector.rundir.directory import HistoryWriter
+    from detector.rundir.lines import HistoryWriter
 
     rows = 0
 

@@ -85,7 +85,7 @@ def evaluation(pause: Pause) -> None:
 
 
 def row(pause: Pause, written: str) -> None:
-    from detector.rundir.directory import HistoryWriter
+    from detector.rundir.lines import HistoryWriter
 
     append = HistoryWriter.append
 
