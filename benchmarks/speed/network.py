@@ -14,7 +14,7 @@ from detector.gradients.recorder import GradientRecorder
 from detector.models.build import build_model
 from detector.models.loss import DetectionLoss
 from detector.runtime.device import choose_device
-from detector.training.engine import clip_gradients
+from detector.training.clipping import clip_gradients
 from detector.training.state import TrainState
 
 NAMES = [str(number) for number in range(80)]  # as many classes as COCO

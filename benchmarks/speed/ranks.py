@@ -31,7 +31,7 @@ from detector.models.loss import DetectionLoss  # noqa: E402
 from detector.runtime.distributed import Distributed, SingleProcess, init_process_group  # noqa: E402
 from detector.runtime.launch import Launch  # noqa: E402
 from detector.runtime.sync_norm import synchronize_norms  # noqa: E402
-from detector.training.engine import clip_gradients  # noqa: E402
+from detector.training.clipping import clip_gradients  # noqa: E402
 from detector.training.prepare import distribute  # noqa: E402
 
 SIZE, BATCH = 64, 6  # of the joined batch that is compared

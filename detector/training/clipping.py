@@ -1,4 +1,4 @@
-"""Clipping as a cause: what it multiplies the gradient by, and how much of the clipped norm is the trunk's.
+"""Clipping, and clipping as a cause: what it multiplies by, and how much of the clipped norm is the trunk's.
 
 One norm over all weights couples parts that have nothing to do with each other: where the trunk's gradient
 explodes, the neck and the head are scaled down with it. `train.clip_by=part` clips the two apart.
@@ -16,6 +16,27 @@ from detector.models.base import DetectionModel
 from detector.rows import Key
 
 Parts = tuple[list[nn.Parameter], list[nn.Parameter]]
+
+
+def clip_gradients(
+    parameters: Sequence[nn.Parameter], limit: float | None, parts: Sequence[Sequence[nn.Parameter]] = ()
+) -> Tensor:
+    """Scale all gradients down so that their joint norm is at most `limit`; return the norm before.
+
+    Given `parts` of the parameters, each is scaled by its own norm instead of the joint one.
+    """
+    total = gradient_norm(parameters)
+    for part in parts or [parameters]:
+        norm = gradient_norm(part) if parts else total
+        # On a GPU, to look at the norm would mean to wait for it: there, all are multiplied, if need be by 1.
+        if limit is not None and (norm.is_cuda or not norm <= limit):
+            torch.nn.utils.clip_grads_with_norm_(part, limit, norm)
+    return total
+
+
+def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """The joint norm of their gradients."""
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 def trunk_and_rest(model: DetectionModel) -> Parts:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import islice
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
 
 from detector.config.schema import TrainConfig
 from detector.data.batch import Batch
@@ -15,6 +14,7 @@ from detector.models.loss import Loss, LossFunction, named
 from detector.rows import Key
 from detector.runtime.distributed import SingleProcess
 from detector.training.callbacks import Callback, Guard
+from detector.training.clipping import clip_gradients
 from detector.training.optimizer import set_learning_rate
 from detector.training.schedule import Schedule
 from detector.training.state import TrainState
@@ -97,24 +97,3 @@ def forward(state: TrainState, loss_fn: LossFunction, batch: Batch) -> Loss:
     with state.autocast():
         preds = state.model(state.preprocess(batch.images))
     return loss_fn(preds, batch.targets())
-
-
-def clip_gradients(
-    parameters: Sequence[nn.Parameter], limit: float | None, parts: Sequence[Sequence[nn.Parameter]] = ()
-) -> Tensor:
-    """Scale all gradients down so that their joint norm is at most `limit`; return the norm before.
-
-    Given `parts` of the parameters, each is scaled by its own norm instead of the joint one.
-    """
-    total = gradient_norm(parameters)
-    for part in parts or [parameters]:
-        norm = gradient_norm(part) if parts else total
-        # On a GPU, to look at the norm would mean to wait for it: there, all are multiplied, if need be by 1.
-        if limit is not None and (norm.is_cuda or not norm <= limit):
-            torch.nn.utils.clip_grads_with_norm_(part, limit, norm)
-    return total
-
-
-def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """The joint norm of their gradients."""
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

@@ -15,8 +15,8 @@ from detector.data.loader import Batch
 from detector.gradients.recorder import GradientRecorder
 from detector.models.loss import DetectionLoss
 from detector.training.callbacks import Row
-from detector.training.clipping import trunk_and_rest
-from detector.training.engine import backward, clip_gradients
+from detector.training.clipping import clip_gradients, trunk_and_rest
+from detector.training.engine import backward
 from detector.training.schedule import Schedule
 from detector.training.state import TrainState
 from tests.training.harness import train_steps

@@ -16,7 +16,7 @@ from detector.data.dataset import Item
 from detector.gradients.recorder import GradientRecorder
 from detector.models.loss import DetectionLoss, Loss
 from detector.training.callbacks import Callback, Row
-from detector.training.engine import clip_gradients
+from detector.training.clipping import clip_gradients
 from detector.training.evaluation import evaluate
 from detector.training.optimizer import learning_rate
 from detector.training.schedule import Schedule

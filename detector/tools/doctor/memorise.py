@@ -20,7 +20,8 @@ from detector.runtime.random_state import preserve_random_state, seed_everything
 from detector.tools.doctor.case import Case, Signal, signal_of
 from detector.tools.doctor.checks import Check, fails, ok, unknown
 from detector.tools.doctor.history import MORE
-from detector.training.engine import backward, clip_gradients
+from detector.training.clipping import clip_gradients
+from detector.training.engine import backward
 from detector.training.optimizer import set_learning_rate
 from detector.training.state import TrainState
 

@@ -151,7 +151,8 @@ def measure(
     from detector.gradients.norms import joint_norm
     from detector.gradients.recorder import GradientRecorder
     from detector.models.loss import named
-    from detector.training.engine import backward, clip_gradients
+    from detector.training.clipping import clip_gradients
+    from detector.training.engine import backward
 
     points = state.model.backbone_layers()
     outputs: dict[str, float] = {}
