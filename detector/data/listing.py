@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +20,14 @@ from detector.runtime.files import read_bytes
 MAX_LIST_BYTES = 100_000_000  # a million paths
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Listed:
     """An image of a split, and who says that it is one."""
 
     image: Path  # absolute
     source: Path  # the folder or list file
     line: int | None  # in the list file, from 1
+    link: bool = False  # it is a symbolic link
 
 
 def label_path(image: Path) -> Path:
@@ -35,6 +38,18 @@ def label_path(image: Path) -> Path:
             parts[index] = "labels"
             break
     return Path(*parts).with_suffix(".txt")
+
+
+def label_paths(images: Iterable[Path]) -> list[str]:
+    """The same of many, as text: those of one folder are all in one."""
+    folders: dict[str, str] = {}
+    found = []
+    for image in images:
+        folder, name = os.path.split(image)
+        if (place := folders.get(folder)) is None:
+            place = folders[folder] = os.path.join(label_path(Path(folder, "any.jpg")).parent, "")
+        found.append(f"{place}{os.path.splitext(name)[0]}.txt")
+    return found
 
 
 def list_splits(
@@ -96,6 +111,7 @@ def list_split(
         UserError: there are none, or a source is missing or unreadable.
     """
     seen: dict[str, Path] = {}  # by real path
+    folders: dict[str, str] = {}  # folder -> real path
     sources = data.sources(split, problems)
     before = len(problems)
     for source in sources:
@@ -104,7 +120,14 @@ def list_split(
             if isinstance(entry, Problem):
                 problems.append(entry)
                 continue
-            first = seen.setdefault(os.path.realpath(entry.image), entry.image)
+            folder, name = os.path.split(entry.image)
+            if entry.link:
+                real = os.path.realpath(entry.image)
+            else:
+                if folder not in folders:
+                    folders[folder] = os.path.join(os.path.realpath(folder), "")
+                real = folders[folder] + name
+            first = seen.setdefault(real, entry.image)
             if first is not entry.image:
                 message = f"is listed twice in {split!r}; " + (
                     "it counts twice" if data.repair else "remove one"
@@ -113,7 +136,7 @@ def list_split(
                                         "repair" if data.repair else "error"))  # fmt: skip
                 if not data.repair:
                     continue
-            yield Listed(first, entry.source, entry.line)
+            yield entry if first is entry.image else Listed(first, entry.source, entry.line)
     if not seen and len(problems) > before:
         raise UserError(f"{display_path(data.file)}: {split!r} has no usable image; the first problem is "
                         f"{problems[before]}")  # fmt: skip
@@ -125,72 +148,110 @@ def list_split(
 
 def _in_folder(folder: Path) -> Iterator[Listed | Problem]:
     """All images below a folder, sorted. Links are followed, each real folder once, so loops end."""
-    walked: set[str] = set()
-    found: list[Path] = []
+    found: list[os.DirEntry[str]] = []
     unread: Counter[str] = Counter()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in walked:
-            folders.clear()
-            continue
-        walked.add(real)
-        # What is hidden is not the user's: macOS leaves a `._photo.jpg` beside every photo it copies, and
-        # Jupyter copies of what it showed in `.ipynb_checkpoints`.
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            suffix = os.path.splitext(name)[1].lower()
-            if suffix in SUFFIXES and not name.startswith("."):
-                found.append(Path(parent, name))
-            elif suffix in UNREAD_SUFFIXES and not name.startswith("."):
-                unread[suffix] += 1
-    for path in sorted(found):
+    for entry in _walk(str(folder)):
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if suffix in SUFFIXES:
+            found.append(entry)
+        elif suffix in UNREAD_SUFFIXES:
+            unread[suffix] += 1
+    # As paths are sorted, folder by folder.
+    for entry in sorted(found, key=lambda one: os.path.normcase(one.path).replace(os.sep, "\0")):
         # Reading a pipe or a device would hang; a dangling link is worth a word.
-        if path.is_file():
-            yield Listed(path, folder, None)
+        link = entry.is_symlink()
+        if os.path.isfile(entry.path) if link else entry.is_file():
+            yield Listed(Path(entry.path), folder, None, link)
         else:
-            yield Problem(path, None, "is not a file; remove it", "no-image")
+            yield Problem(Path(entry.path), None, "is not a file; remove it", "no-image")
     if unread:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(unread.items()))
         message = f"holds pictures in formats that are not read ({kinds}): save them as JPEG or PNG"
         yield Problem(folder, None, message, "unread-format", "warning", unread.total())
 
 
+def _walk(folder: str) -> Iterator[os.DirEntry[str]]:
+    """What is in a folder and in those below it, but for what is hidden, each real folder once.
+
+    What is hidden is not the user's: macOS leaves a `._photo.jpg` beside every photo it copies, and Jupyter
+    copies of what it showed in `.ipynb_checkpoints`.
+    """
+    walked: set[str] = set()
+    left = [folder]
+    while left:
+        real = os.path.realpath(parent := left.pop())
+        if real in walked:
+            continue
+        walked.add(real)
+        below = []
+        with suppress(OSError), os.scandir(parent) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                    below.append(entry.path)
+                else:
+                    yield entry
+        left += sorted(below, reverse=True)
+
+
 def _in_list(file: Path, data: DataYaml, allow_outside: bool) -> Iterator[Listed | Problem]:
     """The images of a list file, in its order; relative ones start at the list's own folder."""
-    inside = data.folders
+    inside, folder = data.folders, str(file.parent)
     try:
         lines = read_bytes(file, MAX_LIST_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{display_path(file)}: the list of images cannot be read: {reason}") from None
+    known: dict[str, tuple[bool, bool]] = {}  # folder -> is it hidden, and are its files inside
     for number, line in enumerate(lines, start=1):
         if not (written := line.strip()):
             continue
-        path = Path(os.path.normpath(file.parent / written))
-        # os.path.isfile: unlike Path.is_file, no error for an overlong name.
-        if data.repair and not os.path.isfile(path):
+        text = os.path.normpath(os.path.join(folder, written))
+        exists, link = _look(text)
+        if data.repair and not exists:
             others = filter(os.path.isfile, other_readings(written, file.parent, *inside))
             if (other := next(others, None)) is not None:
-                path = other
-                message = f"{written[:200]!r} is read as {display_path(path)}"
+                text = str(other)
+                exists, link = _look(text)
+                message = f"{written[:200]!r} is read as {display_path(text)}"
                 yield Problem(file, number, message, "path", "repair")
-        if _is_hidden(path, file.parent):
+        path = Path(text)
+        if exists and not link:
+            parent, name = os.path.split(text)
+            if parent not in known:
+                known[parent] = _is_hidden(path.with_name("x"), file.parent), _is_inside(path, inside)
+            hidden, within = known[parent]
+            hidden = hidden or name.startswith(".")
+        else:
+            hidden, within = _is_hidden(path, file.parent), _is_inside(path, inside)
+        if hidden:
             yield Problem(file, number, f"{path.name!r} is hidden, and so no data; remove it", "hidden",
                           "repair" if data.repair else "error")  # fmt: skip
-        elif not allow_outside and not _is_inside(path, inside):
+        elif not allow_outside and not within:
             message = (
                 f"{written[:200]!r} lies outside the dataset's folder {display_path(inside[0])}; "
                 "data.allow_outside=true accepts that"
             )
             yield Problem(file, number, message, "outside")
-        elif not os.path.isfile(path):
+        elif not exists:
             hint = ": write / instead of \\" if "\\" in written else ""
             yield Problem(file, number, f"there is no image {written[:200]!r}{hint}", "no-image")
         elif path.suffix.lower() not in SUFFIXES:
             yield Problem(file, number, f"{path.name!r} is no image: write one of "
                           f"{', '.join(sorted(SUFFIXES))}", "no-image")  # fmt: skip
         else:
-            yield Listed(path, file, number)
+            yield Listed(path, file, number, link)
+
+
+def _look(path: str) -> tuple[bool, bool]:
+    """Whether there is a file, and whether it is a link. No error for an overlong name, unlike Path's."""
+    try:
+        mode = os.lstat(path).st_mode
+    except (OSError, ValueError):
+        return False, False
+    link = stat.S_ISLNK(mode)
+    return os.path.isfile(path) if link else stat.S_ISREG(mode), link
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:
