@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 from detector.data.data_yaml import DataYaml
@@ -27,7 +28,6 @@ class Listed:
     image: Path  # absolute
     source: Path  # the folder or list file
     line: int | None  # in the list file, from 1
-    link: bool = False  # it is a symbolic link
 
 
 def label_path(image: Path) -> Path:
@@ -44,11 +44,12 @@ def label_paths(images: Iterable[Path]) -> list[str]:
     """The same of many, as text: those of one folder are all in one."""
     folders: dict[str, str] = {}
     found = []
-    for image in images:
-        folder, name = os.path.split(image)
+    for image in map(str, images):
+        start = image.rfind(os.sep) + 1
+        folder = image[:start]
         if (place := folders.get(folder)) is None:
             place = folders[folder] = os.path.join(label_path(Path(folder, "any.jpg")).parent, "")
-        found.append(f"{place}{os.path.splitext(name)[0]}.txt")
+        found.append(f"{place}{image[start : image.rfind('.')]}.txt")
     return found
 
 
@@ -111,22 +112,15 @@ def list_split(
         UserError: there are none, or a source is missing or unreadable.
     """
     seen: dict[str, Path] = {}  # by real path
-    folders: dict[str, str] = {}  # folder -> real path
     sources = data.sources(split, problems)
     before = len(problems)
     for source in sources:
         entries = _in_folder(source) if source.is_dir() else _in_list(source, data, allow_outside)
-        for entry in entries:
-            if isinstance(entry, Problem):
-                problems.append(entry)
+        for found in entries:
+            if isinstance(found, Problem):
+                problems.append(found)
                 continue
-            folder, name = os.path.split(entry.image)
-            if entry.link:
-                real = os.path.realpath(entry.image)
-            else:
-                if folder not in folders:
-                    folders[folder] = os.path.join(os.path.realpath(folder), "")
-                real = folders[folder] + name
+            entry, real = found
             first = seen.setdefault(real, entry.image)
             if first is not entry.image:
                 message = f"is listed twice in {split!r}; " + (
@@ -146,32 +140,37 @@ def list_split(
         raise UserError(f"{display_path(data.file)}: {split!r} has no images: none of {suffixes} in {places}")
 
 
-def _in_folder(folder: Path) -> Iterator[Listed | Problem]:
-    """All images below a folder, sorted. Links are followed, each real folder once, so loops end."""
-    found: list[os.DirEntry[str]] = []
+def _in_folder(folder: Path) -> Iterator[tuple[Listed, str] | Problem]:
+    """All images below a folder, sorted, with their real paths.
+
+    Links are followed, each real folder once, so loops end.
+    """
+    found: list[tuple[str, str, os.DirEntry[str]]] = []
     unread: Counter[str] = Counter()
-    for entry in _walk(str(folder)):
-        suffix = os.path.splitext(entry.name)[1].lower()
+    for real, entry in _walk(str(folder)):
+        _, point, kind = entry.name.rpartition(".")
+        suffix = point + kind.lower()
         if suffix in SUFFIXES:
-            found.append(entry)
+            key = os.path.normcase(entry.path).replace(os.sep, "\0")  # as paths are sorted, folder by folder
+            found.append((key, real, entry))
         elif suffix in UNREAD_SUFFIXES:
             unread[suffix] += 1
-    # As paths are sorted, folder by folder.
-    for entry in sorted(found, key=lambda one: os.path.normcase(one.path).replace(os.sep, "\0")):
+    found.sort(key=itemgetter(0))
+    for _, real, entry in found:
+        path, link = Path(entry.path), entry.is_symlink()
         # Reading a pipe or a device would hang; a dangling link is worth a word.
-        link = entry.is_symlink()
-        if os.path.isfile(entry.path) if link else entry.is_file():
-            yield Listed(Path(entry.path), folder, None, link)
+        if os.path.isfile(path) if link else entry.is_file():
+            yield Listed(path, folder, None), os.path.realpath(path) if link else real + entry.name
         else:
-            yield Problem(Path(entry.path), None, "is not a file; remove it", "no-image")
+            yield Problem(path, None, "is not a file; remove it", "no-image")
     if unread:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(unread.items()))
         message = f"holds pictures in formats that are not read ({kinds}): save them as JPEG or PNG"
         yield Problem(folder, None, message, "unread-format", "warning", unread.total())
 
 
-def _walk(folder: str) -> Iterator[os.DirEntry[str]]:
-    """What is in a folder and in those below it, but for what is hidden, each real folder once.
+def _walk(folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """What is in a folder and in those below it, after the real path of where it is; each real folder once.
 
     What is hidden is not the user's: macOS leaves a `._photo.jpg` beside every photo it copies, and Jupyter
     copies of what it showed in `.ipynb_checkpoints`.
@@ -179,7 +178,7 @@ def _walk(folder: str) -> Iterator[os.DirEntry[str]]:
     walked: set[str] = set()
     left = [folder]
     while left:
-        real = os.path.realpath(parent := left.pop())
+        real = os.path.join(os.path.realpath(parent := left.pop()), "")
         if real in walked:
             continue
         walked.add(real)
@@ -191,19 +190,19 @@ def _walk(folder: str) -> Iterator[os.DirEntry[str]]:
                 if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                     below.append(entry.path)
                 else:
-                    yield entry
+                    yield real, entry
         left += sorted(below, reverse=True)
 
 
-def _in_list(file: Path, data: DataYaml, allow_outside: bool) -> Iterator[Listed | Problem]:
-    """The images of a list file, in its order; relative ones start at the list's own folder."""
+def _in_list(file: Path, data: DataYaml, allow_outside: bool) -> Iterator[tuple[Listed, str] | Problem]:
+    """The images of a list file, in its order, with their real paths; relative ones start at its folder."""
     inside, folder = data.folders, str(file.parent)
     try:
         lines = read_bytes(file, MAX_LIST_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{display_path(file)}: the list of images cannot be read: {reason}") from None
-    known: dict[str, tuple[bool, bool]] = {}  # folder -> is it hidden, and are its files inside
+    known: dict[str, tuple[bool, bool, str]] = {}  # folder: is it hidden, are its files inside, its real path
     for number, line in enumerate(lines, start=1):
         if not (written := line.strip()):
             continue
@@ -220,11 +219,13 @@ def _in_list(file: Path, data: DataYaml, allow_outside: bool) -> Iterator[Listed
         if exists and not link:
             parent, name = os.path.split(text)
             if parent not in known:
-                known[parent] = _is_hidden(path.with_name("x"), file.parent), _is_inside(path, inside)
-            hidden, within = known[parent]
-            hidden = hidden or name.startswith(".")
+                real = os.path.join(os.path.realpath(parent), "")
+                known[parent] = _is_hidden(path.with_name("x"), file.parent), _is_inside(path, inside), real
+            hidden, within, real = known[parent]
+            hidden, real = hidden or name.startswith("."), real + name
         else:
             hidden, within = _is_hidden(path, file.parent), _is_inside(path, inside)
+            real = os.path.realpath(path) if exists else ""
         if hidden:
             yield Problem(file, number, f"{path.name!r} is hidden, and so no data; remove it", "hidden",
                           "repair" if data.repair else "error")  # fmt: skip
@@ -241,7 +242,7 @@ def _in_list(file: Path, data: DataYaml, allow_outside: bool) -> Iterator[Listed
             yield Problem(file, number, f"{path.name!r} is no image: write one of "
                           f"{', '.join(sorted(SUFFIXES))}", "no-image")  # fmt: skip
         else:
-            yield Listed(path, file, number, link)
+            yield Listed(path, file, number), real
 
 
 def _look(path: str) -> tuple[bool, bool]:
