@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from detector.data.boxes import Boxes, same_objects
 from detector.data.dataset import File, Scan, Signature
-from detector.data.geometry import Floats, xywh_to_xyxy
 from detector.data.images import DARK, JPEG_SUFFIXES
 from detector.data.near_duplicates import near_duplicates
 from detector.data.orphans import orphan_labels
@@ -26,7 +25,6 @@ from detector.data.statistics import STRIDE, Statistics, box_sides, count
 from detector.errors import display_path
 
 CLIPPED = 1.0  # pixels beyond the edge: less is rounding
-SAME_OBJECT = 0.95  # IoU above which two boxes of a class surely mean one object
 IMBALANCE = 100  # times as many boxes in the most frequent class as in the rarest
 TINY_SHARE = 0.05  # of a class's boxes: below it, a few tiny ones are a note
 LISTED = 8  # names in one message
@@ -53,7 +51,7 @@ def preflight(scan: Scan, statistics: Statistics) -> list[Problem]:
     Near-duplicates are looked for where the scan kept thumbnails (`sign=thumbnail`).
     """
     found = list(scan.problems)
-    boxes = Boxes.of(scan)
+    boxes = Boxes.of(scan.files.values())
     of_labels = _of_labels(boxes)
     for path, file in scan.files.items():
         found += _of_image(path, file.picture)
@@ -103,38 +101,6 @@ def _of_image(path: Path, picture: Picture | None) -> Iterator[Problem]:
         yield _warning("dark", path, None, message)
 
 
-@dataclass(frozen=True, eq=False)
-class Boxes:
-    """All boxes of a dataset in one table: M of them, in the order of files and lines."""
-
-    files: list[File]  # with labels, whose image is usable
-    owner: NDArray[np.int64]  # (M,) which of the files each is from
-    classes: NDArray[np.int64]  # (M,)
-    boxes: Floats  # (M, 4) xywh
-    lines: NDArray[np.int64]  # (M,)
-    corners: NDArray[np.bool_]  # (M,) see `Labels`
-    beyond: Floats  # (M,) how far each leaves its image, pixels
-
-    @classmethod
-    def of(cls, scan: Scan) -> Boxes:
-        """The table of what a scan read."""
-        rows = [(file, file.labels, file.picture) for file in scan.files.values()]
-        found = [(file, labels, one.size) for file, labels, one in rows if labels is not None and one]
-        labels = [one for _, one, _ in found]
-        owner = np.repeat(np.arange(len(found)), [len(one.lines) for one in labels])
-        sizes = np.array([size for *_, size in found], np.float32).reshape(-1, 2)[owner]
-        outside = np.concatenate([np.empty((0, 2), np.float32), *(one.outside for one in labels)])
-        return cls(
-            [file for file, *_ in found],
-            owner,
-            np.concatenate([np.empty(0, np.int64), *(one.classes for one in labels)]),
-            np.concatenate([np.empty((0, 4), np.float32), *(one.boxes for one in labels)]),
-            np.concatenate([np.empty(0, np.int64), *(one.lines for one in labels)]),
-            np.concatenate([np.empty(0, np.bool_), *(one.corners for one in labels)]),
-            (outside * sizes).max(axis=1, initial=0),
-        )
-
-
 def _of_labels(table: Boxes) -> dict[File, list[Problem]]:
     """What is odd about the boxes of each file."""
     found: dict[File, list[Problem]] = defaultdict(list)
@@ -142,7 +108,7 @@ def _of_labels(table: Boxes) -> dict[File, list[Problem]]:
         file = table.files[table.owner[row]]
         message = f"the box leaves the image by {table.beyond[row]:.0f} pixels and is clipped; check it"
         found[file].append(_warning("clipped", file.label_file, int(table.lines[row]), message))
-    for first, second, iou in _same_objects(table):
+    for first, second, iou in same_objects(table):
         file = table.files[table.owner[second]]
         message = f"covers the same object as line {table.lines[first]} (IoU {iou:.2f}); remove one"
         found[file].append(_warning("double-box", file.label_file, int(table.lines[second]), message))
@@ -162,30 +128,6 @@ def _corners(table: Boxes) -> Iterator[Problem]:
         yield _warning(
             "corners", table.files[table.owner[first]].label_file, int(table.lines[first]), message
         )
-
-
-def _same_objects(table: Boxes) -> Iterator[tuple[int, int, float]]:
-    """Each box that nearly coincides with an earlier one of its file and class: the best such, itself, IoU.
-
-    All boxes are compared with the one before them, then all with the one before that, and so on.
-    """
-    corners = xywh_to_xyxy(table.boxes).astype(np.float64)
-    area = (corners[:, 2:] - corners[:, :2]).prod(axis=1)
-    best, partner = np.zeros(len(area)), np.zeros(len(area), np.int64)
-    second, lag = np.arange(len(area)), 0
-    while len(second):
-        lag += 1
-        second = second[second >= lag]
-        second = second[table.owner[second] == table.owner[second - lag]]
-        here = second[table.classes[second] == table.classes[second - lag]]
-        first = here - lag
-        low, high = (choose(corners[first], corners[here]) for choose in (np.maximum, np.minimum))
-        inner = (high[:, 2:] - low[:, :2]).clip(0).prod(axis=1)
-        iou = inner / (area[first] + area[here] - inner)
-        better = iou >= best[here]  # of several that are as good, the first
-        best[here[better]], partner[here[better]] = iou[better], first[better]
-    for row in np.flatnonzero(best >= SAME_OBJECT).tolist():
-        yield int(partner[row]), row, float(best[row])
 
 
 def _same_images(scan: Scan) -> Iterator[Problem]:
@@ -298,6 +240,8 @@ def _classes(file: Path, statistics: Statistics) -> Iterator[Problem]:
 
 def _tiny(scan: Scan, statistics: Statistics) -> Iterator[Problem]:
     """One finding a class whose boxes, as the network sees them, fall below its finest grid."""
+    if not statistics.sizes.below_stride:
+        return
     first: dict[int, tuple[Path, int]] = {}  # class -> where its first tiny box is
     for items in scan.dataset.splits.values():
         files = [scan.files[item.image] for item in items]

@@ -21,6 +21,7 @@ from detector.data.preflight import inspect
 from detector.data.problems import tally
 from detector.data.shapes import render_shapes
 from detector.errors import UserError, display_path
+from detector.runtime.allocator import nothing_is_garbage
 from detector.runtime.files import DOWNLOADS, PROJECT
 
 __all__ = [
@@ -96,10 +97,11 @@ def load_configured(data: DataConfig, seed: int) -> Dataset:
     if data.format != "yolo":
         return read_registered(data)
     path, root = obtain(data.path)
-    found = scan(path, root=root, sign=thumbnail, **options_of(data, seed))
-    refuse(found, data.on_error)
-    problems, _ = inspect(found, data.image_size)
-    return replace(found.dataset, notes=tally(problems))
+    with nothing_is_garbage():
+        found = scan(path, root=root, sign=thumbnail, **options_of(data, seed))
+        refuse(found, data.on_error)
+        problems, _ = inspect(found, data.image_size)
+        return replace(found.dataset, notes=tally(problems))
 
 
 def class_names(data: DataConfig) -> tuple[str, ...]:

@@ -79,7 +79,8 @@ def count(dataset: Dataset, sizes: Mapping[Path, tuple[int, int]], image_size: i
     for split, items in dataset.splits.items():
         classes = np.concatenate([item.classes for item in items])
         owners = np.repeat(np.arange(len(items)), [len(item.classes) for item in items])
-        shown = np.unique(owners * number + classes) % number  # each class once an image
+        pairs = np.sort(owners * number + classes)
+        shown = pairs[np.diff(pairs, prepend=-1) > 0] % number  # each class once an image
         boxes[split] = np.bincount(classes, minlength=number).tolist()
         images[split] = np.bincount(shown, minlength=number).tolist()
         sides.append(box_sides(items, [sizes[item.image] for item in items], image_size))
