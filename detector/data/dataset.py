@@ -179,13 +179,11 @@ def scan(
 def _first_met(listed: Mapping[str, Sequence[Listed]]) -> dict[str, list[Path]]:
     """The images of each split that are in no earlier one, each once."""
     new: dict[str, list[Path]] = {}
-    met: dict[Path, str] = {}
+    met: set[Path] = set()
     for split, entries in listed.items():
-        for entry in entries:
-            met.setdefault(entry.image, split)
-        new[split] = []
-    for image, split in met.items():
-        new[split].append(image)
+        images = dict.fromkeys(entry.image for entry in entries)
+        new[split] = [image for image in images if image not in met] if met else list(images)
+        met |= images.keys()
     return new
 
 

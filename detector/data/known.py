@@ -70,8 +70,10 @@ class Known(Generic[Found]):
             # Whatever is wrong with arrays that `keep` has not written: nothing is known then.
             with suppress(LookupError, ValueError, TypeError, AttributeError):
                 names = arrays["paths"].tobytes().decode(errors="surrogateescape").split("\0")
-                row_of = {name: row for row, name in enumerate(names)}
-                rows = np.array([row_of.get(path, -1) for path in paths])
+                rows = np.arange(len(names))
+                if names != list(paths):
+                    row_of = {name: row for row, name in enumerate(names)}
+                    rows = np.array([row_of.get(path, -1) for path in paths])
                 same = (arrays["states"][rows] == self._states).all(axis=1) & (rows >= 0)
                 found = self._unpack(arrays, rows[same].tolist())
                 self._recalled = np.flatnonzero(same).tolist()

@@ -145,19 +145,19 @@ def _in_folder(folder: Path) -> Iterator[tuple[Listed, str] | Problem]:
 
     Links are followed, each real folder once, so loops end.
     """
-    found: list[tuple[str, str, os.DirEntry[str]]] = []
+    found: list[tuple[str, str, Path, os.DirEntry[str]]] = []
     unread: Counter[str] = Counter()
-    for real, entry in _walk(str(folder)):
+    for real, path, entry in _walk(folder):
         _, point, kind = entry.name.rpartition(".")
         suffix = point + kind.lower()
         if suffix in SUFFIXES:
             key = os.path.normcase(entry.path).replace(os.sep, "\0")  # as paths are sorted, folder by folder
-            found.append((key, real, entry))
+            found.append((key, real, path, entry))
         elif suffix in UNREAD_SUFFIXES:
             unread[suffix] += 1
     found.sort(key=itemgetter(0))
-    for _, real, entry in found:
-        path, link = Path(entry.path), entry.is_symlink()
+    for _, real, path, entry in found:
+        link = entry.is_symlink()
         # Reading a pipe or a device would hang; a dangling link is worth a word.
         if os.path.isfile(path) if link else entry.is_file():
             yield Listed(path, folder, None), os.path.realpath(path) if link else real + entry.name
@@ -169,8 +169,8 @@ def _in_folder(folder: Path) -> Iterator[tuple[Listed, str] | Problem]:
         yield Problem(folder, None, message, "unread-format", "warning", unread.total())
 
 
-def _walk(folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """What is in a folder and in those below it, after the real path of where it is; each real folder once.
+def _walk(folder: Path) -> Iterator[tuple[str, Path, os.DirEntry[str]]]:
+    """What is in a folder and in those below it, after the real path of its folder; each real folder once.
 
     What is hidden is not the user's: macOS leaves a `._photo.jpg` beside every photo it copies, and Jupyter
     copies of what it showed in `.ipynb_checkpoints`.
@@ -184,13 +184,15 @@ def _walk(folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
         walked.add(real)
         below = []
         with suppress(OSError), os.scandir(parent) as entries:
+            paths = {path.name: path for path in parent.iterdir()}  # which parses no text: half of the time
             for entry in entries:
-                if entry.name.startswith("."):
+                path = paths.get(entry.name)
+                if path is None or entry.name.startswith("."):
                     continue
-                if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-                    below.append(entry.path)
+                if os.path.isdir(path) if entry.is_symlink() else entry.is_dir():
+                    below.append(path)
                 else:
-                    yield real, entry
+                    yield real, path, entry
         left += sorted(below, reverse=True)
 
 

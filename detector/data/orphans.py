@@ -40,7 +40,8 @@ def stray_labels(
     found: dict[Path, str] = {}
     folders: dict[str, list[Path]] = defaultdict(list)
     for image in images:
-        folders[os.path.dirname(image)].append(image)
+        text = str(image)
+        folders[text[: text.rfind(os.sep)] or os.sep].append(image)
     for folder, members in folders.items():
         bare = [image for image in members if image not in labelled]
         place = str(label_path(Path(folder, "any.jpg")).parent)
@@ -144,6 +145,8 @@ def orphan_labels(
 
 
 def _is_label(name: str) -> bool:
+    if name[-4:].lower() != ".txt":
+        return False
     stem, suffix = os.path.splitext(name.lower())
     return suffix == ".txt" and not stem.startswith((".", "readme")) and stem not in _OTHER_TEXTS
 

@@ -165,12 +165,14 @@ def _orphans(scan: Scan) -> Iterator[Problem]:
 def _near_duplicates(scan: Scan) -> Iterator[Problem]:
     """Images of val and test that look like one of an earlier split; identical ones are errors already."""
     earlier: list[tuple[str, Path]] = []
+    pictures: list[Signature] = []
     for split, items in scan.dataset.splits.items():
         if split in scan.same:
             continue
-        here = [item.image for item in items if scan.files[item.image].signature is not None]
-        pairs = near_duplicates(_thumbnails(scan, here), _thumbnails(scan, [path for _, path in earlier]))
-        for pair in pairs:
+        signed = [(item.image, scan.files[item.image].signature) for item in items]
+        here = [image for image, thumb in signed if thumb is not None]
+        thumbs = [thumb for _, thumb in signed if thumb is not None]
+        for pair in near_duplicates(thumbs, pictures):
             other_split, other = earlier[pair.reference]
             message = (
                 f"is in {split!r} and looks like {display_path(other)} in {other_split!r} "
@@ -178,10 +180,7 @@ def _near_duplicates(scan: Scan) -> Iterator[Problem]:
             )
             yield _warning("near-leak", here[pair.query], None, message)
         earlier += [(split, path) for path in here]
-
-
-def _thumbnails(scan: Scan, paths: list[Path]) -> list[Signature]:
-    return [signature for path in paths if (signature := scan.files[path].signature) is not None]
+        pictures += thumbs
 
 
 def _unlabelled(scan: Scan) -> Iterator[Problem]:

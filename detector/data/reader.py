@@ -77,9 +77,10 @@ class Reader:
                 picture = pictures[place]
                 assert picture is not None
                 yield self._join(image, labels_at[place], picture, labels[place])
-        if self._sign in (None, thumbnail):
+        if self._sign in (None, thumbnail) and unread:
             known_pictures.keep(paths, {k: v for k, v in pictures.items() if isinstance(v, Picture)})
-        known_labels.keep(labels_at, {k: v for k, v in labels.items() if isinstance(v, Labels)})
+        if unread:
+            known_labels.keep(labels_at, {k: v for k, v in labels.items() if isinstance(v, Labels)})
 
     def read_strays(self, files: Mapping[Path, File], strays: Mapping[Path, str]) -> Iterator[File]:
         """The same images with labels from elsewhere."""
