@@ -53,7 +53,8 @@ def load_data(loaded: LoadedConfig, dist: SingleProcess) -> tuple[Dataset, dict[
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     data, copies = config.data, dist.local_world_size
-    if data.cache is True and not fit_in_memory(len(dataset.splits["train"]) + len(dataset.splits["val"]), data, copies):
+    images = len(dataset.splits["train"]) + len(dataset.splits["val"])
+    if data.cache is True and not fit_in_memory(images, data, copies):
         # Reading all of a large val would only hold the first step up.
         data = data.model_copy(update={"cache": False})
     with dist.raise_together():
