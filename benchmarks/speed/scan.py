@@ -2,22 +2,19 @@
 
 As many pictures as COCO has, but small ones, so that what is measured is what a set of so many costs beside
 decoding its pixels. Cold: nothing is known of the set. Warm: it was read before. Files are in the disk cache
-both times. These use all cores.
+both times. On two cores.
 
     python benchmarks/speed/scan.py FOLDER IMAGES    # only makes the set, such as to profile with it
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
 import cv2
 import numpy as np
@@ -25,12 +22,13 @@ import numpy as np
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.speed.process import ROOT, command, environment
+from benchmarks.speed.process import Taken, command, cores, environment, taken
 from benchmarks.speed.row import Row
 
 IMAGES, VAL = 118_000, 24  # one of so many is in val
 CLASSES = 80
 WARM_ROUNDS = 3
+CORES = 2
 SETTINGS = "data.image_size=320", "train.batch=4", "tracking.wandb=offline"
 STEP_TARGETS = {"cold": 90.0, "warm": 6.0}  # seconds
 CHECK_TARGET, MEMORY_TARGET = 600.0, 1500.0  # seconds; MB
@@ -76,69 +74,37 @@ def _write(folder: Path, numbers: range) -> None:
 
 def measure(images: int = IMAGES) -> list[Row]:
     """Seconds and megabytes."""
-    with tempfile.TemporaryDirectory() as temporary, all_cores():
+    with tempfile.TemporaryDirectory() as temporary, cores(CORES) as used:
         folder = Path(temporary)
         data = make(folder / "set", images)
         time.sleep(5)  # what was written this moment may change in the next
-        seconds: dict[str, list[float]] = {"cold": [], "warm": []}
-        peaks, notes = [0.0], {}
+        starts = []
         for round_ in range(1 + WARM_ROUNDS):
-            state = "warm" if round_ else "cold"
-            taken, peak, cpu = _first_step(data, folder / f"run{round_}")
-            seconds[state].append(taken)
-            peaks[0] = max(peaks[0], peak)
-            notes[state] = f"{cpu:.1f} s of CPU"
-        check, check_peak, cpu = _run(
-            [sys.executable, "-m", "detector", "check", str(data)], folder / "check", good=(0, 1)
-        )
-        notes["check"] = f"{cpu:.1f} s of CPU, {check_peak:.0f} MB"
-    what = f"{images:,} small images"
+            out = folder / f"run{round_}"
+            step = command("ours", data, out, *SETTINGS)
+            starts.append(_run(step, out, STARTED=str(time.monotonic())))
+        check = [sys.executable, "-m", "detector", "check", str(data)]
+        checked = _run(check, folder / "check", good=(0, 1))
+    seconds = {"cold": starts[:1], "warm": starts[1:]}
+    what = f"{images:,} small images, {used} cores"
     return [
         *(
-            Row(f"from process start to the end of the first step, {what}, {state}", "–", "s", seconds[state],
-                [], target=target, absolute=True, note=notes[state])
+            Row(f"from process start to the end of the first step, {what}, {state}", "–", "s",
+                [one.seconds for one in seconds[state]], [], target=target, absolute=True,
+                note=f"{median(one.cpu for one in seconds[state]):.1f} s of CPU")
             for state, target in STEP_TARGETS.items()
         ),
-        Row(f"peak memory of these, {what}", "–", "MB", peaks, [], target=MEMORY_TARGET, absolute=True),
-        Row(f"`detector check`, {what}", "–", "s", [check], [], target=CHECK_TARGET, absolute=True,
-            note=notes["check"]),
+        Row(f"peak memory of these, {what}", "–", "MB", [max(one.peak for one in starts)], [],
+            target=MEMORY_TARGET, absolute=True),
+        Row(f"`detector check`, {what}", "–", "s", [checked.seconds], [], target=CHECK_TARGET, absolute=True,
+            note=f"{checked.cpu:.1f} s of CPU, {checked.peak:.0f} MB"),
     ]  # fmt: skip
 
 
-@contextmanager
-def all_cores() -> Iterator[None]:
-    """Let this process and those that it starts use them, wherever it was pinned to."""
-    pinned = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, range(os.cpu_count() or 1))
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, pinned)
-
-
-def _first_step(data: Path, out: Path) -> tuple[float, float, float]:
-    return _run(command("ours", data, out, *SETTINGS), out, STARTED=str(time.monotonic()))
-
-
-def _run(
-    arguments: list[str], out: Path, good: tuple[int, ...] = (0,), **others: str
-) -> tuple[float, float, float]:
-    """Run a command that knows of no data set but those of this folder: seconds, peak MB, seconds of CPU.
-
-    Raises:
-        SystemExit: it failed.
-    """
+def _run(arguments: list[str], out: Path, good: tuple[int, ...] = (0,), **others: str) -> Taken:
+    """Run a command that knows of no data set but those of this folder."""
     around = environment(out.parent, XDG_CACHE_HOME=str(out.parent / "cache"), **others)
-    started = time.perf_counter()
-    with open(f"{out}.log", "w+") as log:
-        process = subprocess.Popen(arguments, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=around)
-        _, status, usage = os.wait4(process.pid, 0)
-        taken = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        log.seek(0)
-        if process.returncode not in good:
-            raise SystemExit(f"{' '.join(arguments)} failed:\n{log.read()[-2000:]}")
-    return taken, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
+    return taken(arguments, Path(f"{out}.log"), good, env=around)
 
 
 if __name__ == "__main__":
