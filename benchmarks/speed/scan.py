@@ -94,10 +94,10 @@ def measure(images: int = IMAGES) -> list[Row]:
                 note=f"{median(one.cpu for one in seconds[state]):.1f} s of CPU")
             for state, target in STEP_TARGETS.items()
         ),
-        Row(f"peak memory of these, {what}", "–", "MB", [max(one.peak for one in starts)], [],
+        Row(f"peak memory of these, {what}", "–", "MB", [max(one.peak_mb for one in starts)], [],
             target=MEMORY_TARGET, absolute=True),
         Row(f"`detector check`, {what}", "–", "s", [checked.seconds], [], target=CHECK_TARGET, absolute=True,
-            note=f"{checked.cpu:.1f} s of CPU, {checked.peak:.0f} MB"),
+            note=f"{checked.cpu:.1f} s of CPU, {checked.peak_mb:.0f} MB"),
     ]  # fmt: skip
 
 
