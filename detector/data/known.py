@@ -63,7 +63,7 @@ class Known(Generic[Found]):
         """
         if len(paths) < FEW:
             return {}
-        self._began, self._states = time.time_ns(), _states(paths)
+        self._began, self._states = time.time_ns(), file_states(paths)
         arrays = None if afresh else kept.load(self._name)
         found: Sequence[Found] = ()
         if arrays is not None:
@@ -110,7 +110,7 @@ def _reader() -> str:
     return digest.hexdigest() + hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
-def _states(paths: Sequence[str]) -> NDArray[np.int64]:
+def file_states(paths: Sequence[str]) -> NDArray[np.int64]:
     """(N, 4) size, time of the last change of content and of anything (nanoseconds), and inode."""
     states = np.empty((len(paths), 4), np.int64)
     for place, path in enumerate(paths):
@@ -150,9 +150,9 @@ def pack_pictures(pictures: Sequence[Picture]) -> Arrays:
 def unpack_pictures(arrays: Arrays, rows: Sequence[int]) -> list[Picture]:
     """Some of the pictures that `pack_pictures` was given."""
     content, numbers, signatures = (arrays[key] for key in ("content", "numbers", "signatures"))
-    _check(content, np.uint8, (len(numbers), 16))
-    _check(numbers, np.int64, (len(numbers), 9))
-    _check(signatures, np.uint8, (len(numbers), near_duplicates.SIDE, near_duplicates.SIDE + 1))
+    check(content, np.uint8, (len(numbers), 16))
+    check(numbers, np.int64, (len(numbers), 9))
+    check(signatures, np.uint8, (len(numbers), near_duplicates.SIDE, near_duplicates.SIDE + 1))
     digests, lists = content.tobytes(), numbers.tolist()
     headers: dict[tuple[int, ...], Header] = {}  # most are alike
     found = []
@@ -196,11 +196,11 @@ def pack_labels(read: Sequence[Labels]) -> Arrays:
 def unpack_labels(arrays: Arrays, rows: Sequence[int]) -> list[Labels]:
     """Some of the label files that `pack_labels` was given."""
     counts = arrays["counts"]
-    _check(counts, np.int64, (len(counts),))
+    check(counts, np.int64, (len(counts),))
     if (counts < 0).any():
         raise ValueError("a file has fewer boxes than none")
     for column, (kind, shape) in _COLUMNS.items():
-        _check(arrays[column], kind, (int(counts.sum()), *shape))
+        check(arrays[column], kind, (int(counts.sum()), *shape))
     odd = {
         int(row): tuple(tuple(Mistake(*one) for one in those) for those in both)
         for row, both in json.loads(arrays["odd"].tobytes()).items()
@@ -215,6 +215,7 @@ def unpack_labels(arrays: Arrays, rows: Sequence[int]) -> list[Labels]:
     return found
 
 
-def _check(array: NDArray[Any], kind: type[np.generic], shape: tuple[int, ...]) -> None:
+def check(array: NDArray[Any], kind: type[np.generic], shape: tuple[int, ...]) -> None:
+    """Raise ValueError if an array is not of this type and shape."""
     if array.dtype != kind or array.shape != shape:
         raise ValueError("not an array that was kept")

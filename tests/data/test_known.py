@@ -16,11 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.data import known, near_duplicates, reader
+from detector.config.schema import DataConfig
+from detector.data import known, near_duplicates, reader, sources
 from detector.data.dataset import Scan, scan
 from detector.data.near_duplicates import look_alikes, thumbnail
 from detector.data.near_duplicates import near_duplicates as pairs_of
 from detector.data.preflight import inspect
+from detector.data.sources import load_configured
 from detector.errors import UserError
 from detector.runtime import kept
 from tests.data.conftest import LABEL, picture
@@ -89,6 +91,15 @@ def outcome(data: Path, **options: Any) -> object:
     except UserError as error:
         return str(error)
     return plain(found), plain(inspect(found, 320))
+
+
+def configured(data: Path, **options: Any) -> object:
+    """The data set of a run, or the error."""
+    how = {key: value for key, value in options.items() if key not in ("sign", "splits")}
+    try:
+        return plain(load_configured(DataConfig(path=str(data), image_size=64, **how), 3))
+    except UserError as error:
+        return str(error)
 
 
 # ------------------------------------------------------------------------------- the same as afresh
@@ -200,10 +211,10 @@ def test_whatever_changed_it_is_as_if_read_afresh(
         for change, number, options in [(lambda *_: None, 0, {"sign": thumbnail}), *steps]:
             change(data.parent, number)
             patch.setattr(kept, "FOLDER", Path(folder, "cache"))
-            remembered = [outcome(data, **options) for _ in range(2)]
+            remembered = [(outcome(data, **options), configured(data, **options)) for _ in range(2)]
             patch.setattr(kept, "FOLDER", Path(folder, "nowhere", str(number)))
             shutil.rmtree(Path(folder, "nowhere"), ignore_errors=True)
-            assert remembered == [outcome(data, **options)] * 2
+            assert remembered == [(outcome(data, **options), configured(data, **options))] * 2
 
 
 # ------------------------------------------------------------------------------------ what is read
@@ -279,6 +290,37 @@ def test_other_code_knows_nothing(
     assert len(reads) == 6
 
 
+def test_a_data_set_that_has_not_changed_is_not_worked_out_again(
+    keeping: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data, calls = dataset / "data.yaml", list[str]()
+    original = sources.scan
+    monkeypatch.setattr(sources, "scan", lambda *a, **k: calls.append("scan") or original(*a, **k))
+    (dataset / "labels/train/a.txt").write_text("0 0.5 0.5 0.01 0.01\n")  # tiny: there are notes
+    first = configured(data)
+    assert configured(data) == first and calls == ["scan"]
+    configured(data, ignore_scores=True)
+    configured(data, val_fraction=0.5)
+    assert calls == ["scan"] * 3
+    monkeypatch.chdir(tmp_path)  # notes name files from where one stands
+    configured(data)
+    assert calls == ["scan"] * 4
+    for change in (
+        lambda: (dataset / "labels/train/orphan.txt").write_text(LABEL),
+        lambda: (dataset / "labels/train/orphan.txt").rename(dataset / "labels/train/other.txt"),
+        lambda: (dataset / "images/train/film.gif").write_bytes(b""),
+        lambda: (dataset / "labels/val/c.txt").write_text(LABEL.replace("0.5", "0.4")),
+        lambda: data.write_text(data.read_text().replace("dog", "cow")),
+        lambda: (dataset / "labels/val/c.txt").rename(dataset / "labels/val/C.TXT"),
+    ):
+        configured(data)
+        calls.clear()
+        change()
+        after = configured(data)
+        assert calls == ["scan"] and configured(data) == after
+    assert calls == ["scan"] * 2  # labels under another name: these are not remembered
+
+
 # ------------------------------------------------------------------------------------ damaged files
 
 
@@ -315,12 +357,12 @@ def test_what_is_damaged_or_foreign_is_read_again_and_replaced(
     keeping: Path, dataset: Path, reads: list[str], name: str
 ) -> None:
     data = dataset / "data.yaml"
-    first = outcome(data, sign=thumbnail)
+    first = outcome(data, sign=thumbnail), configured(data)
     for path in keeping.iterdir():
         DAMAGE[name](path)
-    assert outcome(data, sign=thumbnail) == first
+    assert (outcome(data, sign=thumbnail), configured(data)) == first
     reads.clear()
-    assert outcome(data, sign=thumbnail) == first
+    assert (outcome(data, sign=thumbnail), configured(data)) == first
     assert reads == [] or name == "a folder"
 
 
