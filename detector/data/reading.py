@@ -25,7 +25,7 @@ Sign = Callable[[Image], Signature]
 Parse = Callable[[str], Labels]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One image and its objects."""
 

@@ -49,10 +49,11 @@ class Remembered:
         except UserError:
             return  # as reading it will say
         entries = [entry for members in listed.values() for entry in members]
-        images = list(dict.fromkeys(entry.image for entry in entries))
-        if len(images) < known.FEW:
+        paths = [str(entry.image) for entry in entries]
+        unique = dict(zip(paths, (entry.image for entry in entries), strict=True))
+        if len(unique) < known.FEW:
             return
-        states = known.file_states([*map(str, images), *label_paths(images)])
+        states = known.file_states([*unique, *label_paths(unique.values())])
         if states[:, 1:3].max() >= began - known.TICK:
             return  # a file may change again within one tick of the disk's clock
         what = repr((data, data.folders, image_size, sorted(how.items()), os.getcwd()))
@@ -65,11 +66,11 @@ class Remembered:
         digest.update(np.array([(number[id(one.source)], one.line or 0) for one in entries]).tobytes())
         digest.update(states.tobytes())
         counts = [(split, len(members)) for split, members in listed.items()]
-        texts = (what, repr(counts), repr(problems), *sources.values(), *(str(one.image) for one in entries))
+        texts = (what, repr(counts), repr(problems), *sources.values(), *paths)
         for part in ("\0".join(texts), *_names(folders)):
             digest.update(f"{part}\0\0".encode(errors="surrogateescape"))
         self._name = hashlib.sha256(f"data set\0{what}".encode(errors="surrogateescape")).hexdigest()[:32]
-        self._key, self._images = digest.digest(), images
+        self._key, self._images = digest.digest(), list(unique.values())
 
     def recall(self) -> Dataset | None:
         """The data set, if it is known."""
