@@ -46,7 +46,8 @@ class Remembered:
             data = data if root is None else data.at(root)
             data = data.without_val() if how["val_fraction"] else data
             listed = list_splits(data, None, problems, how["val_fraction"] > 0, how["allow_outside"])
-        except UserError:
+            here = os.getcwd()  # notes name files from there
+        except (UserError, OSError):
             return  # as reading it will say
         entries = [entry for members in listed.values() for entry in members]
         paths = [str(entry.image) for entry in entries]
@@ -56,7 +57,7 @@ class Remembered:
         states = known.file_states([*unique, *label_paths(unique.values())])
         if states[:, 1:3].max() >= began - known.TICK:
             return  # a file may change again within one tick of the disk's clock
-        what = repr((data, data.folders, image_size, sorted(how.items()), os.getcwd()))
+        what = repr((data, data.folders, image_size, sorted(how.items()), here))
         sources = {id(entry.source): str(entry.source) for entry in entries}
         number = {place: index for index, place in enumerate(sources)}
         folders = {
@@ -138,7 +139,8 @@ def _code() -> bytes:
 def _names(folders: Iterable[str]) -> Iterator[str]:
     """What is in these folders of images, and in the folders that labels of such images may be in."""
     for folder in sorted(folders):
-        yield "\0".join([folder, *sorted(os.listdir(folder))])
+        with suppress(OSError):
+            yield "\0".join([folder, *sorted(os.listdir(folder))])
         labels = label_path(Path(folder, "any.jpg")).parent
         for parent, _, files in os.walk(labels):
             images = Path(folder, os.path.relpath(parent, labels))
