@@ -35,8 +35,8 @@ from benchmarks.speed.row import Row  # noqa: E402
 from scripts.pages import write_between  # noqa: E402
 
 TOPICS = (
-    "telemetry", "memorise", "step", "epoch", "validation", "data", "startup", "memory", "bccd", "factorial",
-    "ci", "gpu", "growth",
+    "telemetry", "memorise", "step", "epoch", "validation", "data", "startup", "memory", "scan", "bccd",
+    "factorial", "ci", "gpu", "growth",
 )  # fmt: skip
 LONG = "bccd", "factorial", "ci"  # ten minutes and more each: only measured when they are named
 # What PyTorch's libraries read when they are loaded: its own kernels, oneDNN, MKL.

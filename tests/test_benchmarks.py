@@ -21,9 +21,10 @@ from typing import Any
 import pytest
 
 from benchmarks import bench, data_pipeline, profile_data
-from benchmarks.speed import bccd, ci, gpu, growth, growth_files, process
+from benchmarks.speed import bccd, ci, gpu, growth, growth_files, process, scan
 from benchmarks.speed.row import Row, in_turns
 from detector.config.schema import Config, ModelConfig
+from detector.data.dataset import read_dataset
 from detector.rundir import RunDir
 from detector.tools.compare.runs import load_runs
 from tests.support import ROOT
@@ -178,6 +179,15 @@ def test_a_depth_is_made_of_that_many_convolutions(convolutions: int) -> None:
 
 def test_the_baseline_is_in_the_middle_of_what_grows() -> None:
     assert growth.Case().model.depths == (2, 10, 4, 2)
+
+
+def test_the_large_data_set_is_a_data_set(tmp_path: Path) -> None:
+    data = scan.make(tmp_path / "set", 50)
+    found = read_dataset(data)
+    assert {split: len(items) for split, items in found.splits.items()} == {"train": 47, "val": 3}
+    assert all(1 <= len(item.boxes) <= 7 for items in found.splits.values() for item in items)
+    assert found.notes == () and found.skipped == ()
+    assert read_dataset(scan.make(tmp_path / "again", 50)).pixels == found.pixels
 
 
 def small(monkeypatch: pytest.MonkeyPatch) -> None:

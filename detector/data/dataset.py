@@ -9,29 +9,35 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
-import numpy as np
-from numpy.typing import NDArray
-
 from detector.data.data_yaml import DataYaml, read_data_yaml
-from detector.data.geometry import Floats, Image
 from detector.data.hold_out import hold_out
-from detector.data.images import MAX_BYTES, BadImage, decode_with_header, little_range
-from detector.data.labels import MAX_BYTES as MAX_LABEL_BYTES
-from detector.data.labels import Labels, read_labels
-from detector.data.listing import Listed, label_path, list_splits, same_splits
+from detector.data.listing import Listed, label_path, label_paths, list_splits, same_splits
 from detector.data.near_duplicates import thumbnail
 from detector.data.orphans import stray_labels
 from detector.data.problems import Note, Problem, tally
+from detector.data.reader import Reader
+from detector.data.reading import File, Item, Sign, Signature
 from detector.errors import UserError, display_path
-from detector.runtime.files import read_bytes
-from detector.runtime.image_header import Header
 
-Signature = NDArray[np.uint8]
+__all__ = [
+    "Dataset",
+    "File",
+    "Item",
+    "Options",
+    "Reading",
+    "Scan",
+    "Signature",
+    "label_path",
+    "read_dataset",
+    "refuse",
+    "scan",
+]
+
 REPORTED = 10  # problems listed in one error: enough to see the pattern
 
 
@@ -54,15 +60,6 @@ class Options(Reading, total=False):
 
 
 @dataclass(frozen=True)
-class Item:
-    """One image and its objects."""
-
-    image: Path  # absolute
-    classes: NDArray[np.int64]  # (N,)
-    boxes: Floats  # (N, 4) cx cy w h, fractions of the upright image, inside [0, 1]
-
-
-@dataclass(frozen=True)
 class Dataset:
     """A dataset that has been read and checked."""
 
@@ -73,24 +70,6 @@ class Dataset:
     fingerprint: str  # sha256 of names, relative image paths, file sizes and labels
     notes: tuple[Note, ...] = ()  # what was left out, repaired or is odd, one for each kind
     pixels: str = ""  # sha256 of what is in the image files; empty where they were not all read
-
-
-@dataclass(frozen=True, eq=False)
-class File:
-    """What one image and its label file hold."""
-
-    label_file: Path  # where its labels are, or would be
-    item: Item | None = None  # None: the image is unusable
-    labelled: bool = False  # there is a label file
-    lost: bool = False  # there is one, but nothing in it can be used
-    content: bytes = b""  # digest of the image file
-    bytes: int = 0
-    problems: tuple[Problem, ...] = ()
-    header: Header | None = None  # of the image as stored
-    size: tuple[int, int] = (0, 0)  # width and height of the upright image, pixels
-    labels: Labels | None = None
-    dark: tuple[int, int] | None = None  # the range of a picture of 16 bits that is black or flat in 8
-    signature: Signature | None = None  # where one was asked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,13 +132,15 @@ def scan(
     ignore_scores: bool = False,
     val_fraction: float = 0.0,
     seed: int = 0,
-    sign: Callable[[Image], Signature] | None = None,
+    sign: Sign | None = None,
+    afresh: bool = False,
     track: Callable[[Iterable[File], int], Iterable[File]] = lambda files, _: files,
 ) -> Scan:
     """Read a dataset without its bad lines and images, and keep everything that was seen: see `Options`.
 
     Args:
         sign: what to keep of each picture's pixels, such as a small copy.
+        afresh: read files that have not changed since they were last read, too.
         track: is given the files as they are read and their number, and passes them on.
 
     Raises:
@@ -173,38 +154,57 @@ def scan(
         sign = sign or thumbnail
     problems = list(data.problems)
     listed = list_splits(data, splits, problems, val_fraction > 0, allow_outside)
-    paths = list(dict.fromkeys(entry.image for entries in listed.values() for entry in entries))
-
-    def labels_of(text: str) -> Labels:
-        return read_labels(
-            text, len(data.names), repair=repair, ignore_scores=ignore_scores, keypoints=data.keypoints
-        )
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding and hashing release the GIL
-        reading = pool.map(lambda path: _with_labels(_read(path, sign), labels_of), paths)
+    new = _first_met(listed)
+    paths = [path for images in new.values() for path in images]
+    labels_at = {split: label_paths(images) for split, images in new.items()}
+    with Reader(data, repair=repair, ignore_scores=ignore_scores, sign=sign, afresh=afresh) as reader:
+        reading = chain.from_iterable(reader.read(split, new[split], labels_at[split]) for split in new)
         files = dict(zip(paths, track(reading, len(paths)), strict=True))
-    labelled = {path for path, file in files.items() if file.labelled}
-    for path, label_file in stray_labels(paths, labelled, problems, repair).items():
-        files[path] = _with_labels(replace(files[path], label_file=label_file), labels_of)
+        labelled = {path for path, file in files.items() if file.labelled}
+        strays = stray_labels(paths, labelled, problems, repair)
+        files.update(zip(strays, reader.read_strays(files, strays), strict=True))
 
     same = same_splits(listed)
     read = _usable(data, listed, files, same, problems)
-    digest, pixels = hashlib.sha256(repr(data.names).encode()), hashlib.sha256()
-    for split, items in read.items():
-        for item in items:
-            name = Path(os.path.relpath(item.image, data.root)).as_posix()
-            size = files[item.image].bytes
-            digest.update(f"{split}\0{name}\0{size}\0".encode(errors="surrogateescape"))
-            digest.update(item.classes.tobytes() + item.boxes.tobytes())
-            pixels.update(files[item.image].content)
+    digests = _digests(data, read, files)
     if val_fraction and "train" in read:
         read = _divide(data, read.pop("train"), files, val_fraction, seed) | read
     if splits is not None:
         read = {split: read[split] for split in splits}
     skipped = tuple(str(problem) for problem in problems if problem.severity == "error")
-    digests = digest.hexdigest(), pixels.hexdigest()
     dataset = Dataset(data.name, data.names, read, skipped, digests[0], tally(problems), digests[1])
     return Scan(data, dataset, tuple(problems), listed, files, same)
+
+
+def _first_met(listed: Mapping[str, Sequence[Listed]]) -> dict[str, list[Path]]:
+    """The images of each split that are in no earlier one, each once."""
+    new: dict[str, list[Path]] = {}
+    met: set[Path] = set()
+    for split, entries in listed.items():
+        images = dict.fromkeys(entry.image for entry in entries)
+        new[split] = [image for image in images if image not in met] if met else list(images)
+        met |= images.keys()
+    return new
+
+
+def _digests(
+    data: DataYaml, read: Mapping[str, Sequence[Item]], files: Mapping[Path, File]
+) -> tuple[str, str]:
+    """`Dataset.fingerprint` and `Dataset.pixels`."""
+    digest, pixels = hashlib.sha256(repr(data.names).encode()), hashlib.sha256()
+    below = os.path.join(data.root, "")
+    for split, items in read.items():
+        for item in items:
+            if (picture := files[item.image].picture) is None:
+                continue  # there is one for every item
+            name = str(item.image)
+            plain = name.startswith(below) and ".." not in name
+            name = name[len(below) :] if plain else os.path.relpath(name, data.root)
+            name = name if os.sep == "/" else Path(name).as_posix()
+            digest.update(f"{split}\0{name}\0{picture.bytes}\0".encode(errors="surrogateescape"))
+            digest.update(item.classes.tobytes() + item.boxes.tobytes())
+            pixels.update(picture.content)
+    return digest.hexdigest(), pixels.hexdigest()
 
 
 def _usable(
@@ -237,10 +237,10 @@ def _usable(
         for path in dict.fromkeys(images) if split not in same else ():
             file = files[path]
             found += file.problems
-            if file.item is None or file.lost:
+            if file.item is None or file.picture is None or file.lost:
                 continue
-            copy = best[file.content]
-            if copy == path and home[path] == split:
+            copy = best[file.picture.content]
+            if (copy is path or copy == path) and home[path] == split:
                 kept[split].add(path)
             else:
                 found.append(_copy(path, split, copy, home[copy], files, data.repair))
@@ -255,75 +255,14 @@ def _usable(
     return read
 
 
-def _read(path: Path, sign: Callable[[Image], Signature] | None) -> File:
-    """Decode one image."""
-    label_file = label_path(path)
-    try:
-        data = read_bytes(path, MAX_BYTES)
-        image, header = decode_with_header(data)
-    except OSError as error:
-        problem = Problem(path, None, f"the image cannot be read: {error.strerror}", "unreadable")
-        return File(label_file, problems=(problem,), labelled=label_file.is_file())
-    except BadImage as error:
-        problem = Problem(path, None, f"{error}; replace or remove it", error.kind)
-        return File(label_file, problems=(problem,), labelled=label_file.is_file())
-    return File(
-        label_file,
-        item=Item(path, np.empty(0, np.int64), np.empty((0, 4), np.float32)),
-        content=hashlib.blake2b(data, digest_size=16).digest(),
-        bytes=len(data),
-        header=header,
-        size=(image.shape[1], image.shape[0]),
-        dark=little_range(data, image, header),
-        signature=None if sign is None else sign(image),
-    )
-
-
-def _with_labels(file: File, parse: Callable[[str], Labels]) -> File:
-    """The same with what its label file says, if there is one and the image is usable."""
-    if file.item is None:
-        return file
-    problems: list[Problem] = []
-    text = ""
-    try:
-        data = read_bytes(file.label_file, MAX_LABEL_BYTES)
-        if _is_wide(data):  # UTF-16 without its mark is good UTF-8, half of it NULs
-            raise UnicodeDecodeError("utf-8", data, 0, 1, "it is UTF-16")
-        text = data.decode("utf-8-sig")  # Windows editors write a BOM
-    except FileNotFoundError:
-        return replace(file, labels=parse(""))  # a background: an image on purpose without objects
-    except UnicodeDecodeError as error:
-        wide = data[:2] in (b"\xff\xfe", b"\xfe\xff") or _is_wide(data)
-        reason = "UTF-16, save it as UTF-8" if wide else error
-        problems.append(_unreadable(file.label_file, reason))
-    except OSError as error:
-        problems.append(_unreadable(file.label_file, error.strerror))
-    labels = parse(text)
-    for line, kind, message in labels.mistakes:
-        problems.append(Problem(file.label_file, line, message, kind))
-    lost = bool(problems) and not len(labels.classes)
-    for line, kind, message in labels.repairs:
-        problems.append(Problem(file.label_file, line, message, kind, "repair"))
-    item = replace(file.item, classes=labels.classes, boxes=labels.boxes)
-    return replace(file, item=item, labelled=True, lost=lost, problems=tuple(problems), labels=labels)
-
-
-def _is_wide(data: bytes) -> bool:
-    return len(data) / 3 < data.count(b"\0") < len(data) * 2 / 3
-
-
-def _unreadable(file: Path, reason: object) -> Problem:
-    return Problem(file, None, f"the labels cannot be read: {reason}", "unreadable")
-
-
 def _best_copies(files: Mapping[Path, File]) -> dict[bytes, Path]:
     """Of equal files the first with objects, else the first with a label file, else the first."""
     best: dict[bytes, tuple[tuple[bool, bool], Path]] = {}
     for path, file in files.items():
-        if file.item is not None and not file.lost:
-            rank = len(file.item.classes) > 0, file.labelled
-            if file.content not in best or rank > best[file.content][0]:
-                best[file.content] = rank, path
+        if file.item is not None and file.picture is not None and not file.lost:
+            rank, content = (len(file.item.classes) > 0, file.labelled), file.picture.content
+            if content not in best or rank > best[content][0]:
+                best[content] = rank, path
     return {content: path for content, (_, path) in best.items()}
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.data.geometry import Floats, xywh_to_xyxy, xyxy_to_xywh
+from detector.data.geometry import Floats, xyxy_to_xywh
 
 TOLERANCE = 1e-6  # rounding in the label file, as a fraction of the image
 ROUNDING = 0.01  # rounding of annotation tools: what ultralytics accepts, too
@@ -24,7 +24,7 @@ FIELDS = "class cx cy w h"
 _SCORE = r"0?\.[0-9]+|[01](\.0*)?|[0-9.]+[eE]-[0-9]+"  # a number from 0 to 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Labels:
     """The good lines of a label file, and what is wrong with the others."""
 
@@ -154,12 +154,13 @@ def _parse_line(line: str, classes: int, ignore_scores: bool, keypoints: int) ->
 def _clip(box: list[float]) -> tuple[list[float], tuple[float, float]]:
     """Keep an xywh box inside [0, 1]; one that is inside already stays exactly as written."""
     beyond = (0.0, 0.0)
-    edges = xywh_to_xyxy(np.array([box]))
-    clipped = np.clip(edges, 0, 1)
-    if (edges != clipped).any():
-        box = [float(value) for value in xyxy_to_xywh(clipped)[0]]
-        left, top, right, bottom = np.abs(edges - clipped)[0]
-        beyond = float(max(left, right)), float(max(top, bottom))
+    cx, cy, width, height = box
+    edges = cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2
+    if min(edges) < 0 or max(edges) > 1:
+        clipped = [min(max(edge, 0.0), 1.0) for edge in edges]
+        box = xyxy_to_xywh(np.array([clipped]))[0].tolist()
+        left, top, right, bottom = (abs(edge - inner) for edge, inner in zip(edges, clipped, strict=True))
+        beyond = max(left, right), max(top, bottom)
     if min(box[2:]) <= TOLERANCE:
         raise _BadLine("no-area", "the box has no area; give it a width and a height, or remove the line")
     return box, beyond

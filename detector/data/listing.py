@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 from detector.data.data_yaml import DataYaml
@@ -18,7 +21,7 @@ from detector.runtime.files import read_bytes
 MAX_LIST_BYTES = 100_000_000  # a million paths
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Listed:
     """An image of a split, and who says that it is one."""
 
@@ -35,6 +38,19 @@ def label_path(image: Path) -> Path:
             parts[index] = "labels"
             break
     return Path(*parts).with_suffix(".txt")
+
+
+def label_paths(images: Iterable[Path]) -> list[str]:
+    """The same of many, as text: those of one folder are all in one."""
+    folders: dict[str, str] = {}
+    found = []
+    for image in map(str, images):
+        start = image.rfind(os.sep) + 1
+        folder = image[:start]
+        if (place := folders.get(folder)) is None:
+            place = folders[folder] = os.path.join(label_path(Path(folder, "any.jpg")).parent, "")
+        found.append(f"{place}{image[start : image.rfind('.')]}.txt")
+    return found
 
 
 def list_splits(
@@ -100,11 +116,12 @@ def list_split(
     before = len(problems)
     for source in sources:
         entries = _in_folder(source) if source.is_dir() else _in_list(source, data, allow_outside)
-        for entry in entries:
-            if isinstance(entry, Problem):
-                problems.append(entry)
+        for found in entries:
+            if isinstance(found, Problem):
+                problems.append(found)
                 continue
-            first = seen.setdefault(os.path.realpath(entry.image), entry.image)
+            entry, real = found
+            first = seen.setdefault(real, entry.image)
             if first is not entry.image:
                 message = f"is listed twice in {split!r}; " + (
                     "it counts twice" if data.repair else "remove one"
@@ -113,7 +130,7 @@ def list_split(
                                         "repair" if data.repair else "error"))  # fmt: skip
                 if not data.repair:
                     continue
-            yield Listed(first, entry.source, entry.line)
+            yield entry if first is entry.image else Listed(first, entry.source, entry.line)
     if not seen and len(problems) > before:
         raise UserError(f"{display_path(data.file)}: {split!r} has no usable image; the first problem is "
                         f"{problems[before]}")  # fmt: skip
@@ -123,30 +140,27 @@ def list_split(
         raise UserError(f"{display_path(data.file)}: {split!r} has no images: none of {suffixes} in {places}")
 
 
-def _in_folder(folder: Path) -> Iterator[Listed | Problem]:
-    """All images below a folder, sorted. Links are followed, each real folder once, so loops end."""
-    walked: set[str] = set()
-    found: list[Path] = []
+def _in_folder(folder: Path) -> Iterator[tuple[Listed, str] | Problem]:
+    """All images below a folder, sorted, with their real paths.
+
+    Links are followed, each real folder once, so loops end.
+    """
+    found: list[tuple[str, str, Path, os.DirEntry[str]]] = []
     unread: Counter[str] = Counter()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in walked:
-            folders.clear()
-            continue
-        walked.add(real)
-        # What is hidden is not the user's: macOS leaves a `._photo.jpg` beside every photo it copies, and
-        # Jupyter copies of what it showed in `.ipynb_checkpoints`.
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            suffix = os.path.splitext(name)[1].lower()
-            if suffix in SUFFIXES and not name.startswith("."):
-                found.append(Path(parent, name))
-            elif suffix in UNREAD_SUFFIXES and not name.startswith("."):
-                unread[suffix] += 1
-    for path in sorted(found):
+    for real, path, entry in _walk(folder):
+        _, point, kind = entry.name.rpartition(".")
+        suffix = point + kind.lower()
+        if suffix in SUFFIXES:
+            key = os.path.normcase(entry.path).replace(os.sep, "\0")  # as paths are sorted, folder by folder
+            found.append((key, real, path, entry))
+        elif suffix in UNREAD_SUFFIXES:
+            unread[suffix] += 1
+    found.sort(key=itemgetter(0))
+    for _, real, path, entry in found:
+        link = entry.is_symlink()
         # Reading a pipe or a device would hang; a dangling link is worth a word.
-        if path.is_file():
-            yield Listed(path, folder, None)
+        if os.path.isfile(path) if link else entry.is_file():
+            yield Listed(path, folder, None), os.path.realpath(path) if link else real + entry.name
         else:
             yield Problem(path, None, "is not a file; remove it", "no-image")
     if unread:
@@ -155,42 +169,92 @@ def _in_folder(folder: Path) -> Iterator[Listed | Problem]:
         yield Problem(folder, None, message, "unread-format", "warning", unread.total())
 
 
-def _in_list(file: Path, data: DataYaml, allow_outside: bool) -> Iterator[Listed | Problem]:
-    """The images of a list file, in its order; relative ones start at the list's own folder."""
-    inside = data.folders
+def _walk(folder: Path) -> Iterator[tuple[str, Path, os.DirEntry[str]]]:
+    """What is in a folder and in those below it, after the real path of its folder; each real folder once.
+
+    What is hidden is not the user's: macOS leaves a `._photo.jpg` beside every photo it copies, and Jupyter
+    copies of what it showed in `.ipynb_checkpoints`.
+    """
+    walked: set[str] = set()
+    left = [folder]
+    while left:
+        real = os.path.join(os.path.realpath(parent := left.pop()), "")
+        if real in walked:
+            continue
+        walked.add(real)
+        below = []
+        with suppress(OSError), os.scandir(parent) as entries:
+            paths = {path.name: path for path in parent.iterdir()}  # which parses no text: half of the time
+            for entry in entries:
+                path = paths.get(entry.name)
+                if path is None or entry.name.startswith("."):
+                    continue
+                if os.path.isdir(path) if entry.is_symlink() else entry.is_dir():
+                    below.append(path)
+                else:
+                    yield real, path, entry
+        left += sorted(below, reverse=True)
+
+
+def _in_list(file: Path, data: DataYaml, allow_outside: bool) -> Iterator[tuple[Listed, str] | Problem]:
+    """The images of a list file, in its order, with their real paths; relative ones start at its folder."""
+    inside, folder = data.folders, str(file.parent)
     try:
         lines = read_bytes(file, MAX_LIST_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{display_path(file)}: the list of images cannot be read: {reason}") from None
+    known: dict[str, tuple[bool, bool, str]] = {}  # folder: is it hidden, are its files inside, its real path
     for number, line in enumerate(lines, start=1):
         if not (written := line.strip()):
             continue
-        path = Path(os.path.normpath(file.parent / written))
-        # os.path.isfile: unlike Path.is_file, no error for an overlong name.
-        if data.repair and not os.path.isfile(path):
+        text = os.path.normpath(os.path.join(folder, written))
+        exists, link = _look(text)
+        if data.repair and not exists:
             others = filter(os.path.isfile, other_readings(written, file.parent, *inside))
             if (other := next(others, None)) is not None:
-                path = other
-                message = f"{written[:200]!r} is read as {display_path(path)}"
+                text = str(other)
+                exists, link = _look(text)
+                message = f"{written[:200]!r} is read as {display_path(text)}"
                 yield Problem(file, number, message, "path", "repair")
-        if _is_hidden(path, file.parent):
+        path = Path(text)
+        if exists and not link:
+            parent, name = os.path.split(text)
+            if parent not in known:
+                real = os.path.join(os.path.realpath(parent), "")
+                known[parent] = _is_hidden(path.with_name("x"), file.parent), _is_inside(path, inside), real
+            hidden, within, real = known[parent]
+            hidden, real = hidden or name.startswith("."), real + name
+        else:
+            hidden, within = _is_hidden(path, file.parent), _is_inside(path, inside)
+            real = os.path.realpath(path) if exists else ""
+        if hidden:
             yield Problem(file, number, f"{path.name!r} is hidden, and so no data; remove it", "hidden",
                           "repair" if data.repair else "error")  # fmt: skip
-        elif not allow_outside and not _is_inside(path, inside):
+        elif not allow_outside and not within:
             message = (
                 f"{written[:200]!r} lies outside the dataset's folder {display_path(inside[0])}; "
                 "data.allow_outside=true accepts that"
             )
             yield Problem(file, number, message, "outside")
-        elif not os.path.isfile(path):
+        elif not exists:
             hint = ": write / instead of \\" if "\\" in written else ""
             yield Problem(file, number, f"there is no image {written[:200]!r}{hint}", "no-image")
         elif path.suffix.lower() not in SUFFIXES:
             yield Problem(file, number, f"{path.name!r} is no image: write one of "
                           f"{', '.join(sorted(SUFFIXES))}", "no-image")  # fmt: skip
         else:
-            yield Listed(path, file, number)
+            yield Listed(path, file, number), real
+
+
+def _look(path: str) -> tuple[bool, bool]:
+    """Whether there is a file, and whether it is a link. No error for an overlong name, unlike Path's."""
+    try:
+        mode = os.lstat(path).st_mode
+    except (OSError, ValueError):
+        return False, False
+    link = stat.S_ISLNK(mode)
+    return os.path.isfile(path) if link else stat.S_ISREG(mode), link
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:

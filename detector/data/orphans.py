@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -25,7 +25,7 @@ _OTHER_TEXTS = {"classes", "labels", "notes"}  # what annotation tools leave bes
 
 def stray_labels(
     images: Iterable[Path], labelled: Collection[Path], problems: list[Problem], repair: bool
-) -> dict[Path, Path]:
+) -> dict[Path, str]:
     """The label files of images that have none at their place: image -> file, where one reading is possible.
 
     Names are compared without case and with accents in one form. Files beside images of a folder called
@@ -37,40 +37,48 @@ def stray_labels(
         problems: what is found is added here.
         repair: otherwise nothing is taken, and what is found is an error.
     """
-    found: dict[Path, Path] = {}
-    folders: dict[Path, list[Path]] = defaultdict(list)
+    found: dict[Path, str] = {}
+    folders: dict[str, list[Path]] = defaultdict(list)
     for image in images:
-        folders[image.parent].append(image)
+        text = str(image)
+        folders[text[: text.rfind(os.sep)] or os.sep].append(image)
     for folder, members in folders.items():
         bare = [image for image in members if image not in labelled]
-        place = label_path(folder / "any.jpg").parent
-        taken = {label_path(image) for image in members if image in labelled}
-        here, kind = _matches(bare, _texts(place) - taken) if bare else {}, "label-name"
-        beside = {} if place == folder else _matches(members, _texts(folder))
+        place = str(label_path(Path(folder, "any.jpg")).parent)
+        here: dict[Path, str] = {}
+        kind = "label-name"
+        if bare:
+            taken = {f"{_stem(image)}.txt" for image in members if image in labelled}
+            here = _matches(bare, place, _texts(place) - taken)
+        beside = {} if place == folder else _matches(members, folder, _texts(folder))
         if beside and len(bare) == len(members) and not here:
             here, kind, beside = beside, "labels-beside", {}
-        unread = [image for image, file in beside.items() if _is_news(file, label_path(image))]
+        unread = [image for image, file in beside.items() if _is_news(Path(file), label_path(image))]
         if unread:
             target = display_path(place)
             message = f"{len(unread)} label files beside their images are not read: move them to {target}"
-            problems.append(Problem(folder, None, message, "labels-beside", "warning", len(unread)))
+            problems.append(Problem(Path(folder), None, message, "labels-beside", "warning", len(unread)))
         for image, file in here.items():
             message = (
                 f"is read as the labels of {display_path(image)}"
                 if repair
                 else f"belongs to {display_path(image)}? rename it"
             )
-            problems.append(Problem(file, None, message, kind, "repair" if repair else "error"))
+            problems.append(Problem(Path(file), None, message, kind, "repair" if repair else "error"))
         found |= here
     return found if repair else {}
 
 
-def _texts(folder: Path) -> set[Path]:
-    """The files of a folder that may be labels."""
+def _texts(folder: str) -> set[str]:
+    """The names of a folder's files that may be labels."""
     try:
-        return {Path(folder, name) for name in os.listdir(folder) if _is_label(name)}
+        return {name for name in os.listdir(folder) if _is_label(name)}
     except OSError:
         return set()
+
+
+def _stem(path: str | Path) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
 
 
 def _is_news(file: Path, read: Path) -> bool:
@@ -81,18 +89,22 @@ def _is_news(file: Path, read: Path) -> bool:
         return False
 
 
-def _matches(images: Sequence[Path], files: Collection[Path]) -> dict[Path, Path]:
-    """Image -> its label file, where either could be no other's."""
-    by_name: dict[str, set[Path]] = defaultdict(set)
+def _matches(images: Sequence[Path], folder: str, files: Collection[str]) -> dict[Path, str]:
+    """Image -> its label file in this folder, where either could be no other's."""
+    if not files:
+        return {}
+    by_name: dict[str, set[str]] = defaultdict(set)
     for file in files:
-        by_name[_plain(file.stem)].add(file)
-    candidates = {image: by_name[_plain(image.stem)] | by_name[_plain(image.name)] for image in images}
-    owners: dict[Path, list[Path]] = defaultdict(list)
-    for image, members in candidates.items():
-        for file in members:
-            owners[file].append(image)
+        by_name[_plain(_stem(file))].add(file)
+    nothing: set[str] = set()
+    candidates = {
+        image: by_name.get(_plain(_stem(image)), nothing)
+        | by_name.get(_plain(os.path.basename(image)), nothing)
+        for image in images
+    }
+    owners = Counter(file for members in candidates.values() for file in members)
     single = {image: next(iter(members)) for image, members in candidates.items() if len(members) == 1}
-    return {image: file for image, file in single.items() if len(owners[file]) == 1}
+    return {image: os.path.join(folder, file) for image, file in single.items() if owners[file] == 1}
 
 
 def _plain(name: str) -> str:
@@ -100,7 +112,7 @@ def _plain(name: str) -> str:
 
 
 def orphan_labels(
-    data: DataYaml, listed: Mapping[str, Sequence[Listed]], used: Collection[Path]
+    data: DataYaml, listed: Mapping[str, Sequence[Listed]], used: Collection[str]
 ) -> Iterator[tuple[Path, Path]]:
     """Label files whose image exists nowhere, each with the folder where its image should be.
 
@@ -108,29 +120,33 @@ def orphan_labels(
     split keeps its label file from being an orphan: list files may select from a larger collection.
     `used` are label files that are read.
     """
-    lists = {entry.source for entries in listed.values() for entry in entries if entry.line is not None}
-    folders: dict[Path, None] = {}
+    lists = {str(entry.source) for entries in listed.values() for entry in entries if entry.line is not None}
+    folders: dict[str, None] = {}
     for entries in listed.values():
         for entry in entries:
-            folders[entry.source if entry.line is None else entry.image.parent] = None
-    seen: set[Path] = {*used, *lists}
+            folders[str(entry.source) if entry.line is None else os.path.dirname(entry.image)] = None
+    seen: set[str] = {*used, *lists}
     for images in folders:
-        labels = label_path(images / "any.jpg").parent
+        labels = label_path(Path(images, "any.jpg")).parent
         for parent, below, files in os.walk(labels):
             below[:] = sorted(name for name in below if not name.startswith("."))
             folder = images / Path(parent).relative_to(labels)
             stems: set[str] | None = None
+            inside = os.path.join(parent, "")
             for name in sorted(files):
-                file = Path(parent, name)
-                if file in seen or not _is_label(name):
+                text = inside + name
+                if text in seen or not _is_label(name):
                     continue
-                seen.add(file)
+                seen.add(text)
                 stems = _image_stems(folder) if stems is None else stems
+                file = Path(text)
                 if file.suffix != ".txt" or file.stem not in stems:
                     yield file, folder
 
 
 def _is_label(name: str) -> bool:
+    if name[-4:].lower() != ".txt":
+        return False
     stem, suffix = os.path.splitext(name.lower())
     return suffix == ".txt" and not stem.startswith((".", "readme")) and stem not in _OTHER_TEXTS
 
@@ -138,6 +154,7 @@ def _is_label(name: str) -> bool:
 def _image_stems(folder: Path) -> set[str]:
     """The names of a folder's images without their suffixes; none if there is no such folder."""
     try:
-        return {Path(name).stem for name in os.listdir(folder) if Path(name).suffix.lower() in SUFFIXES}
+        names = map(os.path.splitext, os.listdir(folder))
     except OSError:
         return set()
+    return {stem for stem, suffix in names if suffix.lower() in SUFFIXES}

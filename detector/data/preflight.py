@@ -6,24 +6,25 @@ they seem to, and notes, which are only worth knowing.
 
 from __future__ import annotations
 
+import os
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from detector.data.boxes import Boxes, same_objects
 from detector.data.dataset import File, Scan, Signature
-from detector.data.geometry import Floats, xywh_to_xyxy
 from detector.data.images import DARK, JPEG_SUFFIXES
-from detector.data.labels import Labels
 from detector.data.near_duplicates import near_duplicates
 from detector.data.orphans import orphan_labels
 from detector.data.problems import SEVERITIES, Problem
+from detector.data.reading import Picture
 from detector.data.statistics import STRIDE, Statistics, box_sides, count
 from detector.errors import display_path
 
 CLIPPED = 1.0  # pixels beyond the edge: less is rounding
-SAME_OBJECT = 0.95  # IoU above which two boxes of a class surely mean one object
 IMBALANCE = 100  # times as many boxes in the most frequent class as in the rarest
 TINY_SHARE = 0.05  # of a class's boxes: below it, a few tiny ones are a note
 LISTED = 8  # names in one message
@@ -50,11 +51,12 @@ def preflight(scan: Scan, statistics: Statistics) -> list[Problem]:
     Near-duplicates are looked for where the scan kept thumbnails (`sign=thumbnail`).
     """
     found = list(scan.problems)
+    boxes = Boxes.of(scan.files.values())
+    of_labels = _of_labels(boxes)
     for path, file in scan.files.items():
-        found += _of_image(path, file)
-        if file.labels is not None:
-            found += _of_labels(file, file.labels)
-    found += _corners(scan)
+        found += _of_image(path, file.picture)
+        found += of_labels.get(file, ())
+    found += _corners(boxes)
     found += _same_images(scan)
     found += _outside(scan)
     found += _orphans(scan)
@@ -74,24 +76,24 @@ def _note(kind: str, file: Path, line: int | None, message: str) -> Problem:
     return Problem(file, line, message, kind, "note")
 
 
-def _of_image(path: Path, file: File) -> Iterator[Problem]:
-    if not path.name.isascii():
+def _of_image(path: Path, picture: Picture | None) -> Iterator[Problem]:
+    text = str(path)
+    if not text.isascii() and not path.name.isascii():
         yield _note("non-ascii-name", path, None, "the name is not ASCII, which some tools cannot open")
-    if file.header is None:
+    if picture is None:
         return
-    if path.suffix.lower() not in _SUFFIXES[file.header.format]:
-        yield _warning(
-            "mislabelled", path, None, f"is a {file.header.format} file named {path.suffix}; rename it"
-        )
-    if file.header.orientation != 1:
-        width, height = file.size
+    header = picture.header
+    if os.path.splitext(text)[1].lower() not in _SUFFIXES[header.format]:
+        yield _warning("mislabelled", path, None, f"is a {header.format} file named {path.suffix}; rename it")
+    if header.orientation != 1:
+        width, height = picture.size
         message = (
-            f"is stored turned (EXIF orientation {file.header.orientation}) and read upright, "
+            f"is stored turned (EXIF orientation {header.orientation}) and read upright, "
             f"{width} x {height}; its labels must refer to that"
         )
         yield _note("exif-rotated", path, None, message)
-    if file.dark is not None:
-        low, high = file.dark
+    if picture.dark is not None:
+        low, high = picture.dark
         message = (
             f"is nearly {'black' if high < 256 * DARK else 'flat'}: its 16 bits hold {low} to {high} of 0 to "
             "65535; stretch all images in the same way before training"
@@ -99,36 +101,33 @@ def _of_image(path: Path, file: File) -> Iterator[Problem]:
         yield _warning("dark", path, None, message)
 
 
-def _of_labels(file: File, labels: Labels) -> Iterator[Problem]:
-    beyond = _beyond(file, labels)
-    for line, pixels in zip(labels.lines.tolist(), beyond.tolist(), strict=True):
-        if pixels > CLIPPED:
-            message = f"the box leaves the image by {pixels:.0f} pixels and is clipped; check it"
-            yield _warning("clipped", file.label_file, line, message)
-    for first, second, iou in _same_objects(labels):
-        message = f"covers the same object as line {labels.lines[first]} (IoU {iou:.2f}); remove one"
-        yield _warning("double-box", file.label_file, int(labels.lines[second]), message)
+def _of_labels(table: Boxes) -> dict[File, list[Problem]]:
+    """What is odd about the boxes of each file."""
+    found: dict[File, list[Problem]] = defaultdict(list)
+    for row in np.flatnonzero(table.beyond > CLIPPED).tolist():
+        file = table.files[table.owner[row]]
+        message = f"the box leaves the image by {table.beyond[row]:.0f} pixels and is clipped; check it"
+        found[file].append(_warning("clipped", file.label_file, int(table.lines[row]), message))
+    for first, second, iou in same_objects(table):
+        file = table.files[table.owner[second]]
+        message = f"covers the same object as line {table.lines[first]} (IoU {iou:.2f}); remove one"
+        found[file].append(_warning("double-box", file.label_file, int(table.lines[second]), message))
+    return found
 
 
-def _beyond(file: File, labels: Labels) -> Floats:
-    """(N,) how far each box leaves the image, pixels."""
-    pixels: Floats = (labels.outside * np.array(file.size, np.float32)).max(axis=1, initial=0)
-    return pixels
-
-
-def _corners(scan: Scan) -> Iterator[Problem]:
+def _corners(table: Boxes) -> Iterator[Problem]:
     """Whether labels are corners: most boxes would leave the image, and nearly all could be x1 y1 x2 y2."""
-    labels = [(file, file.labels) for file in scan.files.values() if file.labels is not None]
-    outside = sum(int((_beyond(file, one) > CLIPPED).sum()) for file, one in labels)
-    corners = sum(int(one.corners.sum()) for _, one in labels)
-    boxes = sum(len(one.lines) for _, one in labels)
+    outside, corners = int((table.beyond > CLIPPED).sum()), int(table.corners.sum())
+    boxes = len(table.lines)
     if outside > boxes / 2 and corners >= 0.95 * boxes:
-        first = next((file, one) for file, one in labels if one.corners.any())
+        first = int(table.corners.argmax())
         message = (
             f"this looks like x1 y1 x2 y2 instead of cx cy w h: {outside} of {boxes} boxes would leave "
             "their image; write centres and sizes"
         )
-        yield _warning("corners", first[0].label_file, int(first[1].lines[first[1].corners][0]), message)
+        yield _warning(
+            "corners", table.files[table.owner[first]].label_file, int(table.lines[first]), message
+        )
 
 
 def _same_images(scan: Scan) -> Iterator[Problem]:
@@ -138,26 +137,18 @@ def _same_images(scan: Scan) -> Iterator[Problem]:
         yield _warning(kind, scan.data.file, None, message)
 
 
-def _same_objects(labels: Labels) -> Iterator[tuple[int, int, float]]:
-    """For each box that nearly coincides with an earlier one of its class: the first such, itself, IoU."""
-    boxes = xywh_to_xyxy(labels.boxes).astype(np.float64)
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    for second in range(1, len(boxes)):
-        corner = np.minimum(boxes[:second, 2:], boxes[second, 2:])
-        inner = (corner - np.maximum(boxes[:second, :2], boxes[second, :2])).clip(0).prod(axis=1)
-        iou = inner / (area[:second] + area[second] - inner)
-        iou[labels.classes[:second] != labels.classes[second]] = 0
-        first = int(iou.argmax())
-        if iou[first] >= SAME_OBJECT:
-            yield first, second, float(iou[first])
-
-
 def _outside(scan: Scan) -> Iterator[Problem]:
     """Images that a list file takes from outside the dataset's folders."""
     inside = scan.data.folders
+    is_inside: dict[str, bool] = {}  # by folder
     for entries in scan.listed.values():
         for entry in entries:
-            if entry.line is not None and not any(entry.image.is_relative_to(folder) for folder in inside):
+            if entry.line is None:
+                continue
+            parent = os.path.dirname(entry.image)
+            if parent not in is_inside:
+                is_inside[parent] = any(entry.image.is_relative_to(folder) for folder in inside)
+            if not is_inside[parent]:
                 root = display_path(inside[0])
                 message = f"{display_path(entry.image)} lies outside the dataset's folder {root}"
                 yield _note("outside", entry.source, entry.line, message)
@@ -165,7 +156,7 @@ def _outside(scan: Scan) -> Iterator[Problem]:
 
 def _orphans(scan: Scan) -> Iterator[Problem]:
     for file, folder in orphan_labels(
-        scan.data, scan.listed, {file.label_file for file in scan.files.values() if file.labelled}
+        scan.data, scan.listed, {file.labels_at for file in scan.files.values() if file.labelled}
     ):
         message = f"no image is called {file.stem!r} in {display_path(folder)}; add it or remove the labels"
         yield _warning("orphan-label", file, None, message)
@@ -174,12 +165,14 @@ def _orphans(scan: Scan) -> Iterator[Problem]:
 def _near_duplicates(scan: Scan) -> Iterator[Problem]:
     """Images of val and test that look like one of an earlier split; identical ones are errors already."""
     earlier: list[tuple[str, Path]] = []
+    pictures: list[Signature] = []
     for split, items in scan.dataset.splits.items():
         if split in scan.same:
             continue
-        here = [item.image for item in items if scan.files[item.image].signature is not None]
-        pairs = near_duplicates(_thumbnails(scan, here), _thumbnails(scan, [path for _, path in earlier]))
-        for pair in pairs:
+        signed = [(item.image, scan.files[item.image].signature) for item in items]
+        here = [image for image, thumb in signed if thumb is not None]
+        thumbs = [thumb for _, thumb in signed if thumb is not None]
+        for pair in near_duplicates(thumbs, pictures):
             other_split, other = earlier[pair.reference]
             message = (
                 f"is in {split!r} and looks like {display_path(other)} in {other_split!r} "
@@ -187,10 +180,7 @@ def _near_duplicates(scan: Scan) -> Iterator[Problem]:
             )
             yield _warning("near-leak", here[pair.query], None, message)
         earlier += [(split, path) for path in here]
-
-
-def _thumbnails(scan: Scan, paths: list[Path]) -> list[Signature]:
-    return [signature for path in paths if (signature := scan.files[path].signature) is not None]
+        pictures += thumbs
 
 
 def _unlabelled(scan: Scan) -> Iterator[Problem]:
@@ -249,14 +239,18 @@ def _classes(file: Path, statistics: Statistics) -> Iterator[Problem]:
 
 def _tiny(scan: Scan, statistics: Statistics) -> Iterator[Problem]:
     """One finding a class whose boxes, as the network sees them, fall below its finest grid."""
+    if not statistics.sizes.below_stride:
+        return
     first: dict[int, tuple[Path, int]] = {}  # class -> where its first tiny box is
     for items in scan.dataset.splits.values():
-        for item in items:
-            file = scan.files[item.image]
-            narrow = box_sides(item, file.size, statistics.image_size).min(axis=1, initial=np.inf) < STRIDE
-            if file.labels is not None:
-                for index, line in zip(item.classes[narrow], file.labels.lines[narrow], strict=True):
-                    first.setdefault(int(index), (file.label_file, int(line)))
+        files = [scan.files[item.image] for item in items]
+        pairs = [(file.picture.size, file.labels.lines) for file in files if file.picture and file.labels]
+        narrow = box_sides(items, [size for size, _ in pairs], statistics.image_size).min(axis=1) < STRIDE
+        owners = np.repeat(np.arange(len(items)), [len(lines) for _, lines in pairs])[narrow]
+        lines = np.concatenate([lines for _, lines in pairs])[narrow]
+        classes, rows = np.unique(np.concatenate([item.classes for item in items])[narrow], return_index=True)
+        for index, row in zip(classes.tolist(), rows.tolist(), strict=True):
+            first.setdefault(index, (files[owners[row]].label_file, int(lines[row])))
     for index, (path, line) in sorted(first.items()):
         one = statistics.classes[index]
         share = one.sizes.below_stride / one.total

@@ -19,8 +19,10 @@ from detector.data.own import read_registered
 from detector.data.places import VARIABLE
 from detector.data.preflight import inspect
 from detector.data.problems import tally
+from detector.data.remembered import Remembered
 from detector.data.shapes import render_shapes
 from detector.errors import UserError, display_path
+from detector.runtime.allocator import nothing_is_garbage
 from detector.runtime.files import DOWNLOADS, PROJECT
 
 __all__ = [
@@ -96,10 +98,16 @@ def load_configured(data: DataConfig, seed: int) -> Dataset:
     if data.format != "yolo":
         return read_registered(data)
     path, root = obtain(data.path)
-    found = scan(path, root=root, sign=thumbnail, **options_of(data, seed))
-    refuse(found, data.on_error)
-    problems, _ = inspect(found, data.image_size)
-    return replace(found.dataset, notes=tally(problems))
+    how = options_of(data, seed)
+    with nothing_is_garbage():
+        remembered = Remembered(path, root, data.image_size, how)
+        if (dataset := remembered.recall()) is None:
+            found = scan(path, root=root, sign=thumbnail, **how)
+            refuse(found, data.on_error)
+            problems, _ = inspect(found, data.image_size)
+            dataset = replace(found.dataset, notes=tally(problems))
+            remembered.keep(dataset)
+        return dataset
 
 
 def class_names(data: DataConfig) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,11 +77,17 @@ def count(dataset: Dataset, sizes: Mapping[Path, tuple[int, int]], image_size: i
     sides: list[Floats] = [np.zeros((0, 2), np.float32)]
     ids = [np.zeros(0, np.int64)]
     for split, items in dataset.splits.items():
-        table = np.stack([np.bincount(item.classes, minlength=number) for item in items])  # (images, classes)
-        boxes[split], images[split] = table.sum(axis=0).tolist(), (table > 0).sum(axis=0).tolist()
-        sides += [box_sides(item, sizes[item.image], image_size) for item in items]
-        ids += [item.classes for item in items]
+        classes = np.concatenate([item.classes for item in items])
+        owners = np.repeat(np.arange(len(items)), [len(item.classes) for item in items])
+        pairs = np.sort(owners * number + classes)
+        shown = pairs[np.diff(pairs, prepend=-1) > 0] % number  # each class once an image
+        boxes[split] = np.bincount(classes, minlength=number).tolist()
+        images[split] = np.bincount(shown, minlength=number).tolist()
+        sides.append(box_sides(items, [sizes[item.image] for item in items], image_size))
+        ids.append(classes)
     every_side, every_id = np.concatenate(sides), np.concatenate(ids)
+    order = np.argsort(every_id, kind="stable")
+    of_class = np.split(every_side[order], np.searchsorted(every_id[order], np.arange(1, number)))
     shapes = Counter(sizes[item.image] for items in dataset.splits.values() for item in items)
     return Statistics(
         image_size=image_size,
@@ -98,7 +104,7 @@ def count(dataset: Dataset, sizes: Mapping[Path, tuple[int, int]], image_size: i
                 name=name,
                 boxes={split: counts[index] for split, counts in boxes.items()},
                 images={split: counts[index] for split, counts in images.items()},
-                sizes=_sizes(every_side[every_id == index]),
+                sizes=_sizes(of_class[index]),
             )
             for index, name in enumerate(dataset.names)
         ),
@@ -107,11 +113,13 @@ def count(dataset: Dataset, sizes: Mapping[Path, tuple[int, int]], image_size: i
     )
 
 
-def box_sides(item: Item, size: tuple[int, int], image_size: int) -> Floats:
-    """(N, 2) widths and heights of an image's boxes, pixels of the letterboxed image."""
-    square = Letterbox(image_size, *size)
-    stretch = np.array([square.inner_width, square.inner_height], np.float32)
-    sides: Floats = item.boxes[:, 2:] * stretch
+def box_sides(items: Sequence[Item], sizes: Sequence[tuple[int, int]], image_size: int) -> Floats:
+    """(N, 2) widths and heights of the boxes of all these images, pixels of the letterboxed image."""
+    inner = {size: Letterbox(image_size, *size) for size in set(sizes)}
+    inner_sides = {size: (one.inner_width, one.inner_height) for size, one in inner.items()}
+    stretch = np.array([inner_sides[size] for size in sizes], np.float32)
+    boxes = np.concatenate([item.boxes[:, 2:] for item in items])
+    sides: Floats = boxes * np.repeat(stretch, [len(item.boxes) for item in items], axis=0)
     return sides
 
 

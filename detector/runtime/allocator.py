@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 # mallopt's names for its settings, from glibc's malloc.h, and the largest values it takes.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -26,6 +28,18 @@ def give_freed_memory_back() -> None:
     """Return what is free now. After the last step: what comes then must not add to its peak."""
     if (trim := _function("malloc_trim")) is not None:
         trim(0)
+
+
+@contextmanager
+def nothing_is_garbage() -> Iterator[None]:
+    """While a million objects are made to stay, Python does not look through all of them again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _function(name: str) -> Callable[..., int] | None:

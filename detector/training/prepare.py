@@ -16,6 +16,7 @@ from detector.data.coco8 import DatasetUnavailable
 from detector.data.dataset import Dataset
 from detector.data.loader import Loader
 from detector.data.problems import said
+from detector.data.samples import fit_in_memory
 from detector.data.sources import check_command, load_configured
 from detector.errors import UserError, say
 from detector.models.base import DetectionModel, freeze
@@ -51,10 +52,15 @@ def load_data(loaded: LoadedConfig, dist: SingleProcess) -> tuple[Dataset, dict[
     config = loaded.config
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
+    data, copies = config.data, dist.local_world_size
+    images = len(dataset.splits["train"]) + len(dataset.splits["val"])
+    if data.cache is True and not fit_in_memory(images, data, copies):
+        # Reading all of a large val would only hold the first step up.
+        data = data.model_copy(update={"cache": False})
     with dist.raise_together():
         loaders = {
-            split: Loader(dataset.splits[split], config.data, dist.shard, dist.local_world_size)
-            for split in ("train", "val")
+            split: Loader(dataset.splits[split], own, dist.shard, copies)
+            for split, own in (("train", config.data), ("val", data))
         }
     check_batches(config, len(loaders["train"]), dist.world_size)
     return dataset, loaders, loaded

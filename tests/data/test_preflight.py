@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from detector.data.boxes import SAME_OBJECT, Boxes, same_objects
 from detector.data.dataset import read_dataset, scan
+from detector.data.geometry import iou_matrix, xywh_to_xyxy
 from detector.data.near_duplicates import thumbnail
 from detector.data.preflight import preflight
 from detector.data.problems import Problem
@@ -151,3 +156,22 @@ def test_real_bccd_has_one_leak() -> None:
     (problem,) = problems_of(data)
     assert problem.kind == "near-leak" and problem.file.name == "BloodImage_00037.jpg"
     assert "BloodImage_00038.jpg" in problem.message
+
+
+@given(data=st.data())
+def test_boxes_of_one_object_as_comparing_each_with_each_finds_them(data: st.DataObject) -> None:
+    """All pairs one by one: of those above the bound the best, of equals the first."""
+    near = st.sampled_from([0.3, 0.301, 0.302, 0.5])
+    rows = data.draw(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), near, near, near), max_size=14))
+    owner, classes = (np.array([row[column] for row in sorted(rows)], np.int64) for column in (0, 1))
+    boxes = np.array([(x, y, w, 0.3) for _, _, x, y, w in sorted(rows)], np.float32).reshape(-1, 4)
+    rest = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.bool_), np.zeros(len(rows), np.float32)
+    iou = iou_matrix(xywh_to_xyxy(boxes), xywh_to_xyxy(boxes))
+    expected = []
+    for second in range(len(rows)):
+        before = [first for first in range(second)
+                  if owner[first] == owner[second] and classes[first] == classes[second]]  # fmt: skip
+        if before and max(iou[second, before]) >= SAME_OBJECT:
+            expected.append((max(before, key=lambda first: iou[second, first]), second))
+    found = [(first, second) for first, second, _ in same_objects(Boxes([], owner, classes, boxes, *rest))]
+    assert found == expected

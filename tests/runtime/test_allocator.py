@@ -1,10 +1,13 @@
 """Freed memory stays with the process."""
 
+import gc
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from detector.runtime.allocator import nothing_is_garbage
 
 # Takes and frees 64 MB in pieces, as a training step does, and counts the pages it had to ask for.
 PROGRAM = """
@@ -54,3 +57,13 @@ def test_a_step_takes_its_memory_from_the_one_before() -> None:
 def test_after_the_last_step_it_is_given_back() -> None:
     done = subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 10_000  # of 16,384
+
+
+def test_garbage_is_collected_again_after_an_error_too() -> None:
+    with pytest.raises(KeyError), nothing_is_garbage():
+        assert not gc.isenabled()
+        with nothing_is_garbage():
+            pass
+        assert not gc.isenabled()
+        raise KeyError
+    assert gc.isenabled()

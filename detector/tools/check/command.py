@@ -46,7 +46,8 @@ def check(
 ) -> Checked:
     """Find what is wrong or odd with a dataset before training on it.
 
-    Reads every image and label; writes nothing but the file given to --sheet.
+    Reads every image and label, whatever was read before; writes nothing but the file given to --sheet, and
+    what training then need not read again into the cache folder.
     Exit code 0: no errors, repairs or warnings; 1: some; 2: unusable.
 
     Args:
@@ -82,7 +83,7 @@ def check(
         sign = None if no_near_duplicates else thumbnail
         reading = options_of(how.data, how.train.seed)
         reading["allow_outside"] |= allow_outside
-        found = scan(path, root=root, sign=sign, track=_track, **reading)
+        found = scan(path, root=root, sign=sign, afresh=True, track=_track, **reading)
     except UserError as error:
         if json:
             print_unusable(data, str(error))
