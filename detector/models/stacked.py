@@ -33,8 +33,8 @@ class StackedNetworks:
         for loss in losses: loss.backward()        # each ends at its predictions
         stacked.backward()                         # from there into the networks: `p.grad` of each
 
-    The weights are copied into the stack at each forward pass, and the norms' statistics back: whatever
-    else works with a model, an optimiser or a checkpoint, finds it as it always is.
+    The weights are copied into the stack at the first forward pass of a step, and the norms' statistics back
+    after each: whatever else works with a model, an optimiser or a checkpoint, finds it as it always is.
 
     Forward hooks of the models' parts are called as if each network ran alone: with tensors of autograd's
     graph whose gradients arrive in `backward`. Other kinds of hooks are not: see `can_be_stacked`.
@@ -63,9 +63,10 @@ class StackedNetworks:
         Raises:
             UserError: the network does something that cannot be stacked, such as to draw random numbers.
         """
-        with torch.no_grad():
-            for own, stack in self._weights:
-                torch._foreach_copy_(stack, own)
+        if not self._passes:  # else they are the same, and autograd still needs them as they are
+            with torch.no_grad():
+                for own, stack in self._weights:
+                    torch._foreach_copy_(stack, own)
         try:
             with self._hooks():
                 output = torch.vmap(self._call)(self._parameters, self._buffers, torch.stack(list(images)))
