@@ -55,13 +55,14 @@ def train_together(runs: dict[Path, list[str]]) -> int:
 
 
 def _train(member: Member, directory: Path, call: list[str], codes: dict[Path, int]) -> None:
-    # W&B's thread may print to the log after the run: the end of the process closes it.
-    log = (directory / LOG).open("a", encoding="utf-8", buffering=1)
-    with member.stack.turns, redirect_stdout(log), redirect_stderr(log):
-        sys.argv = ["train.py", *call]  # what the summary says was run: the same by itself
+    with member.stack.turns:
         codes[directory] = 1
         try:
-            codes[directory] = main_process(lambda: _fit(member, call))
+            # W&B's thread may print to it after the run: the end of the process closes it.
+            log = (directory / LOG).open("a", encoding="utf-8", buffering=1)
+            with redirect_stdout(log), redirect_stderr(log):
+                sys.argv = ["train.py", *call]  # what the summary says was run: it is the same by itself
+                codes[directory] = main_process(lambda: _fit(member, call))
         except BaseException:
             traceback.print_exc()
         finally:

@@ -63,10 +63,12 @@ class StackedNetworks:
         Raises:
             UserError: the network does something that cannot be stacked, such as to draw random numbers.
         """
+        for part, own in zip(self.template.modules(), self.models[0].modules(), strict=True):
+            part.training = own.training
         if not self._passes:  # else they are the same, and autograd still needs them as they are
             with torch.no_grad():
-                for own, stack in self._weights:
-                    torch._foreach_copy_(stack, own)
+                for weights, stack in self._weights:
+                    torch._foreach_copy_(stack, weights)
         try:
             with self._hooks():
                 output = torch.vmap(self._call)(self._parameters, self._buffers, torch.stack(list(images)))
@@ -76,8 +78,8 @@ class StackedNetworks:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"this network cannot be stacked: leave out --stack ({reason})") from error
         with torch.no_grad():
-            for own, stack in self._statistics:
-                torch._foreach_copy_(own, stack)
+            for statistics, stack in self._statistics:
+                torch._foreach_copy_(statistics, stack)
         flat, structure = pytree.tree_flatten(output)
         leaves = [
             [out[at].detach().requires_grad_(out.requires_grad) for out in flat]
@@ -205,7 +207,7 @@ class _Apart(torch.autograd.Function):
 
 
 def template_of(model: nn.Module) -> nn.Module:
-    """A copy of a network's structure and mode, without its numbers and its hooks."""
+    """A copy of a network's structure, without its numbers and its hooks."""
     hooks = [(part, part._forward_hooks) for part in model.modules()]
     try:
         for part, _ in hooks:

@@ -145,6 +145,22 @@ def test_a_hook_may_change_the_gradient() -> None:
     assert not any(torch.allclose(own, other, rtol=0.01) for own, other in zip(found, free, strict=True))
 
 
+def test_a_norm_whose_statistics_are_frozen_stays_so() -> None:
+    alone, together = networks(), networks()
+    template = template_of(together[0])
+    for model in (*alone, *together):
+        model.get_submodule("backbone.p3_0.conv1.norm").eval()
+    stacked = StackedNetworks(together, template)
+    for predictions in stacked.forward(images(0)):
+        loss(predictions).backward()
+    stacked.backward()
+    pass_alone(alone, 0)
+    for own, other in zip(together, alone, strict=True):
+        assert not own.get_buffer("backbone.p3_0.conv1.norm.running_mean").any()
+        for name, p in own.named_parameters():
+            assert_close(p.grad, other.get_parameter(name).grad)
+
+
 def test_gradients_lie_in_memory_as_the_weights_do() -> None:
     models = [model.to(memory_format=torch.channels_last) for model in networks()]  # type: ignore[call-overload]
     pass_stacked(models)

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from detector.cli import main
+from detector.jobs.stacked import check_stackable
 from detector.rundir import RunDir
 from detector.tools.compare.command import compare
+from detector.tools.suites.suite import expand, load_suite
 from tests.support import ROOT, TINY
 
 FEW = (*TINY, "train.steps=2", "train.eval_every=null", "gradients.ledger=false", "gradients.probe=false")
@@ -75,3 +77,8 @@ def test_what_cannot_be_stacked_is_named(
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("ablations/suites/*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_suite_can_be_stacked(path: Path) -> None:
+    check_stackable(expand(load_suite(path)))
