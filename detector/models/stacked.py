@@ -171,12 +171,20 @@ def _each(look: Callable[[list[Any]], list[Any]], value: Any) -> Any:
     places = [at for at, x in enumerate(flat) if isinstance(x, Tensor)]
 
     def apart(tensors: Sequence[Tensor]) -> list[Tensor]:
+        shared: list[dict[str, Tensor]] = [{} for _ in tensors]
+        parts = [_Parts.apply(x, one) for x, one in zip(tensors, shared, strict=True)]
         each = []
-        for own in zip(*(x.unbind(0) for x in tensors), strict=True):
+        for own in zip(*parts, strict=True):
             given = dict(zip(places, own, strict=True))
             each.append(pytree.tree_unflatten([given.get(at, x) for at, x in enumerate(flat)], structure))
-        returned = [pytree.tree_flatten(own)[0] for own in look(each)]
-        return [torch.stack([own[at] for own in returned]) for at in places]
+        seen = [pytree.tree_flatten(own)[0] for own in look(each)]
+        found = zip(tensors, parts, shared, ([own[at] for own in seen] for at in places), strict=True)
+        return [
+            _Whole.apply(x, one, *own)
+            if all(a is b for a, b in zip(own, part, strict=True))
+            else torch.stack(own)
+            for x, part, one, own in found
+        ]
 
     together = _Apart.apply(apart, *(flat[at] for at in places))
     for at, x in zip(places, together, strict=True):
@@ -204,6 +212,39 @@ class _Apart(torch.autograd.Function):
             for x, dim in zip(tensors, in_dims[1:], strict=True)
         ]
         return tuple(apart(whole)), (0,) * len(whole)
+
+
+class _Parts(torch.autograd.Function):
+    """(S, …) -> S of (…), as `unbind`; where `_Whole` follows, gradients are not copied either."""
+
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, shared: dict[str, Tensor]) -> Any:
+        ctx.shared = shared
+        return tuple(whole[at] for at in range(len(whole)))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        whole = ctx.shared.pop("gradient", None)
+        if whole is not None and all(
+            own.data_ptr() == kept.data_ptr() and own.stride() == kept.stride()
+            for own, kept in zip(grads, whole, strict=True)
+        ):
+            return whole, None
+        return torch.stack(grads), None  # a hook changed one
+
+
+class _Whole(torch.autograd.Function):
+    """The parts of `whole` together again: in memory they are."""
+
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, shared: dict[str, Tensor], *parts: Tensor) -> Tensor:
+        ctx.shared = shared
+        return whole.view_as(whole)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        ctx.shared["gradient"] = grads[0]
+        return None, None, *grads[0].unbind(0)
 
 
 def template_of(model: nn.Module) -> nn.Module:
