@@ -76,8 +76,10 @@ class Stack:
     def _compute(self) -> None:
         """All forward passes that are asked for; if there are none, all backward passes."""
         groups: dict[torch.Size, list[Member]] = {}
-        for member, images in self._asked.items():
-            if images is not None:
+        for (
+            member
+        ) in self.members:  # in their order, whoever came first: the same command gives the same runs
+            if (images := self._asked[member]) is not None:
                 groups.setdefault(images.shape, []).append(member)
         for group in map(tuple, groups.values()):  # usually one
             batches = [images for one in group if (images := self._asked.pop(one)) is not None]

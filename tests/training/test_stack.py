@@ -7,16 +7,19 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from detector.config.loading import load_config
 from detector.fit import fit
 from detector.jobs.runner import LOG
 from detector.jobs.stack_process import train_together
+from detector.models.stacked import StackedNetworks
 from detector.rundir import RunDir
 from detector.tools.compare.command import compare
 from detector.training.callbacks import Callback
@@ -100,9 +103,20 @@ def assert_same_run(found: RunDir, expected: RunDir) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_every_run_leaves_what_it_leaves_alone(cell: str, tmp_path: Path, coco8: Path) -> None:
+def test_every_run_leaves_what_it_leaves_alone(
+    cell: str, tmp_path: Path, coco8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stacks: list[int] = []
+
+    class Counted(StackedNetworks):
+        def __init__(self, models: Sequence[nn.Module], template: nn.Module) -> None:
+            stacks.append(len(models))
+            super().__init__(models, template)
+
+    monkeypatch.setattr("detector.training.stack.StackedNetworks", Counted)
     runs, singly = calls(cell, tmp_path / "stacked"), calls(cell, tmp_path / "alone")
     assert together(runs) == 0
+    assert stacks == [SEEDS]  # one, in one order, whichever run is the first at a step
     for directory, (expected, call) in zip(runs, singly.items(), strict=True):
         alone(call)
         assert files(directory) == files(expected)
