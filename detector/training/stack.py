@@ -31,6 +31,7 @@ class Stack:
 
     def __init__(self) -> None:
         self.turns = Turns()
+        self.size = 0
         self.members: list[Member] = []  # those that may still come
         self.template: nn.Module | None = None
         self._asked: dict[Member, Tensor | None] = {}  # images to pass forward; None: gradients to pass back
@@ -39,6 +40,7 @@ class Stack:
 
     def member(self) -> Member:
         """One more run."""
+        self.size += 1
         self.members.append(member := Member(self))
         return member
 
@@ -129,6 +131,7 @@ class Member:
     ) -> Status:
         """As `detector.training.engine.train`, with joint passes."""
         self.model, self.device, self.guard = state.model, state.device, guard
+        state.stacked = self.stack.size
         self.stack.template = self.stack.template or template_of(state.model)
         try:
             return train(state, loss_fn, batches, schedule, config, callback, self, dist)
