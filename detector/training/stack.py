@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from detector.config.schema import TrainConfig
 from detector.data.batch import Batch
+from detector.models.loss import LossFunction
 from detector.models.stacked import StackedNetworks, can_be_stacked, template_of
 from detector.runtime.distributed import SingleProcess
 from detector.runtime.turns import Turns
-from detector.training.callbacks import Callback
-from detector.training.engine import Guard, LossFunction, Status, train
+from detector.training.callbacks import Callback, Guard
+from detector.training.engine import Status, train
 from detector.training.schedule import Schedule
 from detector.training.state import TrainState
 
