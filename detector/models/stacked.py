@@ -29,15 +29,15 @@ _MEMORY = "out of memory", "DefaultCPUAllocator"  # in the words of errors that 
 class StackedNetworks:
     """Runs the training passes of `models` together; each keeps its weights, gradients, statistics and hooks.
 
-        predictions = stacked.forward(images)      # of each network: leaves, for its own loss
-        for loss in losses: loss.backward()        # each ends at its predictions
-        stacked.backward()                         # from there into the networks: `p.grad` of each
+        output = stacked.forward(images)      # as of one network, each tensor with a first dimension of S
+        losses.sum().backward()               # each network's, of its part of the output
+        stacked.collect()                     # `p.grad` of each network
 
     The weights are copied into the stack at the first forward pass of a step, and the norms' statistics back
     after each: whatever else works with a model, an optimiser or a checkpoint, finds it as it always is.
 
     Forward hooks of the models' parts are called as if each network ran alone: with tensors of autograd's
-    graph whose gradients arrive in `backward`. Other kinds of hooks are not: see `can_be_stacked`.
+    graph, whose gradients arrive in the backward pass. Other kinds of hooks are not: see `can_be_stacked`.
 
     Args:
         models: S networks that differ in nothing but their numbers.
@@ -55,20 +55,21 @@ class StackedNetworks:
         self._weights = _by_type(own, slices)
         count = len(self._parameters)
         self._statistics = _by_type([o[count:] for o in own], [s[count:] for s in slices])
-        self._passes: list[tuple[list[Any], list[list[Any]]]] = []  # outputs of the stack, and their leaves
+        self._in_use = False  # by autograd, from a step's first forward pass on
 
-    def forward(self, images: Sequence[Tensor]) -> list[Any]:
-        """(B, 3, H, W) of each network -> the raw predictions of each, detached from all that made them.
+    def forward(self, images: Sequence[Tensor]) -> Any:
+        """(B, 3, H, W) of each network -> their raw predictions, each tensor with a first dimension of S.
 
         Raises:
             UserError: the network does something that cannot be stacked, such as to draw random numbers.
         """
         for part, own in zip(self.template.modules(), self.models[0].modules(), strict=True):
             part.training = own.training
-        if not self._passes:  # else they are the same, and autograd still needs them as they are
+        if not self._in_use:  # else they are the same, and autograd still needs them as they are
             with torch.no_grad():
                 for weights, stack in self._weights:
                     torch._foreach_copy_(stack, weights)
+        self._in_use = True
         try:
             with self._hooks():
                 output = torch.vmap(self._call)(self._parameters, self._buffers, torch.stack(list(images)))
@@ -80,35 +81,17 @@ class StackedNetworks:
         with torch.no_grad():
             for statistics, stack in self._statistics:
                 torch._foreach_copy_(statistics, stack)
-        flat, structure = pytree.tree_flatten(output)
-        leaves = [
-            [out[at].detach().requires_grad_(out.requires_grad) for out in flat]
-            for at in range(len(self.models))
-        ]
-        self._passes.append((flat, leaves))
-        return [pytree.tree_unflatten(own, structure) for own in leaves]
+        return output
 
-    def backward(self) -> list[None]:
-        """Carry the gradients that arrived at the predictions of all passes since the last call on.
-
-        They are added to those that the models have. A network whose loss was not differentiated gets zeros.
-        """
-        passes, self._passes = self._passes, []
-        for flat, leaves in passes:
-            reached, gradients = [], []
-            for out, *own in zip(flat, *leaves, strict=True):
-                if any(leaf.grad is not None for leaf in own):
-                    reached.append(out)
-                    found = [torch.zeros_like(x) if x.grad is None else x.grad for x in own]
-                    gradients.append(torch.stack(found))
-            torch.autograd.backward(reached, gradients)
+    def collect(self) -> None:
+        """After the backward pass: add the gradients to those that the models have."""
+        self._in_use = False
         for name, stack in self._parameters.items():
             gradient, stack.grad = stack.grad, None
             if gradient is not None:
                 for model, own in zip(self.models, gradient, strict=True):
                     p = model.get_parameter(name)
                     p.grad = own if p.grad is None else p.grad + own
-        return [None] * len(self.models)
 
     def _call(self, parameters: Stacked, buffers: Stacked, images: Tensor) -> Any:
         return functional_call(self.template, (parameters, buffers), (images,))
@@ -260,14 +243,9 @@ def template_of(model: nn.Module) -> nn.Module:
 
 
 def can_be_stacked(model: nn.Module) -> bool:
-    """Whether all hooks of its parts are of the kind that `StackedNetworks` calls."""
-    return not any(
-        part._forward_pre_hooks
-        or part._backward_hooks
-        or part._backward_pre_hooks
-        or part._forward_hooks_with_kwargs
-        for part in model.modules()
-    )
+    """Whether its only hooks are forward hooks of its parts, which `StackedNetworks` calls."""
+    others = "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_forward_hooks_with_kwargs"
+    return not model._forward_hooks and not any(getattr(x, kind) for x in model.modules() for kind in others)
 
 
 def _stacks(models: Sequence[dict[str, Tensor]]) -> Stacked:

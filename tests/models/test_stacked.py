@@ -53,6 +53,15 @@ def loss(predictions: dict[str, Tensor]) -> Tensor:
     return (predictions["boxes"].square().mean() + predictions["scores"].sin().mean()) * 10
 
 
+def each(output: dict[str, Any]) -> list[dict[str, Tensor]]:
+    """The part of each network."""
+    return [{name: output[name][at] for name in ("boxes", "scores")} for at in range(SEEDS)]
+
+
+def total(predictions: Sequence[dict[str, Tensor]]) -> Tensor:
+    return torch.stack([loss(own) for own in predictions]).sum()
+
+
 def pass_alone(models: Sequence[nn.Module], step: int) -> list[dict[str, Tensor]]:
     found = [model(x) for model, x in zip(models, images(step), strict=True)]
     for predictions in found:
@@ -72,13 +81,13 @@ def test_outputs_gradients_and_statistics_are_those_of_each_network_alone(varian
     alone, together = networks(**VARIANTS[variant]), networks(**VARIANTS[variant])
     stacked = StackedNetworks(together, template_of(together[0]))
     expected = [pass_alone(alone, step) for step in (0, 1)]
-    found = [stacked.forward(images(step)) for step in (0, 1)]  # two micro-batches, whose gradients add up
+    found = [each(stacked.forward(images(step))) for step in (0, 1)]  # two micro-batches: gradients add up
     for step in (0, 1):
+        total(found[step]).backward()
         for own, other in zip(found[step], expected[step], strict=True):
-            loss(own).backward()
             assert_close(own["boxes"], other["boxes"])
             assert_close(own["scores"], other["scores"])
-    stacked.backward()
+    stacked.collect()
     for own, other in zip(together, alone, strict=True):
         for name, p in own.named_parameters():
             assert_close(p.grad, other.get_parameter(name).grad)
@@ -108,9 +117,8 @@ def record(models: list[Detector], passes: Callable[[list[Detector]], None]) -> 
 
 def pass_stacked(models: list[Detector]) -> None:
     stacked = StackedNetworks(models, template_of(models[0]))
-    for predictions in stacked.forward(images(0)):
-        loss(predictions).backward()
-    stacked.backward()
+    total(each(stacked.forward(images(0)))).backward()
+    stacked.collect()
 
 
 @pytest.mark.parametrize("variant", ["baseline", "gated", "plain_sigmoid", "frozen"])
@@ -151,9 +159,8 @@ def test_a_norm_whose_statistics_are_frozen_stays_so() -> None:
     for model in (*alone, *together):
         model.get_submodule("backbone.p3_0.conv1.norm").eval()
     stacked = StackedNetworks(together, template)
-    for predictions in stacked.forward(images(0)):
-        loss(predictions).backward()
-    stacked.backward()
+    total(each(stacked.forward(images(0)))).backward()
+    stacked.collect()
     pass_alone(alone, 0)
     for own, other in zip(together, alone, strict=True):
         assert not own.get_buffer("backbone.p3_0.conv1.norm.running_mean").any()
@@ -175,11 +182,9 @@ def test_a_network_whose_loss_is_not_a_number_harms_no_other() -> None:
     alone, together = networks(), networks()
     pass_alone(alone, 0)
     stacked = StackedNetworks(together, template_of(together[0]))
-    first, second, third = stacked.forward(images(0))
-    loss(first).backward()
-    (loss(second) * torch.nan).backward()
-    loss(third).backward()
-    stacked.backward()
+    first, second, third = each(stacked.forward(images(0)))
+    (loss(first) + loss(second) * torch.nan + loss(third)).backward()
+    stacked.collect()
     for place in (0, 2):
         for name, p in together[place].named_parameters():
             assert_close(p.grad, alone[place].get_parameter(name).grad)
@@ -200,10 +205,13 @@ def test_what_cannot_be_stacked_is_refused_in_one_line(part: nn.Module) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_only_forward_hooks_are_called() -> None:
+def test_only_forward_hooks_of_parts_are_called() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1))
     model[0].register_forward_hook(lambda *_: None)
     assert can_be_stacked(model)
+    of_all = model.register_forward_hook(lambda *_: None)  # would see no output yet
+    assert not can_be_stacked(model)
+    of_all.remove()
     model[0].register_full_backward_hook(lambda *_: None)
     assert not can_be_stacked(model)
 

@@ -20,6 +20,7 @@ from detector.fit import fit
 from detector.jobs.runner import LOG
 from detector.jobs.stack_process import train_together
 from detector.models.stacked import StackedNetworks
+from detector.models.stacked_loss import StackedLoss
 from detector.rundir import RunDir
 from detector.tools.compare.command import compare
 from detector.training.callbacks import Callback
@@ -115,6 +116,8 @@ def test_every_run_leaves_what_it_leaves_alone(
             super().__init__(models, template)
 
     monkeypatch.setattr("detector.training.stack.StackedNetworks", Counted)
+    if cell == "xavier_init":  # as one of two heads, it is then computed run by run
+        monkeypatch.setattr(StackedLoss, "fits", staticmethod(lambda loss: False))
     runs, singly = calls(cell, tmp_path / "stacked"), calls(cell, tmp_path / "alone")
     assert together(runs) == 0
     assert stacks == [SEEDS]  # one, in one order, whichever run is the first at a step
@@ -171,7 +174,7 @@ def test_ctrl_c_lets_every_run_finish_its_step_and_be_resumed(tmp_path: Path, co
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
-    watching = threading.Thread(target=interrupt)
+    watching = threading.Thread(target=interrupt, daemon=True)
     watching.start()
     assert together(runs) == 130
     watching.join()
