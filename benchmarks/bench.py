@@ -36,7 +36,7 @@ from scripts.pages import write_between  # noqa: E402
 
 TOPICS = (
     "telemetry", "memorise", "step", "epoch", "validation", "data", "startup", "memory", "scan", "bccd",
-    "factorial", "ci", "gpu", "growth",
+    "factorial", "ci", "gpu", "stack", "growth",
 )  # fmt: skip
 LONG = "bccd", "factorial", "ci"  # ten minutes and more each: only measured when they are named
 # What PyTorch's libraries read when they are loaded: its own kernels, oneDNN, MKL.

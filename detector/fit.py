@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from detector.config.loading import LoadedConfig
@@ -18,7 +18,7 @@ from detector.runtime.launch import Launch
 from detector.runtime.lock import FolderLock
 from detector.runtime.signals import StopRequest
 from detector.training import callbacks as cb
-from detector.training.engine import train
+from detector.training.engine import Status, train
 from detector.training.impose import interventions
 from detector.training.nonfinite_guard import NonFiniteGuard
 from detector.training.prepare import build_state, load_data, memory_advice, training_batches
@@ -28,7 +28,11 @@ from detector.training.schedule import Schedule
 
 
 def fit(
-    loaded: LoadedConfig, *, resume: Path | None = None, callbacks: Sequence[cb.Callback] = ()
+    loaded: LoadedConfig,
+    *,
+    resume: Path | None = None,
+    callbacks: Sequence[cb.Callback] = (),
+    loop: Callable[..., Status] = train,
 ) -> FinishedRun:
     """Train one model as configured, and leave its run directory behind.
 
@@ -42,6 +46,7 @@ def fit(
         loaded: what `load_config` returns.
         resume: the directory of a run to resume; `loaded` is then its own config.yaml.
         callbacks: of your own, called after the project's, but before a row is logged.
+        loop: the engine: another one is called as `detector.training.engine.train` is.
 
     Raises:
         UserError: something that the user can fix: a file, a key, too little memory.
@@ -53,7 +58,7 @@ def fit(
         explain_errors(advice),
         FolderLock() as lock,
     ):
-        return fit_process(loaded, resume, callbacks, launch, dist, lock)
+        return fit_process(loaded, resume, callbacks, launch, dist, lock, loop)
 
 
 def fit_process(
@@ -63,6 +68,7 @@ def fit_process(
     launch: Launch,
     dist: SingleProcess,
     lock: FolderLock,
+    loop: Callable[..., Status] = train,
 ) -> FinishedRun:
     """See `fit`. This is one of the processes `dist`, and usually the only one."""
     own = cb.OwnCallbacks(callbacks)
@@ -115,7 +121,7 @@ def fit_process(
         callback.on_train_begin(state)
         batches = dist.prepare_batches(training_batches(loaders["train"], config, schedule, state))
         with stop:
-            status = train(state, loss_fn, batches, schedule, config.train, callback, guard, dist)
+            status = loop(state, loss_fn, batches, schedule, config.train, callback, guard, dist)
         if early.stopped:
             status = "finished"
         callback.on_train_end()

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
@@ -21,12 +22,13 @@ from typing import Any
 import pytest
 
 from benchmarks import bench, data_pipeline, profile_data
-from benchmarks.speed import bccd, ci, gpu, growth, growth_files, process, scan
+from benchmarks.speed import bccd, ci, gpu, growth, growth_files, process, scan, stack
 from benchmarks.speed.row import Row, in_turns
 from detector.config.schema import Config, ModelConfig
 from detector.data.dataset import read_dataset
 from detector.rundir import RunDir
 from detector.tools.compare.runs import load_runs
+from detector.tools.suites.suite import expand, load_suite
 from tests.support import ROOT
 
 SIDES = ("ultralytics", 0.4, 700.0), ("ours", 0.5, 210.0), ("ours, longer", 0.7, 770.0)
@@ -361,3 +363,14 @@ def test_the_sides_of_the_data_pipeline_make_batches(
     for start in sides.values():
         with closing(start(0)) as batches:  # type: ignore[type-var]
             assert next(batches) == 2
+
+
+def test_the_stacked_suite_is_the_factorial() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        found = load_suite(stack.write_suite(Path(folder), tuple(stack.CELLS)))
+        cells = expand(found)
+    shipped = load_suite(Path("ablations/suites/factorial.yaml"))
+    assert found.cells.keys() == shipped.cells.keys() and len(cells) == 40
+    for mine, theirs in zip(cells, expand(shipped, seeds=stack.SEEDS), strict=True):
+        kept = {"act", "norm", "shortcut", "scope", "init"}
+        assert mine.config.model.model_dump(include=kept) == theirs.config.model.model_dump(include=kept)

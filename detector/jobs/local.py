@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import BinaryIO
 
 from detector.jobs.runner import LOG, End, Job, claim
 from detector.registry import plugin_arguments
@@ -34,36 +35,52 @@ class LocalProcesses:
 
     def __init__(self, slots: int, cores: int | None = None, program: Sequence[str] = ()) -> None:
         """Share `cores` (all there are) among `slots` processes of `program` (train.py)."""
-        self.slots = slots
+        self.limit = slots
         self.threads = max(1, (cores or available_cores()) // slots)
         self._program = list(program) or [sys.executable, str(PROJECT / "train.py")]
-        self._running: list[tuple[Job, subprocess.Popen[bytes]]] = []
+        self._running: list[tuple[list[Job], subprocess.Popen[bytes]]] = []
+
+    @property
+    def slots(self) -> int:
+        """How many cells can run at once."""
+        return self.limit
 
     def start(self, job: Job) -> None:
         """Begin a cell; what it prints goes to `console.log` in its directory, which is its claim, too."""
         with claim(job) as log:
-            if job.status != "waiting":
-                return
-            arguments = ["--resume", str(job.directory)]
-            if job.start == "new":
-                arguments = job.cell.arguments(job.directory, self.threads)
-            threads = str(job.cell.config.train.threads or self.threads)
-            shared = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
-            process = subprocess.Popen(
-                [*self._program, *plugin_arguments(), *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=os.environ | shared | {"PYTHONUNBUFFERED": "1"},
-                start_new_session=True,
-            )
-        self._running.append((job, process))
+            if job.status == "waiting":
+                self._spawn([job], [log], [*plugin_arguments(), *self._arguments(job)])
+
+    def _arguments(self, job: Job) -> list[str]:
+        """What `train.py` is called with."""
+        if job.start == "new":
+            return job.cell.arguments(job.directory, self.threads)
+        return ["--resume", str(job.directory)]
+
+    def _spawn(self, jobs: list[Job], logs: Sequence[BinaryIO], arguments: Sequence[str]) -> None:
+        """Begin a process for these cells, which has their claims from then on."""
+        threads = str(jobs[0].cell.config.train.threads or self.threads)
+        shared = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
+        process = subprocess.Popen(
+            [*self._program, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=logs[0],
+            stderr=logs[0],
+            env=os.environ | shared | {"PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+            pass_fds=[log.fileno() for log in logs[1:]],
+        )
+        self._running.append((jobs, process))
 
     def poll(self) -> list[End]:
-        """The processes that ended since the last call."""
-        ended = [(job, process) for job, process in self._running if process.poll() is not None]
+        """The cells whose processes ended since the last call."""
+        ended = [pair for pair in self._running if pair[1].poll() is not None]
         self._running = [pair for pair in self._running if pair not in ended]
-        return [End(job, process.returncode, _last_words(job, process.returncode)) for job, process in ended]
+        return [
+            End(job, process.returncode, _last_words(job, process.returncode))
+            for jobs, process in ended
+            for job in jobs
+        ]
 
     def interrupt(self) -> None:
         """Send each process one Ctrl-C."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
@@ -14,16 +15,20 @@ class StopRequest:
     """While entered, Ctrl-C, SIGTERM or SIGHUP sets `signal` instead of breaking off in the middle of a step.
 
     A second Ctrl-C breaks off at once. `agree` makes of this process's signal the one that all obey, or 0.
+    Only the main thread gets signals: entered in another one, it is asked to stop with the main thread's.
     """
+
+    _in_main_thread: StopRequest | None = None  # while it is entered
 
     def __init__(self, agree: Callable[[int], int] = int) -> None:
         self._agree = agree
         self.signal: signal.Signals | None = None
+        self._source = self  # whose signal it is
         self._previous: dict[signal.Signals, Any] = {}
 
     def __call__(self) -> bool:
         """Whether training should stop after this step: what was agreed, not a signal that came meanwhile."""
-        if number := self._agree(self.signal or 0):
+        if number := self._agree(self._source.signal or 0):
             self.signal = signal.Signals(number)
         return bool(number)
 
@@ -34,6 +39,10 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         """Take over the signals."""
+        if threading.current_thread() is not threading.main_thread():
+            self._source = StopRequest._in_main_thread or self
+            return self
+        StopRequest._in_main_thread = self
         for number in (signal.SIGINT, signal.SIGTERM, _HANGUP):
             if number is None or (number == _HANGUP and signal.getsignal(number) is signal.SIG_IGN):
                 continue  # under nohup
@@ -44,6 +53,8 @@ class StopRequest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give the signals back."""
+        if StopRequest._in_main_thread is self:
+            StopRequest._in_main_thread = None
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

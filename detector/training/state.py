@@ -37,6 +37,7 @@ class TrainState:
     seconds: float = 0.0  # spent in the training loop, evaluations included; a resumed run adds up
     best: tuple[float, ...] = ()  # the best evaluation so far, see `Checkpointing`
     best_step: int = 0  # how many steps were completed at that evaluation; both on the main process alone
+    stacked: int = 1  # how many runs, this one included, computed their passes together
     should_stop: bool = False  # a callback asks for training to end before the next step
 
     @classmethod

@@ -62,6 +62,7 @@ def summarize(
         Key.FIRST_BAD_OPERATION: origin and origin.operation,
         "steps_skipped": state.skipped,
         "processes": processes,
+        **({"stacked": state.stacked} if state.stacked > 1 else {}),
         "parameters": sum(p.numel() for p in state.model.parameters()),
         "data_fingerprint": dataset.fingerprint,
         "pixel_fingerprint": dataset.pixels or None,

@@ -505,3 +505,23 @@ def test_rows_in_one_step_cost_the_engine_nothing_to_wait_for(
         logger.log({"step": step})
     logger.close()
     assert any("does not keep up" in line for line in said)
+
+
+def test_a_run_that_ends_leaves_another_of_its_process_alone(
+    tmp_path: Path, wandb_file_module: ModuleType
+) -> None:
+    loggers = []
+    for seed in (0, 1):
+        (tmp_path / f"run-{seed}").mkdir()
+        config = Config.model_validate({"train": {"seed": seed}})
+        loggers.append(WandbLogger(Start(tmp_path / f"run-{seed}", config, "baseline", "coco8")))
+    for logger in loggers:
+        logger.log({"step": 0, "train/loss": 1.0})
+        assert logger.wait_started(60)
+    first, second = loggers
+    first.close()
+    for step in range(1, 50):
+        second.log({"step": step, "train/loss": 1.0 / step})
+    second.close()
+    for seed, rows in ((0, 1), (1, 50)):
+        assert len(wandb_file_module.read(tmp_path / f"run-{seed}").history) == rows

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 
 import pytest
 
@@ -89,3 +91,23 @@ def test_a_second_ctrl_c_breaks_off() -> None:
     with StopRequest(), pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_thread_stops_with_the_main_one() -> None:
+    heard: list[tuple[bool, bool, int]] = []
+
+    def ask(main: StopRequest) -> None:
+        with StopRequest() as stop:  # only the main thread may take over signals
+            before = stop()
+            os.kill(os.getpid(), signal.SIGTERM)
+            while main.signal is None:
+                time.sleep(0.001)
+            heard.append((before, stop(), stop.exit_code))
+
+    with StopRequest() as main:
+        thread = threading.Thread(target=ask, args=(main,))
+        thread.start()
+        thread.join()
+    assert heard == [(False, True, 143)]
+    with StopRequest() as later:
+        assert not later()

@@ -193,6 +193,8 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     for key in CONDITIONS:
         if key in then and key in now and then[key] != now[key]:
             yield f"{key} {then[key]} -> {now[key]}"
+    if (stacked := then.get("stacked", 1)) != now.get("stacked", 1):
+        yield f"trained with {stacked - 1} others (detector ablate --stack) -> alone"
 
 
 def compare_histories(then: Sequence[Row], now: Sequence[Row]) -> tuple[list[Difference], int]:

@@ -23,6 +23,7 @@ def ablate(
     jobs: int | None = None,
     out: Path | None = None,
     ray: str | None = None,
+    stack: bool = False,
     dry_run: bool = False,
     plugin: tuple[Path, ...] = (),
 ) -> int:
@@ -37,6 +38,7 @@ def ablate(
         jobs: runs at a time; default: one a core, at most 4.
         out: the folder of the runs; default: runs/<the suite's name>.
         ray: run on a Ray cluster: auto, HOST:PORT or ray://….
+        stack: train the seeds of a cell together, for a GPU; --jobs then counts cells.
         dry_run: print the command of each run, and run none.
         plugin: a Python file that registers parts of one's own, for every run; may be repeated.
 
@@ -56,6 +58,14 @@ def ablate(
     out = out or Path("runs") / suite.name
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs: must be at least 1, not {jobs}")
+    if stack:
+        from detector.jobs.stacked import StackedProcesses, check_stackable
+
+        if ray is not None:
+            raise UserError("--stack: trains on this machine: leave out --ray")
+        check_stackable(cells)
+        order = list(suite.cells)
+        cells.sort(key=lambda cell: order.index(cell.ablation))  # its seeds follow each other
     if dry_run:
         threads = max(1, available_cores() // (jobs or min(available_cores(), _MOST_JOBS)))
         for cell in cells:
@@ -88,8 +98,9 @@ def ablate(
                 fetch(cell.config for cell in cells if cell.config.data.format == "yolo")
             except DatasetUnavailable as error:
                 raise UserError(f"{error}\nwithout COCO8: ablations/suites/factorial_shapes.yaml") from error
-            slots = min(jobs or min(available_cores(), _MOST_JOBS), len(missing))
-            backend = LocalProcesses(slots)
+            most = len({job.cell.ablation for job in missing}) if stack else len(missing)
+            slots = min(jobs or min(available_cores(), _MOST_JOBS), most)
+            backend = StackedProcesses(slots, missing) if stack else LocalProcesses(slots)
         with StopRequest() as stop, SuiteDisplay(suite.name) as display:
             try:
                 runner.run(runs, backend, display, stop)

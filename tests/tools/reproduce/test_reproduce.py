@@ -217,3 +217,8 @@ def test_every_number_counts_and_times_do_not() -> None:
 def test_prose_and_times_are_no_metrics() -> None:
     other = SUMMARY | {"gradient/diagnosis": "other prose", "seconds": 1.0}
     assert compare_summaries(SUMMARY, other) == []
+
+
+def test_a_run_that_was_stacked_is_said_to_be() -> None:
+    assert list(changes({"stacked": 5}, {})) == ["trained with 4 others (detector ablate --stack) -> alone"]
+    assert not list(changes({}, {}))
