@@ -138,7 +138,7 @@ def change_label(root: Path, number: int) -> None:
 def change_label_in_silence(root: Path, number: int) -> None:
     label = sorted((root / "labels/train").glob("t*.txt"))[number % 3]
     status = label.stat()
-    label.write_text("1 0.25 0.5 0.25 0.5\n".replace("0.25", f"0.{number % 3 + 2}5", 1).ljust(status.st_size))
+    label.write_text(f"1 0.{number % 3 + 3} 0.5 0.25 0.5\n".ljust(status.st_size))
     old_time(label, status)
 
 
@@ -240,6 +240,19 @@ def test_what_is_known_is_not_read_again(keeping: Path, dataset: Path, reads: li
     reads.clear()
     scan(data, afresh=True)
     assert len(reads) == 6
+
+
+def test_a_change_that_leaves_size_and_time_is_seen(keeping: Path, dataset: Path, reads: list[str]) -> None:
+    configured(dataset / "data.yaml")
+    label = dataset / "labels/train/a.txt"
+    status = label.stat()
+    label.write_text("1 0.4 0.5 0.25 0.5\n")
+    old_time(label, status)
+    assert (label.stat().st_size, label.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    reads.clear()
+    assert scan(dataset / "data.yaml").dataset.splits["train"][0].classes.tolist() == [1]
+    found = load_configured(DataConfig(path=str(dataset / "data.yaml"), image_size=64), 3)
+    assert found.splits["train"][0].classes.tolist() == [1] and reads == ["a.txt"]
 
 
 def test_labels_from_elsewhere_are_known_too(keeping: Path, dataset: Path, reads: list[str]) -> None:
