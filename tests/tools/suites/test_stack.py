@@ -29,6 +29,7 @@ def suite(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_names")
 def test_a_cell_is_one_process_and_what_is_complete_is_not_run_again(
     suite: Path,
     tmp_path: Path,
