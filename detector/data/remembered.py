@@ -11,10 +11,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import astuple
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -38,6 +39,7 @@ class Remembered:
 
     def __init__(self, yaml: Path, root: Path | None, image_size: int, how: Reading) -> None:
         """Look at its files as they are now, but read none."""
+        self._of = yaml, root, image_size, how
         self._name, self._key, self._images = "", b"", list[Path]()
         problems: list[Problem] = []
         began = time.time_ns()
@@ -54,21 +56,24 @@ class Remembered:
         unique = dict(zip(paths, (entry.image for entry in entries), strict=True))
         if len(unique) < known.FEW:
             return
-        states = known.file_states([*unique, *label_paths(unique.values())])
+        folders = {os.path.dirname(path) for path in unique}
+        folders |= {str(entry.source) for entry in entries if entry.line is None}
+        contents = _contents(folders)
+        texts = [os.path.join(one, name) for one in folders for name in contents[one] if _is_text(name)]
+        # Labels beside their images count where they differ from those that are read.
+        files = dict.fromkeys([*unique, *label_paths(unique.values()), *sorted(texts)])
+        states = known.file_states(list(files))
         if states[:, 1:3].max() >= began - known.TICK:
             return  # a file may change again within one tick of the disk's clock
         what = repr((data, data.folders, image_size, sorted(how.items()), here))
         sources = {id(entry.source): str(entry.source) for entry in entries}
         number = {place: index for index, place in enumerate(sources)}
-        folders = {
-            sources[id(one.source)] if one.line is None else os.path.dirname(one.image) for one in entries
-        }
         digest = hashlib.sha256(_code())
         digest.update(np.array([(number[id(one.source)], one.line or 0) for one in entries]).tobytes())
         digest.update(states.tobytes())
         counts = [(split, len(members)) for split, members in listed.items()]
-        texts = (what, repr(counts), repr(problems), *sources.values(), *paths)
-        for part in ("\0".join(texts), *_names(folders)):
+        about = (what, repr(counts), repr(problems), *sources.values(), *paths)
+        for part in ("\0".join(about), *("\0".join([one, *names]) for one, names in contents.items())):
             digest.update(f"{part}\0\0".encode(errors="surrogateescape"))
         self._name = hashlib.sha256(f"data set\0{what}".encode(errors="surrogateescape")).hexdigest()[:32]
         self._key, self._images = digest.digest(), list(unique.values())
@@ -104,6 +109,8 @@ class Remembered:
         """Keep the data set for the next time, unless there is something in it that the key does not see."""
         if not self._name or dataset.skipped or {note.kind for note in dataset.notes} & _ELSEWHERE:
             return
+        if Remembered(*self._of)._key != self._key:
+            return  # it changed while it was read
         row_of = {image: row for row, image in enumerate(self._images)}
         items = [item for members in dataset.splits.values() for item in members]
         about = {
@@ -130,20 +137,32 @@ class Remembered:
 def _code() -> bytes:
     """A digest of the code that works it out."""
     digest = hashlib.sha256(f"{cv2.__version__} {np.__version__}".encode())
-    for folder in ("data", "runtime", "config"):
-        for path in sorted(Path(PACKAGE, folder).glob("*.py")):
-            digest.update(path.read_bytes())
+    parts = [sorted(Path(PACKAGE, folder).glob("*.py")) for folder in ("data", "runtime", "config")]
+    for path in (Path(PACKAGE, "errors.py"), *chain.from_iterable(parts)):
+        digest.update(path.read_bytes())
     return digest.digest()
 
 
-def _names(folders: Iterable[str]) -> Iterator[str]:
+def _contents(folders: Iterable[str]) -> dict[str, list[str]]:
     """What is in these folders of images, and in the folders that labels of such images may be in."""
+    found: dict[str, list[str]] = {}
     for folder in sorted(folders):
-        with suppress(OSError):
-            yield "\0".join([folder, *sorted(os.listdir(folder))])
+        found[folder] = _names(folder)
         labels = label_path(Path(folder, "any.jpg")).parent
-        for parent, _, files in os.walk(labels):
-            images = Path(folder, os.path.relpath(parent, labels))
-            with suppress(OSError):
-                yield "\0".join(["", *sorted(os.listdir(images))])
-            yield "\0".join([parent, *sorted(files)])
+        for parent, below, files in os.walk(labels):
+            found[parent] = sorted([*below, *files])
+            images = os.path.normpath(os.path.join(folder, os.path.relpath(parent, labels)))
+            if images not in found:
+                found[images] = _names(images)
+    return found
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def _is_text(name: str) -> bool:
+    return name[-4:].lower() == ".txt"

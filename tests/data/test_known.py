@@ -334,6 +334,63 @@ def test_a_data_set_that_has_not_changed_is_not_worked_out_again(
     assert calls == ["scan"] * 2  # labels under another name: these are not remembered
 
 
+def beside_in_a_folder_below(root: Path) -> Path:
+    (root / "images/train/below").mkdir()
+    (root / "images/train/below/x.jpg").write_bytes(picture(77))
+    return root / "images/train/below/x.txt"
+
+
+def beside_where_another_is_read(root: Path) -> Path:
+    for label in (root / "labels/train").iterdir():
+        shutil.copy(label, root / "images/train")
+    return root / "images/train/t0.txt"
+
+
+def in_a_linked_folder(root: Path) -> Path:
+    for kind in ("images", "labels"):
+        (root / kind / "train").rename(root / kind / "far")
+        (root / kind / "train").mkdir()
+        (root / kind / "train/link").symlink_to(root / kind / "far")
+    (root / "labels/far/t0.txt").unlink()
+    return root / "labels/far/T0.TXT"
+
+
+@pytest.mark.parametrize(
+    "place", [beside_in_a_folder_below, beside_where_another_is_read, in_a_linked_folder]
+)
+def test_labels_that_appear_elsewhere_are_seen(
+    keeping: Path, tmp_path: Path, place: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make(tmp_path / "mine")
+    label = place(data.parent)
+    before = configured(data)
+    assert configured(data) == before
+    label.write_text("1 0.4 0.4 0.2 0.2\n")
+    after = configured(data)
+    monkeypatch.setattr(kept, "FOLDER", tmp_path / "nowhere")
+    assert after == configured(data) != before
+
+
+def test_a_data_set_that_changes_while_it_is_read_is_not_remembered(
+    keeping: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make(tmp_path / "mine")
+    original, text = sources.scan, data.read_text()
+
+    def meanwhile(*args: Any, **options: Any) -> Scan:
+        add(data.parent, 1)
+        data.write_text(text.replace("dog", "cow"))
+        return original(*args, **options)
+
+    monkeypatch.setattr(sources, "scan", meanwhile)
+    assert "cow" in str(configured(data))
+    monkeypatch.setattr(sources, "scan", original)
+    (data.parent / "images/train/u1.jpg").unlink()
+    (data.parent / "labels/train/u1.txt").unlink()
+    data.write_text(text)
+    assert "cow" not in str(configured(data))
+
+
 # ------------------------------------------------------------------------------------ damaged files
 
 
