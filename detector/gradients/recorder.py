@@ -199,8 +199,10 @@ class GradientRecorder:
 
     def _collect(self, name: str) -> Any:
         def backward_hook(grad: Tensor) -> None:
-            # A small one is kept, to be measured with the others by one call; of a large one, its norm.
-            kept = grad if grad.device.type == "cpu" and grad.numel() <= SMALL else norm(grad)
+            # A small one is copied, to be measured with the others by one call; of a large one, its norm.
+            # Its own memory may become a weight's gradient, to which the next micro-batch adds.
+            small = grad.device.type == "cpu" and grad.numel() <= SMALL
+            kept = grad.detach().clone() if small else norm(grad)
             self._gradients.setdefault(name, []).append(kept)
 
         return backward_hook

@@ -1,6 +1,8 @@
 """The recorder, against closed forms and against autograd by hand."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -83,6 +85,41 @@ def test_accumulation_records_the_joined_batch() -> None:
     model, points = chain(2.0, 0.5, 10.0)
     parts = record(model, points, X[:1], X[1:])
     assert parts == pytest.approx(whole, rel=1e-12)
+
+
+class Halved(torch.autograd.Function):
+    """Its backward pass writes into the gradient that it is given."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 0.5
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0].mul_(0.5)
+
+
+class Shift(nn.Module):
+    """y = (x + b) / 2; b's gradient, through a view, is in the memory of the sum's."""
+
+    def __init__(self, shape: tuple[int, ...], halve: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.weight, self.halve = nn.Parameter(torch.zeros(shape)), halve
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.halve(x + self.weight[None])
+
+
+@pytest.mark.parametrize("halve", [lambda x: x / 2, Halved.apply])
+@pytest.mark.parametrize("shape", [(3,), (300, 300)])
+def test_a_gradient_that_is_written_to_later_is_recorded_as_it_was(
+    shape: tuple[int, ...], halve: Callable[[Tensor], Tensor]
+) -> None:
+    model = nn.Sequential(Shift(shape, lambda x: x), Shift(shape, halve), Scale(1.0))
+    row = record(model, {"00_a": model[0], "01_b": model[1]}, *torch.ones(3, 1, *shape))
+    root = math.sqrt(3 * math.prod(shape))  # of three micro-batches
+    assert row["activation_grad/01_b"] == pytest.approx(root)
+    assert row["activation_grad/00_a"] == pytest.approx(root / 2)
 
 
 def test_the_loss_scale_is_divided_out() -> None:
