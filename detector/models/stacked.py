@@ -70,9 +70,16 @@ class StackedNetworks:
                 for weights, stack in self._weights:
                     torch._foreach_copy_(stack, weights)
         self._in_use = True
+        parameters, batches = self._parameters, torch.stack(list(images))
+        if len(images[0]) == 1:
+            # PyTorch's CPU gets the weight gradients of grouped 1×1 convolutions wrong where such a batch may
+            # be taken as channels_last, and strides of dimensions of one say nothing.
+            plain = {"memory_format": torch.contiguous_format}
+            parameters = {name: p.clone(**plain) for name, p in parameters.items()}
+            batches = batches.clone(**plain)
         try:
             with self._hooks():
-                output = torch.vmap(self._call)(self._parameters, self._buffers, torch.stack(list(images)))
+                output = torch.vmap(self._call)(parameters, self._buffers, batches)
         except (RuntimeError, ValueError) as error:
             if any(words in str(error) for words in _MEMORY):
                 raise
@@ -89,6 +96,8 @@ class StackedNetworks:
         for name, stack in self._parameters.items():
             gradient, stack.grad = stack.grad, None
             if gradient is not None:
+                if gradient.stride() != stack.stride():  # of dimensions of one
+                    gradient = torch.empty_like(stack).copy_(gradient)
                 for model, own in zip(self.models, gradient, strict=True):
                     p = model.get_parameter(name)
                     p.grad = own if p.grad is None else p.grad + own

@@ -95,6 +95,24 @@ def test_outputs_gradients_and_statistics_are_those_of_each_network_alone(varian
             assert_close(buffer, other.get_buffer(name))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_gradients_in_float32_are_near_those_of_float64(batch: int, layout: torch.memory_format) -> None:
+    alone = networks()
+    together = [model.to(torch.float32, memory_format=layout) for model in networks()]
+    given = [x[:batch] for x in images(0)]
+    for model, x in zip(alone, given, strict=True):
+        loss(model(x)).backward()
+    stacked = StackedNetworks(together, template_of(together[0]))
+    total(each(stacked.forward([x.float().to(memory_format=layout) for x in given]))).backward()
+    stacked.collect()
+    for model, other in zip(together, alone, strict=True):
+        for name, p in model.named_parameters():
+            expected = other.get_parameter(name).grad
+            assert p.grad is not None and expected is not None and p.grad.stride() == p.stride()
+            assert (p.grad - expected).norm() <= 1e-2 * expected.norm(), name
+
+
 def record(models: list[Detector], passes: Callable[[list[Detector]], None]) -> list[dict[str, float]]:
     """What the recorder and the ledger, both at once, see of each network while one passes through all."""
     watchers = []
