@@ -17,12 +17,15 @@ import struct
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from detector.data import geometry, images
 from detector.data.geometry import Image, Letterbox
+from detector.runtime import image_header
 from detector.runtime.files import CACHE
 
 FOLDER = CACHE / "images"
@@ -132,12 +135,19 @@ class ImageCache:
 
 def _name(images: Sequence[Path], size: int) -> str:
     """Of the cache of these files: another one when one of them changes, or what decodes them."""
-    digest = hashlib.sha256(f"{LAYOUT} {size} {cv2.__version__}".encode())
+    digest = hashlib.sha256(f"{LAYOUT} {size} {cv2.__version__} {_decoder()}".encode())
     for image in images:
         status = os.stat(image)
         digest.update(f"{image}\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\0".encode(
             errors="surrogateescape"))  # fmt: skip
     return f"{digest.hexdigest()[:32]}.images"
+
+
+@cache
+def _decoder() -> str:
+    """A digest of the code that decodes and letterboxes."""
+    code = (Path(str(module.__file__)).read_bytes() for module in (geometry, images, image_header))
+    return hashlib.sha256(b"".join(code)).hexdigest()
 
 
 def _checksum(image: Image, width: int, height: int) -> int:

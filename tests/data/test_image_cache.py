@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from detector.config.schema import DataConfig
+from detector.data import geometry, image_cache
 from detector.data.dataset import Item
 from detector.data.geometry import letterbox
 from detector.data.image_cache import UNUSED_DAYS, ImageCache
@@ -67,6 +68,18 @@ def test_a_changed_picture_is_another_one(images: list[Path], tmp_path: Path) ->
     cv2.imwrite(str(images[0]), other)
     images[0].write_bytes(images[0].read_bytes().ljust(status.st_size, b"\0"))  # of the same size, and as old
     os.utime(images[0], ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert same(ImageCache(images, SIZE, tmp_path / "cache"), images) == [False] * 4
+
+
+def test_what_other_code_decoded_is_not_taken(
+    images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(ImageCache(images, SIZE, tmp_path / "cache"), images)
+    assert same(ImageCache(images, SIZE, tmp_path / "cache"), images) == [True] * 4
+    other = tmp_path / "geometry.py"
+    other.write_text("another version")
+    monkeypatch.setattr(geometry, "__file__", str(other))
+    monkeypatch.setattr(image_cache, "_decoder", image_cache._decoder.__wrapped__)
     assert same(ImageCache(images, SIZE, tmp_path / "cache"), images) == [False] * 4
 
 
