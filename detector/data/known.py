@@ -68,7 +68,7 @@ class Known(Generic[Found]):
         found: Sequence[Found] = ()
         if arrays is not None:
             # Whatever is wrong with arrays that `keep` has not written: nothing is known then.
-            with suppress(LookupError, ValueError, TypeError, AttributeError):
+            with suppress(LookupError, ValueError, TypeError, AttributeError, RecursionError):
                 names = arrays["paths"].tobytes().decode(errors="surrogateescape").split("\0")
                 rows = np.arange(len(names))
                 if names != list(paths):

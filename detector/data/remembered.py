@@ -82,7 +82,7 @@ class Remembered:
         """The data set, if it is known."""
         arrays = kept.load(self._name) if self._name else None
         # Whatever is wrong with arrays that `keep` has not written: nothing is known then.
-        with suppress(LookupError, ValueError, TypeError, AttributeError):
+        with suppress(LookupError, ValueError, TypeError, AttributeError, RecursionError):
             if arrays is None or arrays["key"].tobytes() != self._key:
                 return None
             about = json.loads(arrays["about"].tobytes())

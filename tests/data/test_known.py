@@ -405,6 +405,7 @@ def edit(path: Path, **others: Callable[[Any], Any]) -> None:
     foreign(path, **arrays | {key: change(arrays[key]) for key, change in others.items() if key in arrays})
 
 
+_DEEP = np.frombuffer(b"[" * 100_000, np.uint8)
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("mine"),
@@ -418,6 +419,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "other numbers": lambda path: edit(path, numbers=lambda n: n + 9, counts=lambda n: n + 1),
     "other types": lambda path: edit(path, numbers=lambda n: n * 1.5, boxes=lambda n: n * np.float64(1)),
     "other words": lambda path: edit(path, content=lambda n: n[:, :3], odd=lambda n: n[:1]),
+    "deep words": lambda path: edit(path, odd=lambda n: _DEEP, about=lambda n: _DEEP),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
 }  # fmt: skip
 
