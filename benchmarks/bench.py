@@ -83,6 +83,7 @@ def measure(topic: str, core: int, limits: Mapping[str, str]) -> dict[str, Any]:
     print(f"measuring: {topic}", file=sys.stderr, flush=True)
     environment = dict(os.environ, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", WANDB_MODE="offline",
                        WANDB_SILENT="true", **limits)  # fmt: skip
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else ours would be compiled anew at each start
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "rows.json"
         process = subprocess.Popen(
