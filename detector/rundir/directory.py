@@ -21,12 +21,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pydantic import ValidationError
-
-from detector.config.loading import LoadedConfig, load_config, save
-from detector.config.names import plugin_needed
-from detector.config.safe_yaml import dump
-from detector.config.schema import Config
 from detector.errors import UserError
 from detector.rows import Key
 from detector.rundir.history import Rows
@@ -42,7 +36,10 @@ from detector.runtime.files import (
 from detector.runtime.json_numbers import from_json, to_json
 from detector.runtime.lock import FolderLock
 
+# What checks a configuration takes a tenth of a second to import: late, where there is one to check.
 if TYPE_CHECKING:
+    from detector.config.loading import LoadedConfig
+    from detector.config.schema import Config
     from detector.runtime.checkpoint_check import CheckpointState, FailureState
 
 _log = logging.getLogger(__name__)
@@ -97,6 +94,8 @@ class RunDir:
             UserError: it holds a run, or files that look like one's; another process has it; or it cannot be
                 made.
         """
+        from detector.config.loading import save
+
         run = cls(path)
         run._check_unused()
         try:
@@ -120,6 +119,8 @@ class RunDir:
         Raises:
             UserError: it holds a run, or files that look like one's, or it cannot be made.
         """
+        from detector.config.safe_yaml import dump
+
         run = cls(path)
         if os.path.lexists(run.history_file):
             raise UserError(f"{run}: holds a run already; name another directory, or remove it")
@@ -148,6 +149,11 @@ class RunDir:
 
     def read_config(self) -> LoadedConfig:
         """The configuration it was started with. Raises UserError if there is none, or it is not valid."""
+        from pydantic import ValidationError
+
+        from detector.config.loading import load_config
+        from detector.config.names import plugin_needed
+
         if not os.path.isdir(self.path):
             raise UserError(f"{self}: there is no such directory")
         try:
