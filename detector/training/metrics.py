@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from detector.registry import Metric, lookup
 from detector.rows import Key
+from detector.runtime.allocator import nothing_is_garbage
+
+COUNTED = 100  # detections of a class on an image, which is all that COCO's mAP looks at
 
 Boxes = NDArray[np.float32]
 
@@ -72,13 +75,24 @@ def coco_map(
         `mAP50-95` and `mAP50`, means over the classes that have labels. NaN if none has: there is
         nothing to find, and no score is right.
     """
-    truth_json, detections = to_coco(truths, predictions, num_classes)
+    truth_json, detections = to_coco(truths, [best_of(one) for one in predictions], num_classes)
     if not truth_json["annotations"]:
         return {Key.MAP: math.nan, Key.MAP50: math.nan}
     if not detections:
         return {Key.MAP: 0.0, Key.MAP50: 0.0}
     evaluation = run_coco(truth_json, detections)
     return {Key.MAP: float(evaluation.stats[0]), Key.MAP50: float(evaluation.stats[1])}
+
+
+def best_of(prediction: Prediction, most: int = COUNTED) -> Prediction:
+    """The `most` best detections of each class in their order; of equal scores the first, as COCO has it."""
+    if len(prediction.scores) <= most:
+        return prediction
+    by_class = np.lexsort((-prediction.scores, prediction.classes))
+    ordered = prediction.classes[by_class]
+    rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
+    kept = np.sort(by_class[rank < most])
+    return Prediction(prediction.boxes[kept], prediction.scores[kept], prediction.classes[kept])
 
 
 def run_coco(truth: dict[str, Any], detections: list[dict[str, Any]]) -> Any:
@@ -89,9 +103,10 @@ def run_coco(truth: dict[str, Any], detections: list[dict[str, Any]]) -> Any:
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
-    labels = COCO(truth)
-    evaluation = COCOeval_faster(labels, labels.loadRes(detections), "bbox")
-    evaluation.run()
+    with nothing_is_garbage():
+        labels = COCO(truth)
+        evaluation = COCOeval_faster(labels, labels.loadRes(detections), "bbox")
+        evaluation.run()
     return evaluation
 
 

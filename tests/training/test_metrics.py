@@ -11,7 +11,17 @@ from pycocotools.cocoeval import COCOeval
 
 from detector.registry import register
 from detector.training import metrics
-from detector.training.metrics import METRICS, Prediction, Result, Truth, coco_map, evaluate_metrics, to_coco
+from detector.training.metrics import (
+    METRICS,
+    Prediction,
+    Result,
+    Truth,
+    best_of,
+    coco_map,
+    evaluate_metrics,
+    run_coco,
+    to_coco,
+)
 
 SIZE = (640, 480)
 
@@ -97,6 +107,26 @@ def test_what_does_not_belong_together_is_not_scored(
 ) -> None:
     with pytest.raises(ValueError, match="zip"):
         coco_map(truths, predictions, 1)
+
+
+@pytest.mark.parametrize("decimals", [1, 7])
+def test_what_coco_does_not_look_at_changes_nothing(decimals: int) -> None:
+    """Several hundred of a class on an image, many with the same score, and good ones among the last."""
+    rng = np.random.default_rng(decimals)
+    corner = rng.uniform(0, 300, (40, 2))
+    boxes = np.concatenate((corner, corner + rng.uniform(30, 150, corner.shape)), 1).astype(np.float32)
+    classes = rng.integers(0, 2, 40)
+    shaken = np.tile(boxes, (15, 1)) + rng.normal(0, 8, (600, 4)).astype(np.float32)
+    scores = rng.random(600).round(decimals).astype(np.float32)
+    whole = Prediction(shaken, scores, np.where(rng.random(600) < 0.1, 2, np.tile(classes, 15)))
+    truths, size = [Truth(boxes, classes, SIZE)], 3
+    assert max(np.bincount(whole.classes)) > 2 * metrics.COUNTED
+    best = best_of(whole)
+    assert np.bincount(best.classes).tolist() == np.minimum(np.bincount(whole.classes), 100).tolist()
+    stats = run_coco(*to_coco(truths, [whole], size)).stats
+    assert 0 < stats[0] < 1
+    assert (run_coco(*to_coco(truths, [best], size)).stats == stats).all()
+    assert coco_map(truths, [whole], size)["mAP50-95"] == stats[0]
 
 
 @pytest.mark.parametrize("seed", range(5))
