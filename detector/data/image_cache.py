@@ -14,7 +14,6 @@ import logging
 import os
 import shutil
 import struct
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -27,10 +26,9 @@ from detector.data import geometry, images
 from detector.data.geometry import Image, Letterbox
 from detector.runtime import image_header
 from detector.runtime.files import CACHE
+from detector.runtime.kept import LEAVE_FREE, unused
 
 FOLDER = CACHE / "images"
-LEAVE_FREE = 0.5  # of what is free on the disk: no cache takes more
-UNUSED_DAYS = 30  # after so long a cache goes when another is made
 LAYOUT = 1  # of the file; another one gets other names
 _HEAD = struct.Struct("<QII")  # checksum, width and height of the image as it was
 
@@ -123,10 +121,9 @@ class ImageCache:
 
     @staticmethod
     def _remove_unused(folder: Path, wanted: Path) -> None:
-        oldest = time.time() - UNUSED_DAYS * 86_400
-        for path in folder.glob("*.images"):
+        for path in unused(folder, "*.images"):
             with suppress(OSError):
-                if path == wanted or path.stat().st_mtime > oldest:
+                if path == wanted:
                     continue
                 with path.open("rb") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody is using it

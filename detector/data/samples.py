@@ -39,10 +39,10 @@ class Sample:
     letterbox: Letterbox
 
 
-def fit_in_memory(images: int, config: DataConfig, copies: int) -> bool:
-    """Whether a quarter of the free memory holds so many letterboxed images."""
+def fit_in_memory(images: int, config: DataConfig, copies: int, share: float = 1 / 4) -> bool:
+    """Whether this share of the free memory holds so many letterboxed images."""
     # Every shard shows every image sooner or later, so each keeps them all.
-    return images * config.image_size**2 * 3 * copies <= psutil.virtual_memory().available / 4
+    return images * config.image_size**2 * 3 * copies <= psutil.virtual_memory().available * share
 
 
 class LetterboxedImages:
@@ -53,10 +53,10 @@ class LetterboxedImages:
         self.size = config.image_size
         self._cache: list[Sample] | None = None
         self._disk: ImageCache | None = None
-        needed, free = len(items) * self.size**2 * 3, psutil.virtual_memory().available
         # The system keeps a file in memory that is free, so that no disk is waited for, however slow: not so
         # a larger one, and decoding anew may be faster than reading that.
-        self._fits_beside = config.cache is True and needed <= free * 3 / 4 and sys.platform != "win32"
+        beside = fit_in_memory(len(items), config, copies=1, share=3 / 4)
+        self._fits_beside = config.cache is True and beside and sys.platform != "win32"
         if config.cache is True and fit_in_memory(len(items), config, copies):
             with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the GIL
                 self._cache = list(pool.map(self._read, range(len(items))))

@@ -11,8 +11,10 @@ import shutil
 import time
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,7 +59,9 @@ def save(name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
     path = FOLDER / f"{name}.npz"
     with suppress(OSError):
         FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _remove_unused()
+        for old in unused(FOLDER, "*.npz", ".*.npz.*.tmp"):
+            with suppress(OSError):
+                old.unlink()
         needed = sum(array.nbytes for array in arrays.values())
         if needed > shutil.disk_usage(FOLDER).free * LEAVE_FREE:
             return
@@ -65,9 +69,10 @@ def save(name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def _remove_unused() -> None:
+def unused(folder: Path, *patterns: str) -> Iterator[Path]:
+    """The files of these patterns that nobody has used for `UNUSED_DAYS`."""
     oldest = time.time() - UNUSED_DAYS * 86_400
-    for path in (*FOLDER.glob("*.npz"), *FOLDER.glob(".*.npz.*.tmp")):
+    for path in chain.from_iterable(map(folder.glob, patterns)):
         with suppress(OSError):
             if path.stat().st_mtime < oldest:
-                path.unlink()
+                yield path

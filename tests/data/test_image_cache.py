@@ -20,9 +20,10 @@ from detector.config.schema import DataConfig
 from detector.data import geometry, image_cache
 from detector.data.dataset import Item
 from detector.data.geometry import letterbox
-from detector.data.image_cache import UNUSED_DAYS, ImageCache
+from detector.data.image_cache import ImageCache
 from detector.data.images import read_image
 from detector.data.loader import Loader
+from detector.runtime.kept import UNUSED_DAYS
 
 SIZE = 64
 
