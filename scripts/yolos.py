@@ -97,7 +97,7 @@ def table(suite: Any, runs: Path) -> str:
         n = str(len(sound)) + (f" ({broken} diverged)" if broken else "")
         verdict = verdicts(summaries, "gradient/verdict_init")
         lines.append(f"| `{name}` | {verdict} | {' | '.join(cells)} | {n} |")
-    return "\n".join(lines) + f"\n\n{_source(whole)}"
+    return "\n".join(lines) + f"\n\n{source(whole)}"
 
 
 def interval(values: Iterable[float | None], digits: int, sign: str = "") -> str:
@@ -111,7 +111,8 @@ def interval(values: Iterable[float | None], digits: int, sign: str = "") -> str
     return f"{found.mean:{sign}.{digits}f}{half}".replace("-", "−")
 
 
-def _source(summaries: Sequence[dict[str, Any]]) -> str:
+def source(summaries: Sequence[dict[str, Any]]) -> str:
+    """What stands below a table: how its values were made, and by which commit."""
     commits = {str(s["commit"])[:7] + ("-dirty" if s["dirty"] else "") for s in summaries}
     versions = {
         f"torch {s['versions']['torch']}, ultralytics {s['versions']['ultralytics']}, {s['device']}"
@@ -181,7 +182,7 @@ def write_init() -> None:
     lines = "\n".join(init_rows(cells))
     facts = provenance("cpu", outputs=["docs/any_yolo.md", "README.md"])
     told = f"n = {SEEDS}. COCO8's four images at 192 px. `chain`: no additions and concatenations in blocks."
-    text = f"{lines}\n\n{told} {_source([facts])}"
+    text = f"{lines}\n\n{told} {source([facts])}"
     write_between(PAGE, "table: yolo init", text)
 
 

@@ -106,7 +106,8 @@ def times(folder: Path) -> list[Row]:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             ratios[way], without = pool.apply(rounds, (way, folder))
             seconds += without
-    what, note = f"gradient telemetry, {WHAT}", f"step time with / without: {1000 * median(seconds):.0f} ms"
+    what = f"gradient telemetry, {WHAT}"
+    note = f"step time without recording: {1000 * median(seconds):.0f} ms"
     rows = []
     for interval, own, target in (("every step", "ours", 1.05), (f"one step in {EVERY}", "every", 1.01)):
         for peer in ("gradients", "all"):

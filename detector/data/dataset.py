@@ -32,13 +32,21 @@ __all__ = [
     "Reading",
     "Scan",
     "Signature",
+    "Track",
     "label_path",
+    "no_track",
     "read_dataset",
     "refuse",
     "scan",
 ]
 
 REPORTED = 10  # problems listed in one error: enough to see the pattern
+Track = Callable[[Iterable[File], int], Iterable[File]]
+
+
+def no_track(files: Iterable[File], total: int) -> Iterable[File]:
+    """Show nobody how far reading is."""
+    return files
 
 
 class Reading(TypedDict, total=False):
@@ -134,7 +142,7 @@ def scan(
     seed: int = 0,
     sign: Sign | None = None,
     afresh: bool = False,
-    track: Callable[[Iterable[File], int], Iterable[File]] = lambda files, _: files,
+    track: Track = no_track,
 ) -> Scan:
     """Read a dataset without its bad lines and images, and keep everything that was seen: see `Options`.
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from detector.config.schema import DataConfig
@@ -21,6 +20,7 @@ from detector.data.geometry import Floats, Image, Letterbox, letterbox
 from detector.data.images import read_image
 from detector.data.sampler import Key
 from detector.errors import UserError
+from detector.runtime.free_memory import free_memory
 
 if TYPE_CHECKING:
     from detector.data.image_cache import ImageCache
@@ -42,7 +42,7 @@ class Sample:
 def fit_in_memory(images: int, config: DataConfig, copies: int, share: float = 1 / 4) -> bool:
     """Whether this share of the free memory holds so many letterboxed images."""
     # Every shard shows every image sooner or later, so each keeps them all.
-    return images * config.image_size**2 * 3 * copies <= psutil.virtual_memory().available * share
+    return images * config.image_size**2 * 3 * copies <= free_memory() * share
 
 
 class LetterboxedImages:

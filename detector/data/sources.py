@@ -13,7 +13,7 @@ from typing import Literal, Unpack
 from detector.config.schema import DataConfig
 from detector.data.coco8 import DatasetUnavailable, fetch_coco8
 from detector.data.data_yaml import DataYaml, read_data_yaml
-from detector.data.dataset import Dataset, Options, Reading, read_dataset, refuse, scan
+from detector.data.dataset import Dataset, Options, Reading, Track, no_track, read_dataset, refuse, scan
 from detector.data.near_duplicates import thumbnail
 from detector.data.own import read_registered
 from detector.data.places import VARIABLE
@@ -84,12 +84,13 @@ def load_dataset(
     return read_dataset(path, on_error, **({"root": root} | options))
 
 
-def load_configured(data: DataConfig, seed: int) -> Dataset:
+def load_configured(data: DataConfig, seed: int, track: Track = no_track) -> Dataset:
     """The dataset of a run. Its notes count everything that `check_command(data, seed)` lists.
 
     Args:
         data: the section of the configuration.
         seed: `train.seed`.
+        track: see `scan`; not called where no file has changed since an earlier run.
 
     Raises:
         DatasetUnavailable: COCO8 is absent and cannot be downloaded.
@@ -102,7 +103,7 @@ def load_configured(data: DataConfig, seed: int) -> Dataset:
     with nothing_is_garbage():
         remembered = Remembered(path, root, data.image_size, how)
         if (dataset := remembered.recall()) is None:
-            found = scan(path, root=root, sign=thumbnail, **how)
+            found = scan(path, root=root, sign=thumbnail, track=track, **how)
             refuse(found, data.on_error)
             problems, _ = inspect(found, data.image_size)
             dataset = replace(found.dataset, notes=tally(problems))

@@ -14,25 +14,15 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from detector.errors import UserError
-from detector.rows import Key
 from detector.rundir.history import Rows
-from detector.rundir.lines import HistoryWriter, row_in
-from detector.runtime.files import (
-    TRAIN,
-    atomic_write,
-    check_regular,
-    read_bytes,
-    read_lines,
-    write_text,
-)  # fmt: skip
+from detector.rundir.lines import HistoryWriter, drop_rows_from, newest_row, read_rows, scan_rows
+from detector.runtime.files import TRAIN, read_bytes, write_text
 from detector.runtime.json_numbers import from_json, to_json
 from detector.runtime.lock import FolderLock
 
@@ -44,8 +34,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-MAX_HISTORY = 20_000_000_000  # bytes; a row of 23 layers has 4 kB, so that a million of them fit
-MAX_ROW = 50_000_000
 MAX_LEDGER = 50_000_000  # a deep trunk's has one
 MAX_SUMMARY = 1_000_000
 MOST_PLUGINS = 9  # that an error names
@@ -192,37 +180,13 @@ class RunDir:
         if os.path.lexists(path) and not path.is_file():  # a pipe would block, a device swallow it
             raise UserError(f"{path}: is not a file; remove it")
         if keep_before_step is not None:
-            self._drop_rows_from(keep_before_step, report)
+            drop_rows_from(path, keep_before_step, report)
         elif path.exists() and path.stat().st_size:
             raise UserError(
                 f"{path}: holds another run's history. Choose another run.dir, or continue that run "
                 f"with --resume {self}."
             )
         return HistoryWriter(path)
-
-    def _drop_rows_from(self, step: int, report: Callable[[str], None]) -> None:
-        """Keep the rows before `step`, byte for byte; all of the file or none of the change."""
-        if not self.history_file.exists():
-            return
-        lines = read_lines(self.history_file, MAX_HISTORY, MAX_ROW)
-        bad = 0
-        with atomic_write(self.history_file) as kept:
-            for number, line in enumerate(lines, start=1):
-                if not line.endswith(b"\n"):
-                    continue  # torn
-                if (row := row_in(line)) is None:
-                    bad = bad or number
-                elif row.get("step", step) < step:
-                    kept.write(line)
-            if bad:  # they will not be logged again
-                name = f"history-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}.jsonl"
-                copy = self.path / "superseded" / name
-                copy.parent.mkdir(exist_ok=True)
-                with atomic_write(copy) as whole:
-                    whole.writelines(read_lines(self.history_file, MAX_HISTORY, MAX_ROW))
-                report(
-                    f"{self.history_file}:{bad}: not a row of a history, left out; {copy} is the whole file"
-                )
 
     def read_history(self, *, report: Callable[[str], None] = _log.warning) -> list[dict[str, Any]]:
         """All rows of the history, in order, with NaN and infinities as floats.
@@ -233,26 +197,14 @@ class RunDir:
             UserError: the file does not exist, or a line before the last one is not a row.
         """
         rows: list[dict[str, Any]] = []
-        self._read(rows.append, report)
+        read_rows(self.history_file, rows.append, report)
         return rows
 
     def rows(self, *, report: Callable[[str], None] = _log.warning) -> Rows:
         """The same rows in a ninth of the memory, for histories of any length. Raises as `read_history`."""
         rows = Rows()
-        self._read(rows.append, report)
+        read_rows(self.history_file, rows.append, report)
         return rows
-
-    def _read(self, keep: Callable[[dict[str, Any]], None], report: Callable[[str], None]) -> None:
-        path = self.history_file
-        try:
-            count, bad, torn = self._scan(keep)
-        except OSError as error:
-            message = f"{path}: cannot be read: {error.strerror}. Is this a run's directory?"
-            raise UserError(message) from error
-        if bad:
-            raise UserError(f"{path}:{bad[0]}: not a row of a history: remove that line to read the others.")
-        if torn:
-            report(f"{path}: the last line is torn and left out; {count} whole rows are kept")
 
     def scan_history(self) -> tuple[Rows, list[str]]:
         """Every row that can be read, in order of steps, and what is wrong with the others.
@@ -260,44 +212,11 @@ class RunDir:
         A value that is no number is NaN. Raises OSError if the file cannot be read.
         """
         rows = Rows()
-        _, bad, torn = self._scan(rows.append, lenient=True)
-        notes = ["the last row of its history is torn and left out"] if torn else []
-        if bad:
-            which = ", ".join(map(str, bad[:3])) + (", …" if len(bad) > 3 else "")
-            notes.append(f"{len(bad)} line(s) of its history are not rows in order, and left out: {which}")
-        return rows, notes
-
-    def _scan(
-        self, keep: Callable[[dict[str, Any]], None], *, lenient: bool = False
-    ) -> tuple[int, list[int], bool]:
-        """Hand over row by row; how many, the lines that are none, and whether the last is torn."""
-        number, count, newest, torn = 0, 0, -1, False
-        bad: list[int] = []
-        for line in read_lines(self.history_file, MAX_HISTORY, MAX_ROW):
-            if torn := not line.endswith(b"\n"):  # every complete row ends in one
-                continue
-            number += 1
-            row = row_in(line, lenient=lenient)
-            if row is None or (lenient and row[Key.STEP] <= newest):
-                bad.append(number)
-                continue
-            newest, count = row.get(Key.STEP, newest), count + 1
-            keep(row)
-        if bad == [number] and not (torn or lenient):
-            return count, [], True
-        return count, bad, torn
+        return rows, scan_rows(self.history_file, rows.append)
 
     def last_row(self) -> dict[str, Any]:
         """The newest whole row of a history that is being written; empty before the first."""
-        try:
-            check_regular(self.history_file)
-            with self.history_file.open("rb") as file:
-                file.seek(0, 2)
-                file.seek(max(0, file.tell() - 65_536))
-                row = row_in(file.read().split(b"\n")[-2])
-        except (OSError, IndexError):
-            return {}
-        return row if row is not None and row.keys() >= {Key.STEP, Key.EPOCH} else {}
+        return newest_row(self.history_file)
 
     # --- summary.json ---
 

@@ -1,4 +1,4 @@
-"""The lines of a history: one JSON object a logged step, appended and understood.
+"""The lines of a history: one JSON object a logged step, appended, read and dropped.
 
 JSON has no NaN, so non-finite numbers are the strings "NaN", "Infinity" and "-Infinity", which are turned
 back in reading. Finite numbers are written with `repr`, so that reading them back gives the same bits.
@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from detector.errors import UserError
 from detector.rows import Key, Row
-from detector.runtime.files import with_filename
+from detector.runtime.files import atomic_write, check_regular, read_lines, with_filename
 from detector.runtime.json_numbers import from_json, number, to_json
 
+MAX_HISTORY = 20_000_000_000  # bytes; a row of 23 layers has 4 kB, so that a million of them fit
+MAX_ROW = 50_000_000
 MOST_STEPS = 10**12
 
 
@@ -79,3 +85,100 @@ def row_in(line: bytes, *, lenient: bool = False) -> dict[str, Any] | None:
     if set(map(type, row.values())) <= {float, int, bool}:
         return row
     return {key: number(value) for key, value in row.items()} | {Key.STEP: step} if lenient else None
+
+
+def read_rows(path: Path, keep: Callable[[dict[str, Any]], object], report: Callable[[str], None]) -> None:
+    """Hand over every row of a history, in order.
+
+    Args:
+        path: the history.
+        keep: gets each row.
+        report: gets a line if half a last line, which a killed run can leave, is left out.
+
+    Raises:
+        UserError: the file cannot be read, or a line before the last one is not a row.
+    """
+    try:
+        count, bad, torn = _read(path, keep)
+    except OSError as error:
+        message = f"{path}: cannot be read: {error.strerror}. Is this a run's directory?"
+        raise UserError(message) from error
+    if bad:
+        raise UserError(f"{path}:{bad[0]}: not a row of a history: remove that line to read the others.")
+    if torn:
+        report(f"{path}: the last line is torn and left out; {count} whole rows are kept")
+
+
+def scan_rows(path: Path, keep: Callable[[dict[str, Any]], object]) -> list[str]:
+    """Hand over every row that can be read, in order of steps; what is wrong with the others.
+
+    A value that is no number is NaN. Raises OSError if the file cannot be read.
+    """
+    _, bad, torn = _read(path, keep, lenient=True)
+    notes = ["the last row of its history is torn and left out"] if torn else []
+    if bad:
+        which = ", ".join(map(str, bad[:3])) + (", …" if len(bad) > 3 else "")
+        notes.append(f"{len(bad)} line(s) of its history are not rows in order, and left out: {which}")
+    return notes
+
+
+def _read(
+    path: Path, keep: Callable[[dict[str, Any]], object], *, lenient: bool = False
+) -> tuple[int, list[int], bool]:
+    """Hand over row by row; how many, the lines that are none, and whether the last is torn."""
+    number, count, newest, torn = 0, 0, -1, False
+    bad: list[int] = []
+    for line in read_lines(path, MAX_HISTORY, MAX_ROW):
+        if torn := not line.endswith(b"\n"):  # every complete row ends in one
+            continue
+        number += 1
+        row = row_in(line, lenient=lenient)
+        if row is None or (lenient and row[Key.STEP] <= newest):
+            bad.append(number)
+            continue
+        newest, count = row.get(Key.STEP, newest), count + 1
+        keep(row)
+    if bad == [number] and not (torn or lenient):
+        return count, [], True
+    return count, bad, torn
+
+
+def newest_row(path: Path) -> dict[str, Any]:
+    """The newest whole row of a history that is being written; empty before the first."""
+    try:
+        check_regular(path)
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 65_536))
+            row = row_in(file.read().split(b"\n")[-2])
+    except (OSError, IndexError):
+        return {}
+    return row if row is not None and row.keys() >= {Key.STEP, Key.EPOCH} else {}
+
+
+def drop_rows_from(path: Path, step: int, report: Callable[[str], None]) -> None:
+    """Keep the rows before `step`, byte for byte; all of the file or none of the change.
+
+    Args:
+        path: the history; it may be missing.
+        step: the first that is dropped.
+        report: gets a line where lines that are no rows are dropped too, and where a copy of the file is.
+    """
+    if not path.exists():
+        return
+    bad = 0
+    with atomic_write(path) as kept:
+        for number, line in enumerate(read_lines(path, MAX_HISTORY, MAX_ROW), start=1):
+            if not line.endswith(b"\n"):
+                continue  # torn
+            if (row := row_in(line)) is None:
+                bad = bad or number
+            elif row.get(Key.STEP, step) < step:
+                kept.write(line)
+        if bad:  # they will not be logged again
+            name = f"history-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}.jsonl"
+            copy = path.parent / "superseded" / name
+            copy.parent.mkdir(exist_ok=True)
+            with atomic_write(copy) as whole:
+                whole.writelines(read_lines(path, MAX_HISTORY, MAX_ROW))
+            report(f"{path}:{bad}: not a row of a history, left out; {copy} is the whole file")

@@ -20,7 +20,9 @@ INSTALLED = (PACKAGE / "_project").is_dir()  # from a wheel, which carries the p
 # The folder of train.py, configs/, ablations/ and datasets/, to be read only if it is in a wheel; and the one
 # that takes downloads: the clone itself, else the user's cache.
 PROJECT = PACKAGE / "_project" if INSTALLED else PACKAGE.parent
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "gradient-detector"
+# The specification of XDG_CACHE_HOME has a relative path ignored: it would be another folder in each.
+_caches = os.environ.get("XDG_CACHE_HOME", "")
+CACHE = Path(_caches if os.path.isabs(_caches) else os.path.expanduser("~/.cache")) / "gradient-detector"
 DOWNLOADS = CACHE if INSTALLED else PROJECT
 TRAIN = "detector train" if INSTALLED else "python train.py"  # as a person types it
 

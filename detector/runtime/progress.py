@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
+
+Read = TypeVar("Read")
+
+
+def track_reading(files: Iterable[Read], total: int) -> Iterator[Read]:
+    """Pass a data set's files on as they are read: under a bar, or, without a terminal, after a line."""
+    with progress_bar() as bar:
+        if bar.disable:
+            print(f"reading {total} images and their labels", file=sys.stderr, flush=True)
+        yield from bar.track(files, total=total, description="reading")
 
 
 def progress_bar(*columns: ProgressColumn, transient: bool = True) -> Progress:

@@ -147,6 +147,10 @@ class OwnCallbacks(CallbackList):
         for callback in self.callbacks:
             before = dict(row)
             callback.on_record(row)
+            for key in (Key.STEP, Key.EPOCH):
+                if row.get(key) != before.get(key):
+                    where = f"{type(callback).__name__}.on_record: row[{key!r}]"
+                    raise UserError(f"{where} says which row it is: leave it, and add a key of your own")
             for key in [key for key in row if key not in before or row[key] is not before[key]]:
                 value = row[key].detach() if isinstance(row[key], Tensor) else row[key]
                 try:

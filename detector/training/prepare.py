@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from detector.config.schema import Config, TrainConfig
 from detector.data.augment_ultralytics import mixing_epochs
 from detector.data.batch import Batch
 from detector.data.coco8 import DatasetUnavailable
-from detector.data.dataset import Dataset
+from detector.data.dataset import Dataset, File, no_track
 from detector.data.loader import Loader
 from detector.data.problems import said
 from detector.data.samples import fit_in_memory
@@ -27,6 +27,7 @@ from detector.runtime.device import choose_device
 from detector.runtime.distributed import SingleProcess
 from detector.runtime.files import PROJECT, TRAIN
 from detector.runtime.lock import FolderLock
+from detector.runtime.progress import track_reading
 from detector.runtime.random_state import seed_everything
 from detector.training.auto_batch import with_batch
 from detector.training.optimizer import learning_rate
@@ -34,6 +35,7 @@ from detector.training.schedule import Schedule, check_batches
 from detector.training.state import TrainState
 
 ALMOST = 0.9  # of the learning rate: a peak below it is worth a word
+MANY = 2000  # images: reading them takes so long that one wants to see how far it is
 FALLBACK = PROJECT / "configs" / "shapes.yaml"  # where COCO8 is not available
 
 
@@ -69,7 +71,7 @@ def load_data(loaded: LoadedConfig, dist: SingleProcess) -> tuple[Dataset, dict[
 def _read_dataset(loaded: LoadedConfig, announce: bool) -> tuple[Dataset, LoadedConfig]:
     data, seed = loaded.config.data, loaded.config.train.seed
     try:
-        return load_configured(data, seed), loaded
+        return load_configured(data, seed, _track_if_many if announce else no_track), loaded
     except DatasetUnavailable as error:
         if data.fallback == "none":
             raise
@@ -83,6 +85,10 @@ def _read_dataset(loaded: LoadedConfig, announce: bool) -> tuple[Dataset, Loaded
         say(banner)
     loaded = load_config(loaded.path, loaded.overrides, fallback=FALLBACK)
     return load_configured(loaded.config.data, seed), loaded
+
+
+def _track_if_many(files: Iterable[File], total: int) -> Iterable[File]:
+    return track_reading(files, total) if total >= MANY else files
 
 
 def training_batches(

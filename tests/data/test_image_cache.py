@@ -9,7 +9,6 @@ import os
 import pickle
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import cv2
@@ -190,8 +189,7 @@ def test_where_memory_is_too_small_training_images_are_kept_on_disk(
     items = [Item(path, np.zeros(1, np.int64), np.full((1, 4), 0.5, np.float32)) for path in images]
     files = []
     for available, copies in ((65_535, 1), (196_608, 1), (65_536, 1), (196_608, 2)):
-        memory = SimpleNamespace(available=available)
-        monkeypatch.setattr("psutil.virtual_memory", lambda memory=memory: memory)
+        monkeypatch.setattr("detector.data.samples.free_memory", lambda available=available: available)
         loader = Loader(items, DataConfig(image_size=SIZE, mosaic=1.0), copies=copies)
         assert len(list(loader.eval_batches(batch=4))) == 1 and not list(tmp_path.glob("cache/*"))
         assert len(list(loader.train_batches(batch=4, seed=0, stop=3))) == 3

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -190,8 +189,7 @@ def test_training_does_not_alter_the_cache(items: list[Item]) -> None:
 def test_images_that_do_not_fit_are_not_cached(items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
     """Seven images of 32 x 32 x 3 bytes need 21,504 bytes: a quarter of 86,016."""
     for available, cached in ((86_015, False), (86_016, True)):
-        memory = SimpleNamespace(available=available)
-        monkeypatch.setattr(samples_module.psutil, "virtual_memory", lambda memory=memory: memory)
+        monkeypatch.setattr(samples_module, "free_memory", lambda available=available: available)
         assert Loader(items, config())._samples.cached is cached
 
 

@@ -220,6 +220,15 @@ def test_a_resumed_run_is_not_called_the_baseline_and_a_finished_one_is_left_as_
     assert "a: finished already (2/2 steps)" in again.err
     assert files() == before
 
+    Path("a/.finishing").touch()  # as if it had been killed before its loggers were closed
+    assert front_door.main(["--resume", "a"]) == 0
+    assert "finished already" not in capsys.readouterr().err
+    assert not Path("a/.finishing").exists()
+    assert Path("a/history.jsonl").read_bytes() == before[Path("a/history.jsonl")][1]
+    assert front_door.main(["--resume", "a"]) == 0
+    again = capsys.readouterr()
+    assert "a: finished already (2/2 steps)" in again.err
+
     arguments = again.err.strip().partition("train.py ")[2].replace("=N ", "=1 ").split()
     assert front_door.main(arguments) == 0
     assert json.loads(Path("ANOTHER/summary.json").read_text())["steps"] == 1

@@ -154,3 +154,13 @@ def test_many_at_once_make_a_folder_each(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda _: new_folder(None, str(tmp_path / "runs/val"), "--out"), range(24)))
     assert len(set(made)) == 24 and all(folder.is_dir() for folder in made)
+
+
+def test_a_relative_cache_folder_is_ignored_as_its_specification_says(tmp_path: Path) -> None:
+    """https://specifications.freedesktop.org/basedir-spec: such a path is invalid."""
+    code = "from detector.runtime.files import CACHE; print(CACHE)"
+    for caches, expected in (("caches", ".cache"), (str(tmp_path / "mine"), "mine"), ("", ".cache")):
+        env = os.environ | {"XDG_CACHE_HOME": caches, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.stdout.strip() == str(tmp_path / expected / "gradient-detector"), done.stderr

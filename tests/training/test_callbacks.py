@@ -57,6 +57,21 @@ def test_numbers_and_tensors_of_one_become_numbers(value: Any, number: float) ->
     assert type(row["mine/note"]) in (int, float, bool)
 
 
+def test_the_step_of_a_row_is_not_the_callback_s_to_change() -> None:
+    class Renumbers(Callback):
+        def on_record(self, row: dict[str, Any]) -> None:
+            row["step"] += 1
+
+    class Forgets(Callback):
+        def on_record(self, row: dict[str, Any]) -> None:
+            del row["epoch"]
+
+    for callback, key in ((Renumbers(), "step"), (Forgets(), "epoch")):
+        said = rf"^{type(callback).__name__}\.on_record: row\['{key}'\] says which row it is"
+        with pytest.raises(UserError, match=said):
+            OwnCallbacks([callback]).on_record({"step": 3, "epoch": 1})
+
+
 def test_what_is_no_callback_or_never_called_is_refused() -> None:
     for wrong, said in (
         (Adds, r"Adds is a class: give an instance of it, Adds\(\)"),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from detector.errors import UserError
+from detector.runtime.progress import track_reading
 
 if TYPE_CHECKING:
     from detector.config.schema import Config
-    from detector.data.dataset import File, Scan
+    from detector.data.dataset import Scan
     from detector.data.problems import Problem
     from detector.data.statistics import Statistics
 
@@ -83,7 +84,7 @@ def check(
         sign = None if no_near_duplicates else thumbnail
         reading = options_of(how.data, how.train.seed)
         reading["allow_outside"] |= allow_outside
-        found = scan(path, root=root, sign=sign, afresh=True, track=_track, **reading)
+        found = scan(path, root=root, sign=sign, afresh=True, track=track_reading, **reading)
     except UserError as error:
         if json:
             print_unusable(data, str(error))
@@ -109,13 +110,3 @@ def _config(file: Path | None, overrides: Sequence[str]) -> Config:
     if file is not None:
         return load_config(file, overrides).config
     return check({"data.image_size": Value(CHECK_SIZE, ""), **parse_overrides(overrides)})
-
-
-def _track(files: Iterable[File], total: int) -> Iterator[File]:
-    """Pass the files on, with a progress bar on stderr if that is a terminal, else after one line."""
-    from detector.runtime.progress import progress_bar
-
-    with progress_bar() as bar:
-        if bar.disable:
-            print(f"reading {total} images and their labels", file=sys.stderr, flush=True)
-        yield from bar.track(files, total=total, description="reading")
