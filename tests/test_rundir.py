@@ -230,6 +230,12 @@ def test_what_is_torn_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     run.history_file.write_text('{"step": 1, "epoch": 0}\n{"step": 2, "ep')
     run.summary_file.write_text('{"status": ')
     assert run.last_row() == {"step": 1, "epoch": 0}
+    for layers in (10_000, 100_000):  # 0.2 and 2 MB: a row is longer than what is looked at first
+        row = {"step": 2, "epoch": 0} | {f"gradient/{number:06d}": 0.5 for number in range(layers)}
+        run.history_file.write_text(f"{json.dumps(row)}\n{json.dumps(row | {'step': 3})}\n" + '{"step"')
+        assert run.last_row() == row | {"step": 3}
+        run.history_file.write_text(json.dumps(row) + "\n")
+        assert run.last_row() == row
     assert run.scan_summary() == ({}, "summary.json is not valid JSON")
     with pytest.raises(UserError, match=r"summary\.json is not valid JSON"):
         run.read_summary()

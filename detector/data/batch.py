@@ -77,7 +77,7 @@ def collate(samples: Sequence[Sample | UserError], size: int) -> Batch | UserErr
         images=images.permute(0, 3, 1, 2),
         batch_idx=torch.from_numpy(np.repeat(np.arange(len(good), dtype=np.float32), counts)),
         cls=torch.from_numpy(np.concatenate([_NO_CLASSES, *(s.classes for s in good)]).astype(np.float32)),
-        boxes=torch.from_numpy(np.concatenate([_NO_BOXES, *(sample.boxes for sample in good)])),
+        boxes=torch.from_numpy(np.concatenate([_NO_BOXES, *(s.boxes for s in good)], dtype=np.float32)),
         indices=tuple(sample.index for sample in good),
         letterboxes=tuple(sample.letterbox for sample in good),
     )

@@ -25,8 +25,8 @@ import numpy as np
 from detector.data import geometry, images
 from detector.data.geometry import Image, Letterbox
 from detector.runtime import image_header
+from detector.runtime.array_cache import LEAVE_FREE, unused
 from detector.runtime.files import CACHE
-from detector.runtime.kept import LEAVE_FREE, unused
 
 FOLDER = CACHE / "images"
 LAYOUT = 1  # of the file; another one gets other names
@@ -50,36 +50,45 @@ class ImageCache:
             folder: where caches are kept; None: the user's cache folder.
         """
         folder = FOLDER if folder is None else folder
-        self._arguments = images, size, folder
-        self._shape = size, size, 3
-        self._slot = _HEAD.size + size * size * 3
-        self._file, self._full = -1, False
-        needed = self._slot * len(images)
+        self._set_up(size)
         try:
             path = folder / _name(images, size)
             folder.mkdir(parents=True, exist_ok=True)
             self._remove_unused(folder, path)
-            free = shutil.disk_usage(folder).free
-            if not path.exists() and needed > free * LEAVE_FREE:
+            # The file is sparse: what is not there yet takes no room so far.
+            written = path.stat().st_blocks * 512 if path.exists() else 0
+            free, needed = shutil.disk_usage(folder).free, self._slot * len(images) - written
+            if needed > free * LEAVE_FREE:
+                self._full = True
                 _log.warning(
-                    "data.cache: %s has room for %.1f GB, and %.1f GB are needed: nothing is kept",
+                    "data.cache: %s has room for %.1f GB, and %.1f GB are needed: nothing more is kept",
                     folder, free * LEAVE_FREE / 1e9, needed / 1e9,
                 )  # fmt: skip
-                return
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # in use, by any number of processes
-            os.utime(path)
+                if not written:
+                    return
+            self._open(path)
         except OSError as error:
             self.close()
             _log.warning(
                 "data.cache: %s: %s: images are decoded anew", error.filename or folder, error.strerror
             )
 
+    def _set_up(self, size: int) -> None:
+        self._size, self._slot = size, _HEAD.size + size * size * 3
+        self._file, self._path, self._full = -1, Path(), False
+
+    def _open(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._path = path
+        with suppress(OSError):  # a file system without locks: nothing is removed there while it is in use
+            fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # in use, by any number of processes
+        os.utime(path)
+
     def get(self, index: int) -> tuple[Image, Letterbox] | None:
         """Image number `index`, (size, size, 3), and how it sits there; None if it is not there whole."""
         if self._file < 0:
             return None
-        head, image = bytearray(_HEAD.size), np.empty(self._shape, np.uint8)
+        head, image = bytearray(_HEAD.size), np.empty((self._size, self._size, 3), np.uint8)
         try:
             read = os.preadv(self._file, [head, image.data.cast("B")], index * self._slot)
         except OSError:
@@ -87,7 +96,7 @@ class ImageCache:
         checksum, width, height = _HEAD.unpack(head)
         if read != self._slot or checksum != _checksum(image, width, height):
             return None
-        return image, Letterbox(self._shape[0], width, height)
+        return image, Letterbox(self._size, width, height)
 
     def put(self, index: int, image: Image, box: Letterbox) -> None:
         """Keep image number `index`. Where that fails, such as on a full disk, no more are kept."""
@@ -115,9 +124,17 @@ class ImageCache:
     def __del__(self) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[type[ImageCache], tuple[Sequence[Path], int, Path]]:
-        """A loader process that is not forked opens the file itself."""
-        return ImageCache, self._arguments
+    def __getstate__(self) -> tuple[int, Path, bool]:
+        """What a process that is not forked opens the same file by, whatever has become of the images."""
+        return self._size, self._path if self._file >= 0 else Path(), self._full
+
+    def __setstate__(self, state: tuple[int, Path, bool]) -> None:
+        size, path, full = state
+        self._set_up(size)
+        self._full = full
+        if path != Path():
+            with suppress(OSError):
+                self._open(path)
 
     @staticmethod
     def _remove_unused(folder: Path, wanted: Path) -> None:
@@ -125,7 +142,7 @@ class ImageCache:
             with suppress(OSError):
                 if path == wanted:
                     continue
-                with path.open("rb") as file:
+                with path.open("r+b") as file:  # NFS has an exclusive lock only of what may be written to
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody is using it
                     path.unlink()
 

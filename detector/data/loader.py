@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from multiprocessing import get_start_method
 from typing import Any
 
 import torch
@@ -58,6 +59,8 @@ class Loader:
         if not items:
             raise ValueError("a loader needs at least one item")
         self.config, self.shard = config, shard
+        if config.workers and get_start_method() != "fork":
+            copies *= 1 + config.workers  # each is sent one
         self._samples = LetterboxedImages(items, config, copies)
         self.weights: Weights | None = None
         if config.balance:

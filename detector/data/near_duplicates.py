@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.data.geometry import Image
-from detector.runtime.kept import load, save
+from detector.runtime.array_cache import load, save
 
 Thumbnail = NDArray[np.uint8]  # (16, 17), grey
 

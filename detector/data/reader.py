@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from detector.data.data_yaml import DataYaml
-from detector.data.known import Known, pack_labels, pack_pictures, unpack_labels, unpack_pictures
+from detector.data.file_cache import FileCache, pack_labels, pack_pictures, unpack_labels, unpack_pictures
 from detector.data.labels import Labels, read_labels
 from detector.data.near_duplicates import thumbnail
 from detector.data.problems import Problem
@@ -53,8 +53,8 @@ class Reader:
     def read(self, split: str, images: Sequence[Path], labels_at: Sequence[str]) -> Iterator[File]:
         """What the images of a split and their label files hold, in order; then it is kept."""
         paths = [str(image) for image in images]
-        known_pictures = Known(("pictures", *self._set, split), pack_pictures, unpack_pictures)
-        known_labels = Known(("labels", *self._set, split, *self._how), pack_labels, unpack_labels)
+        known_pictures = FileCache(("pictures", *self._set, split), pack_pictures, unpack_pictures)
+        known_labels = FileCache(("labels", *self._set, split, *self._how), pack_labels, unpack_labels)
         pictures: dict[int, Picture | Problem | None] = {}
         labels: dict[int, Labels | Problem | None] = {}
         if self._sign in (None, thumbnail):  # with a thumbnail each is kept, whoever wants them
@@ -85,7 +85,7 @@ class Reader:
     def read_strays(self, files: Mapping[Path, File], strays: Mapping[Path, str]) -> Iterator[File]:
         """The same images with labels from elsewhere."""
         places = list(strays.values())
-        known = Known(("strays", *self._set, *self._how), pack_labels, unpack_labels)
+        known = FileCache(("strays", *self._set, *self._how), pack_labels, unpack_labels)
         labels: dict[int, Labels | Problem | None] = {**known.recall(places, self._afresh)}
         for place, (image, at) in enumerate(strays.items()):
             if place not in labels:

@@ -14,15 +14,15 @@ from detector.config.schema import DataConfig
 from detector.data.coco8 import DatasetUnavailable, fetch_coco8
 from detector.data.data_yaml import DataYaml, read_data_yaml
 from detector.data.dataset import Dataset, Options, Reading, Track, no_track, read_dataset, refuse, scan
+from detector.data.dataset_cache import DatasetCache
 from detector.data.near_duplicates import thumbnail
 from detector.data.own import read_registered
 from detector.data.places import VARIABLE
 from detector.data.preflight import inspect
 from detector.data.problems import tally
-from detector.data.remembered import Remembered
 from detector.data.shapes import render_shapes
 from detector.errors import UserError, display_path
-from detector.runtime.allocator import nothing_is_garbage
+from detector.runtime.allocator import gc_paused
 from detector.runtime.files import DOWNLOADS, PROJECT
 
 __all__ = [
@@ -100,14 +100,14 @@ def load_configured(data: DataConfig, seed: int, track: Track = no_track) -> Dat
         return read_registered(data)
     path, root = obtain(data.path)
     how = options_of(data, seed)
-    with nothing_is_garbage():
-        remembered = Remembered(path, root, data.image_size, how)
-        if (dataset := remembered.recall()) is None:
+    with gc_paused():
+        cache = DatasetCache(path, root, data.image_size, how)
+        if (dataset := cache.recall()) is None:
             found = scan(path, root=root, sign=thumbnail, track=track, **how)
             refuse(found, data.on_error)
             problems, _ = inspect(found, data.image_size)
             dataset = replace(found.dataset, notes=tally(problems))
-            remembered.keep(dataset)
+            cache.keep(dataset)
         return dataset
 
 

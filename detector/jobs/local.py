@@ -15,6 +15,7 @@ from typing import BinaryIO
 from detector.jobs.runner import LOG, End, Job, claim
 from detector.registry import plugin_arguments
 from detector.runtime.files import PROJECT
+from detector.runtime.free_memory import SHARED_BY
 
 _TAIL = 8192  # bytes of a log that are looked at for last words
 
@@ -61,6 +62,7 @@ class LocalProcesses:
         """Begin a process for these cells, which has their claims from then on."""
         threads = str(jobs[0].cell.config.train.threads or self.threads)
         shared = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
+        shared[SHARED_BY] = str(self.limit)
         process = subprocess.Popen(
             [*self._program, *arguments],
             stdin=subprocess.DEVNULL,

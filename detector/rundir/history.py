@@ -70,7 +70,7 @@ class Rows(Sequence[Row]):
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         self._shapes: dict[tuple[object, ...], _Shape] = {}
         self._of: list[_Shape] = []  # of each row
-        self._within = array("q")  # the how manieth of its shape it is
+        self._within = array("q")  # its index among the rows of that shape
         for row in rows:
             self.append(row)
 

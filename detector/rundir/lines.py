@@ -148,11 +148,16 @@ def newest_row(path: Path) -> dict[str, Any]:
     try:
         check_regular(path)
         with path.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - 65_536))
-            row = row_in(file.read().split(b"\n")[-2])
-    except (OSError, IndexError):
+            size, window, lines = file.seek(0, 2), 65_536, list[bytes]()
+            while len(lines) < 3 and window < 2 * MAX_ROW:  # a whole one lies between two ends of lines
+                file.seek(max(0, size - window))
+                lines = file.read(window).split(b"\n")
+                if window >= size:
+                    break
+                window *= 4
+    except OSError:
         return {}
+    row = row_in(lines[-2]) if len(lines) > 1 else None
     return row if row is not None and row.keys() >= {Key.STEP, Key.EPOCH} else {}
 
 

@@ -31,7 +31,7 @@ def give_freed_memory_back() -> None:
 
 
 @contextmanager
-def nothing_is_garbage() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """While a million objects are made to stay, Python does not look through all of them again and again."""
     enabled = gc.isenabled()
     gc.disable()

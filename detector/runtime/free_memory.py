@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import psutil
 
+SHARED_BY = "DETECTOR_RUNS_AT_ONCE"  # how many runs a suite has at once, each of which takes of it
 _PROCESS = Path("/proc/self/cgroup")
 _GROUPS = Path("/sys/fs/cgroup")
 # The limit, what is taken, and how much of that the kernel gives back when asked, of Linux' control groups:
@@ -16,12 +18,16 @@ _V1 = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
 
 
 def free_memory() -> int:
-    """Bytes. A container sees all of the machine's, and is killed where it takes more than its own limit."""
+    """Bytes; where a suite has several runs at once, an equal share of them.
+
+    A container sees all of the machine's, and is killed where it takes more than its own limit.
+    """
     free = psutil.virtual_memory().available
     for folder, names in _groups():
         left = _left(folder, *names)
         free = free if left is None else min(free, left)
-    return free
+    beside = os.environ.get(SHARED_BY, "")
+    return free // max(1, int(beside) if beside.isdecimal() else 1)
 
 
 def _groups() -> Iterator[tuple[Path, tuple[str, str, str]]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from detector.registry import Metric, lookup
 from detector.rows import Key
-from detector.runtime.allocator import nothing_is_garbage
+from detector.runtime.allocator import gc_paused
 
 COUNTED = 100  # detections of a class on an image, which is all that COCO's mAP looks at
 
@@ -103,7 +103,7 @@ def run_coco(truth: dict[str, Any], detections: list[dict[str, Any]]) -> Any:
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
-    with nothing_is_garbage():
+    with gc_paused():
         labels = COCO(truth)
         evaluation = COCOeval_faster(labels, labels.loadRes(detections), "bbox")
         evaluation.run()

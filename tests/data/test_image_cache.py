@@ -9,6 +9,7 @@ import os
 import pickle
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import cv2
@@ -22,7 +23,7 @@ from detector.data.geometry import letterbox
 from detector.data.image_cache import ImageCache
 from detector.data.images import read_image
 from detector.data.loader import Loader
-from detector.runtime.kept import UNUSED_DAYS
+from detector.runtime.array_cache import UNUSED_DAYS
 
 SIZE = 64
 
@@ -130,9 +131,55 @@ def test_without_room_none_is_begun(
     fill(cache, images)
     assert same(cache, images) == [False] * 4
     assert list((tmp_path / "cache").iterdir()) == []
-    assert "has room for 0.0 GB" in caplog.text
+    assert "has room for 0.0 GB" in caplog.text and "nothing more is kept" in caplog.text
     (tmp_path / "file").write_text("")
     assert same(ImageCache(images, SIZE, tmp_path / "file"), images) == [False] * 4  # no folder can be there
+
+
+def test_a_file_that_was_begun_counts_with_what_it_still_needs(
+    images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Four images take 4 x 12,304 bytes, which are 12 and more blocks of 4096; one of them is there."""
+    folder = tmp_path / "cache"
+    fill(ImageCache(images, SIZE, folder), images[:1])
+    (file,) = folder.iterdir()
+    os.sync()
+    left = 4 * (16 + SIZE * SIZE * 3) - file.stat().st_blocks * 512
+    for free, more in ((2 * left, True), (2 * left - 2, False)):
+        monkeypatch.setattr("detector.data.image_cache.shutil.disk_usage",
+                            lambda _, free=free: SimpleNamespace(free=free))  # fmt: skip
+        cache = ImageCache(images, SIZE, folder)
+        assert same(cache, images) == [True, False, False, False]
+        assert ("nothing more is kept" in caplog.text) is not more
+    fill(cache, images)
+    assert same(cache, images) == [True, False, False, False]  # what is there is used, and not added to
+    assert same(pickle.loads(pickle.dumps(cache)), images) == [True, False, False, False]
+
+
+def test_a_process_that_is_not_forked_takes_the_same_file_whatever_became_of_the_images(
+    images: list[Path], tmp_path: Path
+) -> None:
+    first = ImageCache(images, SIZE, tmp_path / "cache")
+    fill(first, images)
+    wanted = first.get(0)
+    images[0].unlink()
+    images[1].touch()
+    second: ImageCache = pickle.loads(pickle.dumps(first))
+    found = second.get(0)
+    assert wanted is not None and found is not None and np.array_equal(found[0], wanted[0])
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_file_system_without_locks_has_a_cache_too(
+    images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("detector.data.image_cache.fcntl.flock", unsupported)
+    cache = ImageCache(images, SIZE, tmp_path / "cache")
+    fill(cache, images)
+    assert all(same(cache, images))
 
 
 def test_an_image_that_is_gone_costs_the_cache_and_nothing_else(
@@ -148,8 +195,8 @@ def test_what_nobody_used_for_long_goes_unless_somebody_is_using_it(
 ) -> None:
     folder = tmp_path / "cache"
     old, used = (ImageCache(images, size, folder) for size in (SIZE, 2 * SIZE))
-    files = sorted(folder.iterdir(), key=lambda file: file.stat().st_size)
     fill(old, images)
+    used.put(0, *letterbox(read_image(images[0]), 2 * SIZE))
     (folder / "mine.txt").write_text("mine")
     for file in folder.iterdir():
         os.utime(file, (0, time.time() - (UNUSED_DAYS + 1) * 86_400))
@@ -157,7 +204,8 @@ def test_what_nobody_used_for_long_goes_unless_somebody_is_using_it(
     ImageCache(images, 4 * SIZE, folder)
     left = {file.name for file in folder.iterdir()}
     assert len(left) == 3 and "mine.txt" in left
-    assert used.get(0) is None and len(files) == 2
+    assert ImageCache(images, 2 * SIZE, folder).get(0) is not None
+    assert ImageCache(images, SIZE, folder).get(0) is None
 
 
 def _fill_in_a_process(images: list[Path], folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from detector.config.schema import DataConfig
+from detector.data import loader as loader_module
 from detector.data import samples as samples_module
 from detector.data.batch import Batch, collate
 from detector.data.dataset import Item
@@ -191,6 +193,26 @@ def test_images_that_do_not_fit_are_not_cached(items: list[Item], monkeypatch: p
     for available, cached in ((86_015, False), (86_016, True)):
         monkeypatch.setattr(samples_module, "free_memory", lambda available=available: available)
         assert Loader(items, config())._samples.cached is cached
+
+
+@pytest.mark.parametrize(("method", "copies"), [("fork", 1), ("spawn", 3), ("forkserver", 3)])
+def test_workers_that_are_not_forked_each_get_a_copy(
+    items: list[Item], monkeypatch: pytest.MonkeyPatch, method: str, copies: int
+) -> None:
+    monkeypatch.setattr(loader_module, "get_start_method", lambda: method)
+    for available, cached in ((copies * 86_016 - 1, False), (copies * 86_016, True)):
+        monkeypatch.setattr(samples_module, "free_memory", lambda available=available: available)
+        assert Loader(items, config(workers=2))._samples.cached is cached
+
+
+def test_boxes_of_a_reader_of_one_s_own_are_float32_whatever_they_were(items: list[Item]) -> None:
+    wide = [replace(item, boxes=item.boxes.astype(np.float64)) for item in items]
+    for one, other in zip(
+        Loader(wide, config()).eval_batches(batch=3),
+        Loader(items, config()).eval_batches(batch=3),
+        strict=True,
+    ):
+        assert one.boxes.dtype == torch.float32 and same(one, other)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

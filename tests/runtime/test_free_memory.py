@@ -68,3 +68,11 @@ def test_a_group_that_cannot_be_read_does_not_count(kernel: Path) -> None:
     (kernel / "process").write_text("0::/\n")
     group(kernel / "groups", "what", 4_000)
     assert free_memory() == MACHINE
+
+
+def test_runs_of_a_suite_that_run_at_once_share_it(kernel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(module.SHARED_BY, "4")
+    assert free_memory() == MACHINE // 4
+    for nonsense in ("", "0", "-3", "many"):
+        monkeypatch.setenv(module.SHARED_BY, nonsense)
+        assert free_memory() == MACHINE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import os
 import shutil
@@ -9,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,15 +19,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.config.schema import DataConfig
-from detector.data import known, near_duplicates, reader, sources
+from detector.data import (
+    file_cache,
+    geometry,
+    image_cache,
+    images,
+    labels,
+    near_duplicates,
+    reader,
+    reading,
+    sources,
+)
 from detector.data.dataset import Scan, scan
 from detector.data.near_duplicates import look_alikes, thumbnail
 from detector.data.near_duplicates import near_duplicates as pairs_of
 from detector.data.preflight import inspect
 from detector.data.sources import load_configured
 from detector.errors import UserError
-from detector.runtime import kept
+from detector.runtime import array_cache
 from tests.data.conftest import LABEL, picture
+from tests.support import ROOT
 
 OPTIONS: tuple[dict[str, Any], ...] = (
     {},
@@ -50,9 +63,9 @@ LABELS = (
 def keeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Everything is kept, however few and however new the files are; the folder where."""
     folder = tmp_path / "cache"
-    monkeypatch.setattr(kept, "FOLDER", folder)
-    monkeypatch.setattr(known, "FEW", 0)
-    monkeypatch.setattr(known, "TICK", -(10**12))
+    monkeypatch.setattr(array_cache, "FOLDER", folder)
+    monkeypatch.setattr(file_cache, "FEW", 0)
+    monkeypatch.setattr(file_cache, "TICK", -(10**12))
     return folder
 
 
@@ -205,14 +218,14 @@ def test_whatever_changed_it_is_as_if_read_afresh(
     anywhere: Path, steps: list[tuple[Callable[[Path, int], None], int, dict[str, Any]]]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(dir=anywhere) as folder:
-        patch.setattr(known, "FEW", 0)
-        patch.setattr(known, "TICK", -(10**12))
+        patch.setattr(file_cache, "FEW", 0)
+        patch.setattr(file_cache, "TICK", -(10**12))
         data = make(Path(folder, "mine"))
         for change, number, options in [(lambda *_: None, 0, {"sign": thumbnail}), *steps]:
             change(data.parent, number)
-            patch.setattr(kept, "FOLDER", Path(folder, "cache"))
+            patch.setattr(array_cache, "FOLDER", Path(folder, "cache"))
             remembered = [(outcome(data, **options), configured(data, **options)) for _ in range(2)]
-            patch.setattr(kept, "FOLDER", Path(folder, "nowhere", str(number)))
+            patch.setattr(array_cache, "FOLDER", Path(folder, "nowhere", str(number)))
             shutil.rmtree(Path(folder, "nowhere"), ignore_errors=True)
             assert remembered == [(outcome(data, **options), configured(data, **options))] * 2
 
@@ -275,12 +288,12 @@ def test_a_background_is_known(keeping: Path, dataset: Path, reads: list[str]) -
 def test_what_changed_this_moment_is_not_believed(
     keeping: Path, dataset: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(known, "TICK", 2_000_000_000)
+    monkeypatch.setattr(file_cache, "TICK", 2_000_000_000)
     outcome(dataset / "data.yaml")
     outcome(dataset / "data.yaml")
     assert len(reads) == 12  # it may change again within the same tick
-    now = known.time.time_ns
-    monkeypatch.setattr(known.time, "time_ns", lambda: now() + 10_000_000_000)
+    now = file_cache.time.time_ns
+    monkeypatch.setattr(file_cache.time, "time_ns", lambda: now() + 10_000_000_000)
     outcome(dataset / "data.yaml")
     reads.clear()
     outcome(dataset / "data.yaml")
@@ -288,7 +301,7 @@ def test_what_changed_this_moment_is_not_believed(
 
 
 def test_a_few_files_are_not_kept(keeping: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known, "FEW", 3)
+    monkeypatch.setattr(file_cache, "FEW", 3)
     outcome(dataset / "data.yaml")
     assert not keeping.exists()
 
@@ -298,7 +311,7 @@ def test_other_code_knows_nothing(
 ) -> None:
     outcome(dataset / "data.yaml")
     reads.clear()
-    monkeypatch.setattr(known, "_reader", lambda: "another version")
+    monkeypatch.setattr(file_cache, "_reader", lambda: "another version")
     outcome(dataset / "data.yaml")
     assert len(reads) == 6
 
@@ -367,7 +380,7 @@ def test_labels_that_appear_elsewhere_are_seen(
     assert configured(data) == before
     label.write_text("1 0.4 0.4 0.2 0.2\n")
     after = configured(data)
-    monkeypatch.setattr(kept, "FOLDER", tmp_path / "nowhere")
+    monkeypatch.setattr(array_cache, "FOLDER", tmp_path / "nowhere")
     assert after == configured(data) != before
 
 
@@ -443,8 +456,8 @@ def test_where_nothing_can_be_kept_all_is_read(
 ) -> None:
     keeping.write_text("a file where the folder would be")
     first = outcome(dataset / "data.yaml")
-    monkeypatch.setattr(kept, "FOLDER", dataset.parent / "other")
-    monkeypatch.setattr(kept, "LEAVE_FREE", 0.0)
+    monkeypatch.setattr(array_cache, "FOLDER", dataset.parent / "other")
+    monkeypatch.setattr(array_cache, "LEAVE_FREE", 0.0)
     assert outcome(dataset / "data.yaml") == first
     assert len(reads) == 12 and list((dataset.parent / "other").iterdir()) == []
 
@@ -474,3 +487,64 @@ def test_a_long_comparison_is_kept_by_what_the_pictures_are(
     assert (pairs_of(frames[::2], frames[1::2]), look_alikes(frames)) == expected
     with pytest.raises(TypeError):
         pairs_of(frames[:4], frames[4:])
+
+
+@pytest.mark.parametrize("year", [2100, 2400])
+def test_a_file_from_the_future_is_known_like_another(
+    keeping: Path, dataset: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch, year: int
+) -> None:
+    """A clock that ran ahead must not cost the cache; and after 2262 nanoseconds need 64 bits."""
+    image = dataset / "images/train/a.jpg"
+    seconds = (year - 1970) * 31_556_952
+    os.utime(image, (seconds, seconds))
+    (state,) = file_cache.file_states([str(image)]).tolist()
+    assert state[0] == image.stat().st_size and state[1] == image.stat().st_mtime_ns % 2**63
+    monkeypatch.setattr(file_cache, "TICK", 2_000_000_000)
+    now = file_cache.time.time_ns
+    monkeypatch.setattr(file_cache.time, "time_ns", lambda: now() + 10_000_000_000)
+    first = configured(dataset / "data.yaml")
+    reads.clear()
+    monkeypatch.setattr(sources, "scan", None)
+    assert configured(dataset / "data.yaml") == first and reads == []
+
+
+def closure(*modules: ModuleType) -> set[str]:
+    """The files of these modules of the project, and of all that they import of it."""
+    found: set[str] = set()
+    left = [str(module.__file__) for module in modules]
+    while left:
+        file = left.pop()
+        if file in found:
+            continue
+        found.add(file)
+        for node in ast.walk(ast.parse(Path(file).read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names += [f"{node.module}.{alias.name}" for alias in node.names]
+            for name in names:
+                path = ROOT / f"{name.replace('.', '/')}.py"
+                if name.startswith("detector.") and path.is_file():
+                    left.append(str(path))
+    return found
+
+
+def test_the_digests_of_the_code_name_all_that_reads_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a helper says that moved to a module of its own counts as well, or stale results are believed."""
+    said = {str(ROOT / f"detector/{name}.py") for name in ("errors", "data/problems")}
+
+    def digested(digest: Any) -> set[str]:
+        read: set[str] = set()
+        real = Path.read_bytes
+
+        def noted(path: Path) -> bytes:
+            read.add(str(path))
+            return real(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", noted)
+            digest.__wrapped__()
+        return read
+
+    assert closure(geometry, images, labels, reading) - said <= digested(file_cache._reader)
+    opens = {str(ROOT / "detector/runtime/files.py")}  # which bytes are an image is part of the name
+    assert closure(geometry, images) - said - opens <= digested(image_cache._decoder)

@@ -1,8 +1,8 @@
 """A large data set as the last run took it, if no file of it has changed since.
 
-`known` spares reading the files, and this what is then worked out of them: copies, statistics, notes. What
-is kept is believed while everything is the same that a data set and its notes depend on: the data YAML, how
-it is read, each file's state, and the names in all folders where images or labels are looked for.
+`file_cache` spares reading the files, and this what is then worked out of them: copies, statistics, notes.
+What is kept is believed while everything is the same that a data set and its notes depend on: the data YAML,
+how it is read, each file's state, and the names in all folders where images or labels are looked for.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from detector.data import known
+from detector.data import file_cache
 from detector.data.data_yaml import read_data_yaml
 from detector.data.dataset import Dataset, Reading
 from detector.data.listing import label_path, label_paths, list_splits
 from detector.data.problems import Note, Problem
 from detector.data.reading import Item
 from detector.errors import UserError
-from detector.runtime import kept
+from detector.runtime import array_cache
 from detector.runtime.files import PACKAGE
 
 _ELSEWHERE = {"label-name", "labels-beside"}  # of labels whose states are not part of the key
 
 
-class Remembered:
+class DatasetCache:
     """One data set, read in one way."""
 
     def __init__(self, yaml: Path, root: Path | None, image_size: int, how: Reading) -> None:
@@ -54,7 +54,7 @@ class Remembered:
         entries = [entry for members in listed.values() for entry in members]
         paths = [str(entry.image) for entry in entries]
         unique = dict(zip(paths, (entry.image for entry in entries), strict=True))
-        if len(unique) < known.FEW:
+        if len(unique) < file_cache.FEW:
             return
         folders = {os.path.dirname(path) for path in unique}
         folders |= {str(entry.source) for entry in entries if entry.line is None}
@@ -62,8 +62,8 @@ class Remembered:
         texts = [os.path.join(one, name) for one in folders for name in contents[one] if _is_text(name)]
         # Labels beside their images count where they differ from those that are read.
         files = dict.fromkeys([*unique, *label_paths(unique.values()), *sorted(texts)])
-        states = known.file_states(list(files))
-        if states[:, 1:3].max() >= began - known.TICK:
+        states = file_cache.file_states(list(files))
+        if file_cache.changed(states).max() >= began - file_cache.TICK:
             return  # a file may change again within one tick of the disk's clock
         what = repr((data, data.folders, image_size, sorted(how.items()), here))
         sources = {id(entry.source): str(entry.source) for entry in entries}
@@ -80,17 +80,17 @@ class Remembered:
 
     def recall(self) -> Dataset | None:
         """The data set, if it is known."""
-        arrays = kept.load(self._name) if self._name else None
+        arrays = array_cache.load(self._name) if self._name else None
         # Whatever is wrong with arrays that `keep` has not written: nothing is known then.
         with suppress(LookupError, ValueError, TypeError, AttributeError, RecursionError):
             if arrays is None or arrays["key"].tobytes() != self._key:
                 return None
             about = json.loads(arrays["about"].tobytes())
             rows, counts, classes, boxes = (arrays[key] for key in ("rows", "counts", "classes", "boxes"))
-            known.check(rows, np.int64, (sum(many for _, many in about["splits"]),))
-            known.check(counts, np.int64, rows.shape)
-            known.check(classes, np.int64, (int(counts.sum()),))
-            known.check(boxes, np.float32, (len(classes), 4))
+            file_cache.check(rows, np.int64, (sum(many for _, many in about["splits"]),))
+            file_cache.check(counts, np.int64, rows.shape)
+            file_cache.check(classes, np.int64, (int(counts.sum()),))
+            file_cache.check(boxes, np.float32, (len(classes), 4))
             ends = counts.cumsum().tolist()
             items = [
                 Item(self._images[row], classes[start:end], boxes[start:end])
@@ -109,7 +109,7 @@ class Remembered:
         """Keep the data set for the next time, unless there is something in it that the key does not see."""
         if not self._name or dataset.skipped or {note.kind for note in dataset.notes} & _ELSEWHERE:
             return
-        if Remembered(*self._of)._key != self._key:
+        if DatasetCache(*self._of)._key != self._key:
             return  # it changed while it was read
         row_of = {image: row for row, image in enumerate(self._images)}
         items = [item for members in dataset.splits.values() for item in members]
@@ -120,7 +120,7 @@ class Remembered:
             "digests": (dataset.fingerprint, dataset.pixels),
             "notes": [astuple(note) for note in dataset.notes],
         }
-        kept.save(
+        array_cache.save(
             self._name,
             {
                 "key": np.frombuffer(self._key, np.uint8),

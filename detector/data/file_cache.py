@@ -23,20 +23,21 @@ from numpy.typing import NDArray
 from detector.data import geometry, images, labels, near_duplicates, reading
 from detector.data.labels import Labels, Mistake
 from detector.data.reading import Picture
-from detector.runtime import files, image_header, kept
+from detector.runtime import array_cache, files, image_header
+from detector.runtime.array_cache import Arrays
 from detector.runtime.image_header import Header
-from detector.runtime.kept import Arrays
 
 FEW = 100  # files are read as fast as they are looked up
 TICK = 2_000_000_000  # nanoseconds; of the coarsest clock: FAT's
 _ABSENT, _UNKNOWN = -1, -2  # in place of a size
+_63_BITS = 2**63 - 1
 
 Found = TypeVar("Found")
 Pack = Callable[[Sequence[Found]], Arrays]
 Unpack = Callable[[Arrays, Sequence[int]], Sequence[Found]]  # the rows of these numbers
 
 
-class Known(Generic[Found]):
+class FileCache(Generic[Found]):
     """Of some files, what an earlier reading found in them."""
 
     def __init__(self, what: Sequence[object], pack: Pack[Found], unpack: Unpack[Found]) -> None:
@@ -64,7 +65,7 @@ class Known(Generic[Found]):
         if len(paths) < FEW:
             return {}
         self._began, self._states = time.time_ns(), file_states(paths)
-        arrays = None if afresh else kept.load(self._name)
+        arrays = None if afresh else array_cache.load(self._name)
         found: Sequence[Found] = ()
         if arrays is not None:
             # Whatever is wrong with arrays that `keep` has not written: nothing is known then.
@@ -91,14 +92,14 @@ class Known(Generic[Found]):
         """
         if len(paths) < FEW:
             return
-        old = (self._states[:, 0] >= 0) & (self._states[:, 1:3].max(axis=1) < self._began - TICK)
+        old = (self._states[:, 0] >= 0) & (changed(self._states) < self._began - TICK)
         places = [place for place in np.flatnonzero(old).tolist() if place in found]
         if not set(places) - set(self._recalled):
             return
         names = "\0".join(paths[place] for place in places).encode(errors="surrogateescape")
         arrays = self._pack([found[place] for place in places])
         arrays |= {"paths": np.frombuffer(names, np.uint8), "states": self._states[places]}
-        kept.save(self._name, arrays)
+        array_cache.save(self._name, arrays)
 
 
 @cache
@@ -121,9 +122,17 @@ def file_states(paths: Sequence[str]) -> NDArray[np.int64]:
         except (OSError, ValueError):
             states[place] = _UNKNOWN
         else:
-            inode = found.st_ino & 0x7FFF_FFFF_FFFF_FFFF
-            states[place] = found.st_size, found.st_mtime_ns, found.st_ctime_ns, inode
+            numbers = found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+            states[place] = [number & _63_BITS for number in numbers]  # a time after 2262 has more
     return states
+
+
+def changed(states: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) when each file was changed last, nanoseconds: by the system's clock, where it keeps such a time.
+
+    The other time is whatever somebody set it to, such as one in the future. On Windows there is only that.
+    """
+    return states[:, 1] if os.name == "nt" else states[:, 2]
 
 
 _NO_RANGE = (-1, -1)
