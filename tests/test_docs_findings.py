@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from detector import fit, load_config
+from detector.config.schema import Config
 from detector.tools.suites.suite import expand, load_suite
-from scripts import yolos
+from scripts import at_init, yolos
 from scripts.ablations import ABLATIONS, table
 from scripts.pictures import crossed
-from tests.support import ROOT
+from tests.support import ROOT, TINY
 
 README, FINDINGS = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/findings.md"))
 WRITTEN = {
@@ -27,6 +29,8 @@ WRITTEN = {
     "table: repairs": "README.md",
     "table: reliability": "docs/reliability.md",
     "table: bccd": "docs/speed.md",
+    "table: at_init depth": "docs/findings.md",
+    "table: at_init init": "docs/findings.md",
     "table: yolo init": "docs/any_yolo.md",
     **{f"table: yolo26 {data}": "docs/any_yolo.md" for data in yolos.DATA},
     "yolo26": "README.md",
@@ -149,3 +153,39 @@ def test_the_readme_says_of_yolo26_what_its_tables_say() -> None:
     page = (ROOT / "docs" / "any_yolo.md").read_text(encoding="utf-8")
     numbers = re.findall(r"[+−]?\d\.\d+", said)
     assert [number for number in numbers if number not in page] == []
+
+
+def test_v_before_the_first_step_is_what_a_run_records_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = load_config("coco8", [*TINY, "train.steps=1", "train.seed=3", "model.norm=none", "run.dir=a"])
+    run = fit(loaded)
+    found = at_init.vanishing_index(loaded.config, 3)
+    assert found == pytest.approx(run.summary["gradient/vanishing_index_init"], abs=1e-5)
+    assert abs(at_init.vanishing_index(loaded.config, 4) - found) > 1e-3
+    rounded = at_init.vanishing_index(loaded.config, 3, "bf16")
+    assert 0 < abs(rounded - found) < 0.2
+
+
+@pytest.mark.parametrize("name", ["depth", "init"])
+def test_each_cell_of_a_suite_has_its_own_place_in_the_table(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is measured as its number in the suite, less or more by the seed."""
+    met: dict[str, int] = {}
+
+    def numbered(config: Config, seed: int) -> float:
+        return met.setdefault(repr(config.model), len(met)) + seed - 2
+
+    monkeypatch.setattr(at_init, "vanishing_index", numbered)
+    cells = list(load_suite(ROOT / f"ablations/suites/{name}.yaml").cells)
+    head, _, *lines = at_init.TABLES[name]().splitlines()
+    columns = {"with batch norm": "", "without": "_no_batchnorm"}
+    written = {}
+    for line in lines:
+        row, *values = (cell.strip() for cell in line.strip("|").split("|"))
+        for column, value in zip(head.strip("|").split("|")[1:], values, strict=True):
+            column = column.strip().removesuffix(" convolutions")
+            written[row.strip("`") + columns.get(column, f"_{column}")] = float(value.split(" ± ")[0])
+    assert written == {cell: number for number, cell in enumerate(cells)}
