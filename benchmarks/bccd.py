@@ -177,11 +177,13 @@ def main() -> int:
     import torch
     import ultralytics
 
+    from benchmarks.speed.process import processor
     from detector.training.provenance import provenance
 
     commit = str(provenance("cpu")["commit"])[:7]
-    machine = (f"one core of {os.cpu_count()} ({platform.machine()}), torch {torch.__version__}, "
-               f"ultralytics {ultralytics.__version__}, commit {commit}")  # fmt: skip
+    core = f"one core of {os.cpu_count()} ({processor() or platform.machine()})"
+    versions = f"torch {torch.__version__}, ultralytics {ultralytics.__version__}"
+    machine = f"{core}, {versions}, commit {commit}"
     text = f"{table(rows)}\n\nMean ± standard deviation over n seeds; {machine}."
     write_between(ROOT / "docs" / "speed.md", "table: bccd", text)
     (ROOT / "docs" / "bccd.json").write_text(json.dumps({"machine": machine, "runs": rows}, indent=1) + "\n")

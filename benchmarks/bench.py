@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -31,6 +30,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.speed.process import processor  # noqa: E402
 from benchmarks.speed.row import Row  # noqa: E402
 from scripts.pages import write_between  # noqa: E402
 
@@ -104,16 +104,6 @@ def measure_here(topic: str, out: Path) -> None:
     made["processor"] = processor()
     rows: list[Row] = importlib.import_module(f"benchmarks.speed.{topic}").measure()
     out.write_text(json.dumps({"rows": [asdict(row) for row in rows], "made": made}))
-
-
-def processor() -> str:
-    """What Linux calls it; empty elsewhere."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                return f"{name}, by AVX2 alone" if "ONEDNN_MAX_CPU_ISA" in os.environ else name
-    return ""
 
 
 def table(results: dict[str, Any]) -> str:
