@@ -123,7 +123,10 @@ def file_states(paths: Sequence[str]) -> NDArray[np.int64]:
             states[place] = _UNKNOWN
         else:
             numbers = found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
-            states[place] = [number & _63_BITS for number in numbers]  # a time after 2262 has more
+            try:
+                states[place] = numbers
+            except OverflowError:  # an inode may need 64 bits, and so may a time after the year 2262
+                states[place] = [number & _63_BITS for number in numbers]
     return states
 
 

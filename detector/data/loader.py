@@ -106,8 +106,8 @@ class Loader:
         """Every image once, in order, never augmented; a shard has a stretch of them. See `train_batches`."""
         own = range(len(self))[part_of(len(self), self.shard)]
         batch = -(-batch // self.shard[1])  # as many at a time as in training
-        order = [[(NO_EPOCH, index) for index in own[first : first + batch]]
-                 for first in range(0, len(own), batch)]  # fmt: skip
+        order = ([(NO_EPOCH, index) for index in own[first : first + batch]]
+                 for first in range(0, len(own), batch))  # fmt: skip
         # Without augmentation, what is in memory is only copied: starting workers would take longer.
         if workers is None:
             workers = 0 if self._samples.cached else self.config.workers
