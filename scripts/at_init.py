@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from scripts.ablations import ABLATIONS  # noqa: E402
 from scripts.pages import write_between  # noqa: E402
 from scripts.yolos import interval, source  # noqa: E402
 
@@ -104,8 +105,8 @@ def bf16() -> str:
 
     lines = ["| ablation | V in fp32 | bf16 − fp32, mean | largest |", "|---|--:|--:|--:|"]
     measured: list[object] = []
-    for path in (ROOT / "configs" / "coco8.yaml", *sorted((ROOT / "ablations").glob("*.yaml"))):
-        config = load_config(path).config
+    for name in ABLATIONS:
+        config = load_config("coco8" if name == "baseline" else name).config
         network = config.model.model_copy(update={"freeze": "none"})
         if network in measured:
             continue
@@ -116,7 +117,6 @@ def bf16() -> str:
         apart = [other - one for one, other in pairs]
         full, mean = interval((one for one, _ in pairs), 2, "+"), f"{statistics.mean(apart):+.3f}"
         largest = max(map(abs, apart))
-        name = "baseline" if path.stem == "coco8" else path.stem
         lines.append(f"| `{name}` | {full} | {mean} | {largest:.3f} |".replace("-", "−"))
     return "\n".join(lines)
 
