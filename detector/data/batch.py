@@ -27,9 +27,10 @@ class Batch:
     indices: tuple[int, ...]  # of the B items
     letterboxes: tuple[Letterbox, ...]  # of the B images before augmentation
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch with its tensors on a device."""
-        return self._with_tensors([part.to(device, non_blocking=non_blocking) for part in self._tensors()])
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on a device; a GPU may still be copying them from pinned memory."""
+        later = torch.device(device).type == "cuda"  # what is computed with them comes after the copy there
+        return self._with_tensors([part.to(device, non_blocking=later) for part in self._tensors()])
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, from which copies to a GPU can overlap with work."""

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import BinaryIO
 
+from detector.config.schema import Config
 from detector.errors import UserError
 from detector.jobs.cell import Cell
 from detector.jobs.local import LocalProcesses
@@ -22,13 +23,18 @@ def check_stackable(cells: Iterable[Cell]) -> None:
     if sys.platform == "win32":
         raise UserError("--stack: works on Linux and macOS alone")
     for cell in cells:
-        train, data = cell.config.train, cell.config.data
-        if train.precision != "fp32":
-            why = "a stack computes in fp32 alone: add train.precision=fp32"
-            raise UserError(f"{cell.ablation}: train.precision={train.precision}: {why}")
-        if data.workers:
-            why = "the runs of a stack load in their own process: add data.workers=0"
-            raise UserError(f"{cell.ablation}: data.workers={data.workers}: {why}")
+        if unfit := why_not(cell.config):
+            raise UserError(f"{cell.ablation}: {unfit[0]}: add {unfit[1]}")
+
+
+def why_not(config: Config) -> tuple[str, str] | None:
+    """Why a stack would not train a run as it trains alone, and the setting with which it would."""
+    train, data = config.train, config.data
+    if train.precision != "fp32":
+        return f"train.precision={train.precision}: a stack computes in fp32 alone", "train.precision=fp32"
+    if data.workers:
+        return f"data.workers={data.workers}: the runs of a stack load in their own process", "data.workers=0"
+    return None
 
 
 class StackedProcesses(LocalProcesses):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +34,11 @@ _ENVIRONMENT_MODES: dict[str, Mode] = {
 INIT_TIMEOUT = 30.0  # seconds to wait for the server before recording offline
 FINISH_TIMEOUT = 60.0  # seconds to wait at the end for uploads
 _REQUEST_RETRIES = 3  # W&B's own default is 20, with growing pauses
+# Runs that train together share W&B's service process. Usually there is one.
+at_work: set[object] = set()  # who has begun with W&B and not ended
+_opened: set[str] = set()  # ids of runs that were opened since there was nobody at work
+_opening = threading.Lock()
+_unreachable = ""  # why an online run could not be started since then: others do not try
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,24 @@ def open_run(start: Start, run_id: str, report: Callable[[str], None]) -> wandb.
     Raises:
         Exception: not even an offline run could be started.
     """
+    with _opening:
+        run = _open(start, run_id, report)
+        _opened.add(run_id)
+        return run
+
+
+def end_work(user: object) -> bool:
+    """Note that somebody has ended; return whether it was the last, to whom the service process is left."""
+    global _unreachable
+    at_work.discard(user)
+    if not at_work:
+        _opened.clear()
+        _unreachable = ""
+    return not at_work
+
+
+def _open(start: Start, run_id: str, report: Callable[[str], None]) -> wandb.Run:
+    global _unreachable
     # Crash reports to W&B's own error logger carry paths and stack contents; a user may turn them on.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
@@ -74,14 +98,15 @@ def open_run(start: Start, run_id: str, report: Callable[[str], None]) -> wandb.
     # Before login: a run that logs in loudly asks the server, unbounded, whom to greet.
     wandb.setup(settings=wandb.Settings(silent=True))
     if mode != "offline":
-        why = _no_key()
+        why = _no_key() or _unreachable or None
         if why is None:
             try:
                 return _init(start, run_id, "online")
             except (Exception, SystemExit) as error:
-                why = f"online failed: {describe_error(error)}"
-                reset()  # the failed start may still be retrying in the background
-                wandb.setup(settings=wandb.Settings(silent=True))
+                why = _unreachable = f"online failed: {describe_error(error)}"
+                if not _opened:  # else what is below fails, too, and leaves those alone
+                    reset()  # the failed start may still be retrying in the background
+                    wandb.setup(settings=wandb.Settings(silent=True))
         if mode == "online" or not why.startswith("no API key"):
             report(f"W&B: {why}. Recording offline instead.")
     return _init(start, run_id, "offline")

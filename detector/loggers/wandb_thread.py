@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _MOST_WAITING = 5_000  # rows: about 50 MB; W&B takes 2,000 a second, so it is dead by then
 _GRACE = 5.0  # seconds beyond W&B's own time limits before it is given up
-_at_work: set[WandbThread] = set()  # usually one: runs that train together have one process
 
 
 class WandbThread:
@@ -82,8 +81,9 @@ class WandbThread:
         if self._thread.is_alive():
             hint = f". {how_to_sync(self.run)}" if self.run is not None else ""
             self._give_up(f"given up: it did not end in time{hint}")
+            if not wandb_session.end_work(self):
+                return  # the others need the service process
             wandb_session.kill_service()
-            _at_work.discard(self)
             self._thread.join(_GRACE)  # it now fails quickly, and clears what would complain at exit
             if self._thread.is_alive():  # else wandb would do that at exit, with a traceback
                 clearing = threading.Thread(target=wandb_session.reset, name="wandb reset", daemon=True)
@@ -95,7 +95,7 @@ class WandbThread:
         self._quiet.set()
 
     def _work(self) -> None:
-        _at_work.add(self)
+        wandb_session.at_work.add(self)
         try:
             self.run = self._open()
             self._first(self.run)
@@ -116,8 +116,7 @@ class WandbThread:
                 self._give_up(f"not all was uploaded in time. {how_to_sync(self.run)}")
             except (Exception, SystemExit) as error:
                 self._give_up(f"not finished: {describe_error(error)}")
-        _at_work.discard(self)
-        if self.run is not None and not _at_work:  # the service process is that of all
+        if wandb_session.end_work(self) and self.run is not None:
             wandb_session.reset()
 
 

@@ -21,9 +21,10 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from detector.errors import UserError
+from detector.runtime.failures import ran_out_of_memory
 
 Stacked = dict[str, Tensor]
-_MEMORY = "out of memory", "DefaultCPUAllocator"  # in the words of errors that say nothing of the network
+_DEVICE = "CUDA", "CUDNN", "CUBLAS"  # in the words of errors that say nothing of the network
 
 
 class StackedNetworks:
@@ -33,11 +34,13 @@ class StackedNetworks:
         losses.sum().backward()               # each network's, of its part of the output
         stacked.collect()                     # `p.grad` of each network
 
-    The weights are copied into the stack at the first forward pass of a step, and the norms' statistics back
-    after each: whatever else works with a model, an optimiser or a checkpoint, finds it as it always is.
+    The weights are copied into the stack before each forward pass, and the norms' statistics back after it:
+    whatever else works with a model, an optimiser or a checkpoint, finds it as it always is. So the backward
+    pass comes before the next forward pass.
 
     Forward hooks of the models' parts are called as if each network ran alone: with tensors of autograd's
-    graph, whose gradients arrive in the backward pass. Other kinds of hooks are not: see `can_be_stacked`.
+    graph, whose gradients arrive in the backward pass. Other kinds of hooks are not called: see
+    `can_be_stacked`.
 
     Args:
         models: S networks that differ in nothing but their numbers.
@@ -55,7 +58,6 @@ class StackedNetworks:
         self._weights = _by_type(own, slices)
         count = len(self._parameters)
         self._statistics = _by_type([o[count:] for o in own], [s[count:] for s in slices])
-        self._in_use = False  # by autograd, from a step's first forward pass on
 
     def forward(self, images: Sequence[Tensor]) -> Any:
         """(B, 3, H, W) of each network -> their raw predictions, each tensor with a first dimension of S.
@@ -65,11 +67,9 @@ class StackedNetworks:
         """
         for part, own in zip(self.template.modules(), self.models[0].modules(), strict=True):
             part.training = own.training
-        if not self._in_use:  # else they are the same, and autograd still needs them as they are
-            with torch.no_grad():
-                for weights, stack in self._weights:
-                    torch._foreach_copy_(stack, weights)
-        self._in_use = True
+        with torch.no_grad():
+            for weights, stack in self._weights:
+                torch._foreach_copy_(stack, weights)
         parameters, batches = self._parameters, torch.stack(list(images))
         if len(images[0]) == 1:
             # PyTorch's CPU gets the weight gradients of grouped 1×1 convolutions wrong where such a batch may
@@ -81,7 +81,7 @@ class StackedNetworks:
             with self._hooks():
                 output = torch.vmap(self._call)(parameters, self._buffers, batches)
         except (RuntimeError, ValueError) as error:
-            if any(words in str(error) for words in _MEMORY):
+            if ran_out_of_memory(error) or any(words in str(error) for words in _DEVICE):
                 raise
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"this network cannot be stacked: leave out --stack ({reason})") from error
@@ -91,8 +91,7 @@ class StackedNetworks:
         return output
 
     def collect(self) -> None:
-        """After the backward pass: add the gradients to those that the models have."""
-        self._in_use = False
+        """After the backward passes: add the gradients to those that the models have."""
         for name, stack in self._parameters.items():
             gradient, stack.grad = stack.grad, None
             if gradient is not None:
@@ -226,7 +225,7 @@ class _Parts(torch.autograd.Function):
 
 
 class _Whole(torch.autograd.Function):
-    """The parts of `whole` together again: in memory they are."""
+    """The parts of `whole` together again: they already share its memory."""
 
     @staticmethod
     def forward(ctx: Any, whole: Tensor, shared: dict[str, Tensor], *parts: Tensor) -> Tensor:

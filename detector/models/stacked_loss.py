@@ -24,7 +24,9 @@ class StackedLoss:
     """
 
     def __init__(self, loss: DetectionLoss) -> None:
-        self._parts = loss.heads[0]
+        self._parts = parts = loss.heads[0]
+        # Made here: at a step, that a number is copied to a GPU would have to be waited for.
+        self._gains = parts.stride.new_tensor([parts.hyp.box, parts.hyp.cls, parts.hyp.dfl])
         tal, metrics = import_ultralytics("utils.tal"), import_ultralytics("utils.metrics")
         self._anchors, self._distances, self._iou = tal.make_anchors, tal.bbox2dist, metrics.bbox_iou
 
@@ -75,7 +77,6 @@ class StackedLoss:
         per_anchor = torch.stack(((1 - overlap) * weight, dfl * weight))
         box, dfl = per_anchor.new_zeros(2, networks).index_add(1, image // images, per_anchor)
         cls = parts.bce(scores, wanted.to(scores.dtype)).view(networks, -1).sum(1)
-        gains = torch.tensor([parts.hyp.box, parts.hyp.cls, parts.hyp.dfl], device=size.device)
         sums = torch.stack((box, cls, dfl), 1)
-        losses: Tensor = sums / wanted.view(networks, -1).sum(1).clamp(min=1)[:, None] * gains
+        losses: Tensor = sums / wanted.view(networks, -1).sum(1).clamp(min=1)[:, None] * self._gains
         return losses

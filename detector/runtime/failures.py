@@ -66,13 +66,17 @@ def checkpoint_on_error(
 
 
 def as_user_error(error: Exception, memory_advice: str) -> UserError | InterruptedRunError | None:
-    """The same error as one line to print; None for one that is the program's own fault."""
+    """The same error as one line to print; None for one that is the program's own fault.
+
+    Notes on an error for want of memory are advice, too, of whoever saw it pass.
+    """
     if isinstance(error, UserError | InterruptedRunError):
         return error
     if ran_out_of_memory(error):
         lines = str(error).strip().splitlines()
         detail = f" ({lines[0].split(' GPU ')[0].strip()[-160:]})" if lines else ""
-        return UserError(f"out of memory{detail}: {memory_advice}")
+        advice = "; or ".join([memory_advice, *getattr(error, "__notes__", ())])
+        return UserError(f"out of memory{detail}: {advice}")
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
         return InterruptedRunError(f"{where}{error.strerror}")

@@ -228,7 +228,7 @@ class RecordGradients(Callback):
         """Measure."""
         if self.recorder.active:
             self.clipping.measure()
-        self.recorder.gradients(self.state.scaler.get_scale())
+            self.recorder.gradients(self.state.scaler.get_scale())  # which waits for the device
 
     def on_step_end(self, step: int) -> None:
         """Count the step."""

@@ -2,14 +2,13 @@
 
 Each run is `detector.fit` as ever, in a thread of its own: its data, loss, recorder, clipping, optimiser,
 evaluations and files know nothing of the others. Only the passes of a training step are joint: there each
-run waits for the others, and the last to come computes for all. Apart from that one runs at a time.
+run waits for the others, and the last to come computes for all. Otherwise only one runs at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from detector.models.loss import DetectionLoss, Loss, LossFunction
 from detector.models.stacked import StackedNetworks, can_be_stacked, template_of
 from detector.models.stacked_loss import StackedLoss
 from detector.runtime.distributed import SingleProcess
+from detector.runtime.failures import ran_out_of_memory
 from detector.runtime.turns import Turns
 from detector.training.callbacks import Callback, Guard
 from detector.training.engine import Status, train
@@ -38,7 +38,7 @@ class Stack:
         self.size = 0
         self.members: list[Member] = []  # those that may still come
         self.template: nn.Module | None = None
-        self._asked: dict[Member, Work | None] = {}  # None: its loss has been differentiated
+        self._asked: dict[Member, Work | None] = {}  # None: it has differentiated its losses
         self._answers: dict[Member, Any] = {}
         self._groups: dict[tuple[Member, ...], JointPasses] = {}
 
@@ -54,19 +54,21 @@ class Stack:
             self.members.remove(member)
             self.turns.wake()
 
-    def meet(self, member: Member, work: Work | None) -> Any:
-        """Wait until all have come, and have one compute for all.
-
-        Args:
-            member: who asks.
-            work: of its forward pass; None: its loss has been differentiated.
-
-        Returns:
-            Its loss; of None, None.
+    def forward(self, member: Member, work: Work) -> Loss:
+        """The member's loss, detached: once all have come again, what arrived at it is passed on.
 
         Raises:
-            Exception: the passes failed; all whose they were get the same.
+            Exception: a joint pass failed; every member of the group gets the same error.
         """
+        loss: Loss = self._meet(member, work)
+        return loss
+
+    def backward(self, member: Member) -> None:
+        """At the end of a step's passes: add to the gradients of the member's model. Raises as `forward`."""
+        self._meet(member, None)
+
+    def _meet(self, member: Member, work: Work | None) -> Any:
+        """Wait until all have come, and let one member compute for all."""
         self._asked[member] = work
         while member in self._asked:
             if len(self._asked) == len(self.members):
@@ -80,34 +82,46 @@ class Stack:
         return answer
 
     def _compute(self) -> None:
-        """All forward passes that are asked for; if there are none, all backward passes."""
-        groups: dict[torch.Size, list[Member]] = {}
+        """The backward passes that are due, and all forward passes; the gradients, if nobody asks for one."""
+        for group, passes in list(self._groups.items()):  # before more memory is taken
+            with self._shared_error(group):
+                passes.backward()
+        groups: dict[Any, list[Member]] = {}
         for member in self.members:  # in their order, whoever came first: so the same command repeats itself
-            if (work := self._asked[member]) is not None:
-                groups.setdefault(work.images.shape, []).append(member)
+            if (work := self._asked[member]) is not None and member not in self._answers:
+                groups.setdefault(work.layout, []).append(member)
         for group in map(tuple, groups.values()):  # usually one
-            tasks = [work for one in group if (work := self._asked.pop(one)) is not None]
-            self._answer(group, partial(self._forward, group, tasks))
-        if groups:
-            return
-        self._answers |= self._asked
-        self._asked.clear()
-        for group, passes in self._groups.items():
-            self._answer(group, passes.backward)
-        for group in [group for group in self._groups if not set(group) <= set(self.members)]:
-            del self._groups[group]
+            with self._shared_error(group):
+                self._answers |= zip(group, self._forward(group), strict=True)
+        if not groups:
+            self._collect()
+        for member in self._answers:
+            self._asked.pop(member, None)
 
-    def _answer(self, group: Sequence[Member], compute: Callable[[], Sequence[Any]]) -> None:
-        try:
-            self._answers |= zip(group, compute(), strict=True)
-        except Exception as error:
-            self._answers |= dict.fromkeys(group, error)
-
-    def _forward(self, group: tuple[Member, ...], tasks: Sequence[Work]) -> list[Loss]:
+    def _forward(self, group: tuple[Member, ...]) -> list[Loss]:
         if group not in self._groups:
             assert self.template is not None, "its members train"
             self._groups[group] = JointPasses(group, self.template)
-        return self._groups[group].forward(tasks)
+        return self._groups[group].forward([work for one in group if (work := self._asked[one]) is not None])
+
+    def _collect(self) -> None:
+        for group, passes in list(self._groups.items()):
+            with self._shared_error(group):
+                passes.networks.collect()
+            if not set(group) <= set(self.members):
+                self._groups.pop(group, None)
+        self._answers = dict.fromkeys(self._asked) | self._answers
+
+    @contextmanager
+    def _shared_error(self, group: tuple[Member, ...]) -> Iterator[None]:
+        """An error inside is the answer to every member of the group; of its passes nothing is left."""
+        try:
+            yield
+        except Exception as error:
+            if ran_out_of_memory(error):
+                error.add_note("leave out --stack")
+            self._answers |= dict.fromkeys(group, error)
+            self._groups.pop(group, None)
 
 
 class Work(NamedTuple):
@@ -116,9 +130,14 @@ class Work(NamedTuple):
     images: Tensor  # (B, 3, H, W)
     targets: dict[str, Tensor]
 
+    @property
+    def layout(self) -> tuple[object, ...]:
+        """What must be the same in all batches of a joint pass, and so in the networks' weights, too."""
+        return self.images.shape, self.images.stride(), self.images.device
+
 
 class JointPasses:
-    """The passes of runs whose batches have one shape."""
+    """The passes of runs whose batches have one layout."""
 
     def __init__(self, members: Sequence[Member], template: nn.Module) -> None:
         self.networks = StackedNetworks([member.model for member in members], template)
@@ -126,7 +145,7 @@ class JointPasses:
         first = self.losses[0]
         fits = isinstance(first, DetectionLoss) and StackedLoss.fits(first)
         self.joint = StackedLoss(first) if fits else None  # type: ignore[arg-type]
-        self._passes: list[tuple[list[Loss], list[Loss]]] = []  # the losses, and what the runs got of them
+        self._pending: list[tuple[Tensor, Tensor]] = []  # the last losses, and what the runs got of them
 
     def forward(self, tasks: Sequence[Work]) -> list[Loss]:
         """Each run's loss, detached: what arrives at it is passed on by `backward`."""
@@ -139,18 +158,15 @@ class JointPasses:
             each = [tree_map(itemgetter(at), output) for at in range(len(tasks))]
             losses = [loss(*own) for loss, *own in zip(self.losses, each, targets, strict=True)]
         given = [Loss(loss.total.detach().requires_grad_(), loss.parts) for loss in losses]
-        self._passes.append((losses, given))
+        self._pending = [(loss.total, own.total) for loss, own in zip(losses, given, strict=True)]
         return given
 
-    def backward(self) -> list[None]:
-        """All passes since the last call; a loss that nobody differentiated is left out."""
-        passes, self._passes = self._passes, []
-        for losses, given in passes:
-            reached = [pair for pair in zip(losses, given, strict=True) if pair[1].total.grad is not None]
-            totals, gradients = [one.total for one, _ in reached], [own.total.grad for _, own in reached]
-            torch.autograd.backward(totals, gradients)
-        self.networks.collect()
-        return [None] * len(self.losses)
+    def backward(self) -> None:
+        """Through the last forward pass, if it is due; a loss that nobody differentiated is left out."""
+        reached = [(total, given.grad) for total, given in self._pending if given.grad is not None]
+        self._pending = []
+        if reached:
+            torch.autograd.backward([total for total, _ in reached], [gradient for _, gradient in reached])
 
 
 class Member:
@@ -193,7 +209,7 @@ class Member:
                 yield
             finally:
                 del vars(self.model)["forward"]
-            self.stack.meet(self, None)
+            self.stack.backward(self)
 
     def accepts(self, micro_batches: list[Batch], loss: Tensor, grad_norm: Tensor) -> bool:
         """See `Guard`."""
@@ -206,8 +222,7 @@ class Member:
     def __call__(self, preds: Any, targets: dict[str, Tensor]) -> Loss:
         """See `LossFunction`; of images that wait, the whole forward pass."""
         if isinstance(preds, Work):
-            loss: Loss = self.stack.meet(self, preds._replace(targets=targets))
-            return loss
+            return self.stack.forward(self, preds._replace(targets=targets))
         return self.loss_fn(preds, targets)
 
     def _forward(self, images: Tensor) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, call
 
 import numpy as np
 import pytest
@@ -77,6 +78,13 @@ def test_to_a_device(items: list[Item]) -> None:
     for name, part in batch.targets().items():
         there = moved.targets()[name]
         assert (there.device.type, there.shape, there.dtype) == ("meta", part.shape, part.dtype), name
+
+
+@pytest.mark.parametrize("device, later", [("cuda:0", True), ("cpu", False)])
+def test_only_a_gpu_copies_while_the_cpu_goes_on(device: str, later: bool) -> None:
+    part = Mock()
+    Batch(part, part, part, part, (), ()).to(device)
+    assert part.to.call_args_list == [call(device, non_blocking=later)] * 4
 
 
 @pytest.mark.parametrize("size", [3, 0])

@@ -161,6 +161,54 @@ def test_a_server_that_answers_errors(
     assert len(wandb_file_module.RunFile(path).history) == len(history)
 
 
+def test_a_start_that_fails_leaves_the_run_beside_it_alone(
+    tmp_path: Path, server: Any, make_history: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs that train together share W&B's service process: it is not ended under the one that is open."""
+    _impatient(monkeypatch, init=2)
+    said: list[str] = []
+    history = make_history()
+    online = _logger(tmp_path / "online", said)
+    for row in history[:10]:
+        online.log(row)
+    assert online.wait_started(60)
+    server.failing = 500
+    late = _logger(tmp_path / "late", said)
+    late.log(history[0])
+    assert late.wait_started(60)
+    server.failing = None
+    for row in history[10:]:
+        online.log(row)
+    late.close()
+    online.finish({}, None)
+    online.close()
+    rows = server.lines(online.id, "wandb-history.jsonl")
+    assert [row["_step"] for row in rows] == [row["step"] for row in history]
+
+
+def test_runs_that_begin_together_without_a_server_are_all_recorded_offline(
+    tmp_path: Path,
+    server: Any,
+    make_history: Make,
+    wandb_file_module: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _impatient(monkeypatch, init=2)
+    server.failing = 500
+    said: list[str] = []
+    loggers = [_logger(tmp_path / name, said) for name in "abc"]
+    history = make_history()
+    for row in history:
+        for logger in loggers:
+            logger.log(row)
+    for logger in loggers:
+        logger.close()
+    assert sum("Recording offline" in line for line in said) == 3
+    for name in "abc":
+        (path,) = (tmp_path / name).rglob("offline-run-*/*.wandb")
+        assert len(wandb_file_module.RunFile(path).history) == len(history)
+
+
 def test_a_server_that_breaks_in_mid_run(
     tmp_path: Path, server: Any, make_history: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -81,10 +82,10 @@ def test_outputs_gradients_and_statistics_are_those_of_each_network_alone(varian
     alone, together = networks(**VARIANTS[variant]), networks(**VARIANTS[variant])
     stacked = StackedNetworks(together, template_of(together[0]))
     expected = [pass_alone(alone, step) for step in (0, 1)]
-    found = [each(stacked.forward(images(step))) for step in (0, 1)]  # two micro-batches: gradients add up
-    for step in (0, 1):
-        total(found[step]).backward()
-        for own, other in zip(found[step], expected[step], strict=True):
+    for step in (0, 1):  # two micro-batches: gradients add up
+        found = each(stacked.forward(images(step)))
+        total(found).backward()
+        for own, other in zip(found, expected[step], strict=True):
             assert_close(own["boxes"], other["boxes"])
             assert_close(own["scores"], other["scores"])
     stacked.collect()
@@ -221,6 +222,32 @@ def test_what_cannot_be_stacked_is_refused_in_one_line(part: nn.Module) -> None:
     with pytest.raises(UserError, match="cannot be stacked: leave out --stack") as error:
         stacked.forward([torch.rand(1, 3, 8, 8)] * 2)
     assert "\n" not in str(error.value)
+
+
+class Failing(nn.Module):
+    def __init__(self, words: str) -> None:
+        super().__init__()
+        self.words = words
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError(self.words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: an illegal memory access was encountered",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        "CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: not enough memory",
+    ],
+)
+def test_a_failing_device_is_not_taken_for_the_network_s_fault(words: str) -> None:
+    models = [nn.Sequential(nn.Conv2d(3, 4, 1), Failing(words)) for _ in range(2)]
+    stacked = StackedNetworks(models, template_of(models[0]))
+    with pytest.raises(RuntimeError, match=re.escape(words)):
+        stacked.forward([torch.rand(1, 3, 8, 8)] * 2)
 
 
 def test_only_forward_hooks_of_parts_are_called() -> None:

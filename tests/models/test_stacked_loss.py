@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -43,6 +45,21 @@ def test_each_network_has_its_own_loss_and_gradient(objects: tuple[int, int, int
             assert mine is not None
             torch.testing.assert_close(mine[at], gradient, rtol=1e-4, atol=1e-7)
     assert objects == (0, 0, 0) or (found[:, 0] > 0).tolist() == [count > 0 for count in objects]
+
+
+def test_at_a_step_no_number_is_sent_to_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU would wait for a GPU to have done all that was asked of it before."""
+    model = build_detector(ModelConfig(depths=(1, 1, 1, 1), widths=(8,) * 5, neck_width=8), CLASSES)
+    loss = DetectionLoss(model, TrainConfig())
+    stacked, predictions = StackedLoss(loss), model(torch.rand(IMAGES, 3, 64, 64))
+    wanted = {"batch_idx": torch.zeros(1), "cls": torch.ones(1), "bboxes": torch.full((1, 4), 0.5)}
+    alone = loss(predictions, wanted).parts
+    monkeypatch.setattr(
+        "detector.models.stacked_loss.torch", SimpleNamespace(**vars(torch) | {"tensor": None})
+    )
+    one = {name: own[None] for name, own in predictions.items() if name != "feats"}
+    (found,) = stacked(one | {"feats": [level[None] for level in predictions["feats"]]}, [wanted])
+    torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-7)
 
 
 def test_losses_whose_sums_are_not_known_do_not_fit() -> None:

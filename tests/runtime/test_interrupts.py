@@ -16,10 +16,10 @@ from detector.runtime.process import main_process
 from detector.runtime.signals import StopRequest
 from tests.support import ROOT, environment
 
-# Runs train.py, pressing Ctrl-C so many times as soon as it looks for a certain module.
+# Runs a program, pressing Ctrl-C so many times as soon as it looks for a certain module.
 WRAPPER = """
 import os, runpy, signal, sys
-module, times, *arguments = sys.argv[1:]
+program, module, times, *arguments = sys.argv[1:]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run in the background
 class Press:
     def find_spec(self, name, path=None, target=None):
@@ -27,17 +27,24 @@ class Press:
             for _ in range(int(times)):
                 os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Press())
-sys.argv = ["train.py", *arguments]
-runpy.run_path("train.py", run_name="__main__")
+sys.argv = [program, *arguments]
+run = runpy.run_path if program.endswith(".py") else runpy.run_module
+run(program, run_name="__main__")
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["cyclopts", "pydantic", "torch", "torch._C"])
+@pytest.mark.parametrize(
+    "program, module",
+    [
+        *(("train.py", module) for module in ("cyclopts", "pydantic", "torch", "torch._C")),
+        *(("detector.jobs.stack_process", module) for module in ("pydantic", "torch")),
+    ],
+)
 @pytest.mark.parametrize("times", [1, 5])
-def test_while_it_starts(module: str, times: int) -> None:
+def test_while_it_starts(program: str, module: str, times: int) -> None:
     process = subprocess.run(
-        [sys.executable, "-c", WRAPPER, module, str(times), "train.steps=1"],
+        [sys.executable, "-c", WRAPPER, program, module, str(times), "train.steps=1"],
         cwd=ROOT, env=environment() | {"PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip

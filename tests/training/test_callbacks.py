@@ -1,6 +1,7 @@
 """Callbacks of one's own: what is refused, and what a row takes from them."""
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from detector.config.schema import TrainConfig
 from detector.errors import UserError
+from detector.gradients.recorder import GradientRecorder
 from detector.runtime.distributed import SingleProcess
-from detector.training.callbacks import Callback, OwnCallbacks, StopEarly
+from detector.training.callbacks import Callback, OwnCallbacks, RecordGradients, StopEarly
 from detector.training.schedule import Schedule
 
 
@@ -55,6 +58,20 @@ def test_numbers_and_tensors_of_one_become_numbers(value: Any, number: float) ->
     OwnCallbacks([Adds(value)]).on_record(row)
     assert row == {"step": 0, "train/loss": 1.5, "mine/note": number}
     assert type(row["mine/note"]) in (int, float, bool)
+
+
+def test_the_device_is_asked_for_its_scale_at_recorded_steps_alone(
+    make_state: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, asked = make_state()[0], []
+    monkeypatch.setattr(state.scaler, "get_scale", lambda: asked.append(True) or 1.0)
+    recorder, schedule = GradientRecorder(state.model.backbone_layers()), Schedule(4, 1, 1, 2, None)
+    record = RecordGradients(state, schedule, recorder, TrainConfig())
+    for step, expected in ((1, 0), (2, 1)):
+        record.on_step_begin(step)
+        record.on_backward_end(step)
+        assert len(asked) == expected
+    record.on_train_end()
 
 
 def test_the_step_of_a_row_is_not_the_callback_s_to_change() -> None:

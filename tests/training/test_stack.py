@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
-import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+import yaml
+from torch import Tensor, nn
 
 from detector.config.loading import load_config
 from detector.fit import fit
 from detector.jobs.runner import LOG
-from detector.jobs.stack_process import train_together
+from detector.jobs.together import train_together
 from detector.models.stacked import StackedNetworks
 from detector.models.stacked_loss import StackedLoss
 from detector.rundir import RunDir
+from detector.runtime.signals import StopRequest
 from detector.tools.compare.command import compare
 from detector.training.callbacks import Callback
+from detector.training.stack import Work
 from detector.training.state import TrainState
-from tests.support import TINY
+from tests.support import ROOT, TINY
 
 ROUNDING = 1e-4  # relative: of float32 gradients, after a few steps of training
 SEEDS = 3
@@ -104,23 +108,58 @@ def assert_same_run(found: RunDir, expected: RunDir) -> None:
     assert list(summary) == list(other) and summary["status"] == "finished"
 
 
+def assert_equal_run(found: RunDir, expected: RunDir) -> None:
+    """Bit for bit, as one command with itself."""
+    rows, others = (
+        [{key: value for key, value in row.items() if key != "time/step_ms"} for row in run.read_history()]
+        for run in (found, expected)
+    )
+    assert str(rows) == str(others)  # in words, in which NaN is NaN
+    here, there = (run.read_checkpoint("last")["model"] for run in (found, expected))
+    assert here.keys() == there.keys() and all(torch.equal(here[key], there[key]) for key in there)
+
+
+def resume(runs: Sequence[Path]) -> int:
+    return together({directory: ["--resume", str(directory)] for directory in runs})
+
+
+class Watched(StackedNetworks):
+    """Notes how many networks each stack has, and when its passes are."""
+
+    sizes: list[int]
+    passes: list[str]
+
+    def __init__(self, models: Sequence[nn.Module], template: nn.Module) -> None:
+        self.sizes.append(len(models))
+        super().__init__(models, template)
+
+    def forward(self, images: Sequence[Tensor]) -> Any:
+        self.passes.append("forward")
+        output = super().forward(images)
+        output["boxes"].register_hook(lambda _: self.passes.append("backward"))
+        return output
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> type[Watched]:
+    monkeypatch.setattr(Watched, "sizes", [], raising=False)
+    monkeypatch.setattr(Watched, "passes", [], raising=False)
+    monkeypatch.setattr("detector.training.stack.StackedNetworks", Watched)
+    return Watched
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_run_leaves_what_it_leaves_alone(
-    cell: str, tmp_path: Path, coco8: Path, monkeypatch: pytest.MonkeyPatch
+    cell: str, tmp_path: Path, coco8: Path, watched: type[Watched], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stacks: list[int] = []
-
-    class Counted(StackedNetworks):
-        def __init__(self, models: Sequence[nn.Module], template: nn.Module) -> None:
-            stacks.append(len(models))
-            super().__init__(models, template)
-
-    monkeypatch.setattr("detector.training.stack.StackedNetworks", Counted)
     if cell == "xavier_init":  # as one of two heads, it is then computed run by run
         monkeypatch.setattr(StackedLoss, "fits", staticmethod(lambda loss: False))
     runs, singly = calls(cell, tmp_path / "stacked"), calls(cell, tmp_path / "alone")
     assert together(runs) == 0
-    assert stacks == [SEEDS]  # one, in one order, whichever run is the first at a step
+    assert watched.sizes == [SEEDS]  # one, in one order, whichever run is the first at a step
+    micro_batches = 2 if "train.accumulate=2" in CELLS[cell] else 1
+    # One at a time: the activations of a micro-batch are gone before the next one has its own.
+    assert watched.passes == ["forward", "backward"] * STEPS * micro_batches
     for directory, (expected, call) in zip(runs, singly.items(), strict=True):
         alone(call)
         assert files(directory) == files(expected)
@@ -162,25 +201,168 @@ def test_each_run_ends_in_its_own_way(tmp_path: Path, coco8: Path) -> None:
         assert_same_run(RunDir(directory), RunDir(expected))
 
 
-def test_ctrl_c_lets_every_run_finish_its_step_and_be_resumed(tmp_path: Path, coco8: Path) -> None:
-    runs = {
-        directory: [*call, "train.steps=20"]
-        for directory, call in list(calls("xavier_init", tmp_path).items())[:2]
-    }
-    first = RunDir(next(iter(runs)))
+@pytest.fixture
+def five(tmp_path: Path, coco8: Path) -> tuple[str, ...]:
+    """Five training images in batches of 2, 2 and 1, four of them a step: where each run is shows."""
+    root = shutil.copytree(coco8 / "coco8", tmp_path / "five")
+    for kind in ("images", "labels"):
+        moved = min((root / kind / "val").iterdir())
+        moved.rename(root / kind / "train" / moved.name)
+    data = yaml.safe_load((ROOT / "datasets/coco8.yaml").read_text())
+    del data["source"]
+    path = tmp_path / "five.yaml"
+    path.write_text(yaml.safe_dump(data | {"path": str(root)}))
+    return f"data.path={path}", "train.batch=2", "train.accumulate=4", "train.optimizer=sgd"
 
-    def interrupt() -> None:
-        while not first.last_row():
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
 
-    watching = threading.Thread(target=interrupt, daemon=True)
-    watching.start()
-    assert together(runs) == 130
-    watching.join()
+def begin_apart(out: Path, five: tuple[str, ...]) -> dict[Path, list[str]]:
+    """Three runs, the last of which has a step's lead: of four batches it shares the layout of two."""
+    singly = {directory: [*call, *FEW, *five] for directory, call in calls("baseline", out).items()}
+    ahead = list(singly)[-1]
+    ahead.mkdir(parents=True)
+    alone(singly[ahead], StopAt(1))
+    return singly | {ahead: ["--resume", str(ahead)]}
+
+
+def test_runs_at_different_places_of_an_epoch_meet_where_their_batches_are_alike(
+    tmp_path: Path, five: tuple[str, ...], watched: type[Watched]
+) -> None:
+    runs = begin_apart(tmp_path / "stacked", five)
+    assert together(runs) == 0
+    assert watched.sizes[:3] == [3, 2, 1]
+    for directory, (expected, call) in zip(runs, calls("baseline", tmp_path / "alone").items(), strict=True):
+        alone([*call, *FEW, *five])
+        assert_same_run(RunDir(directory), RunDir(expected))
+
+
+@pytest.mark.parametrize("where", ["forward", "backward", "collect"])
+def test_where_memory_runs_out_in_a_joint_pass_every_run_keeps_what_it_has(
+    where: str, tmp_path: Path, five: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though other joint passes of the step succeed. Each goes on as if nothing had been."""
+    late = iter(range(100))
+
+    def fail(place: str, networks: StackedNetworks) -> None:
+        if place == where and len(networks.models) == SEEDS and next(late) == 2:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: not enough memory")
+
+    class Failing(StackedNetworks):
+        def forward(self, images: Sequence[Tensor]) -> Any:
+            fail("forward", self)
+            output = super().forward(images)
+            output["boxes"].register_hook(lambda _: fail("backward", self))
+            return output
+
+        def collect(self) -> None:
+            fail("collect", self)
+            super().collect()
+
+    whole = begin_apart(tmp_path / "whole", five)
+    assert together(whole) == 0
+    runs = begin_apart(tmp_path / "failing", five)
+    monkeypatch.setattr("detector.training.stack.StackedNetworks", Failing)
+    assert together(runs) == 2
+    for directory in runs:
+        log = (directory / LOG).read_text()
+        assert "error: out of memory" in log and "or leave out --stack" in log and "resume with" in log
+        assert "Traceback" not in log
+    assert resume(list(runs)) == 0
+    for directory, expected in zip(runs, whole, strict=True):
+        assert_equal_run(RunDir(directory), RunDir(expected))
+
+
+def test_an_error_of_the_program_s_own_is_told_in_each_run_s_log(
+    tmp_path: Path, coco8: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def wrong(*_: object) -> None:
+        raise KeyError("of the program")
+
+    monkeypatch.setattr(StackedNetworks, "collect", wrong)
+    runs = calls("no_residual", tmp_path)
+    assert together(runs) == 1
+    assert "Traceback" not in capsys.readouterr().err
+    for directory in runs:
+        assert (directory / LOG).read_text().rstrip().endswith("KeyError: 'of the program'")
+
+
+def test_runs_that_lie_in_memory_in_different_ways_are_computed_apart(
+    tmp_path: Path, coco8: Path, watched: type[Watched]
+) -> None:
+    """Else the gradients of one would lie as the weights of another do."""
+    runs, singly = calls("no_batchnorm", tmp_path / "stacked"), calls("no_batchnorm", tmp_path / "alone")
+    resumed, expected = next(iter(runs)), next(iter(singly))
+    for directory, call in ((resumed, runs[resumed]), (expected, singly[expected])):
+        directory.mkdir(parents=True)
+        alone([*call, "train.channels_last=false"], StopAt(1))
+    assert together(runs | {resumed: ["--resume", str(resumed)]}) == 0
+    assert sorted(watched.sizes[:2]) == [1, 2]
+    fit(RunDir(expected).read_config(), resume=expected)
+    for directory in list(singly)[1:]:
+        alone(singly[directory])
+    for directory, other in zip(runs, singly, strict=True):
+        assert_same_run(RunDir(directory), RunDir(other))
+
+
+def test_a_batch_on_another_device_or_of_other_strides_has_another_layout() -> None:
+    images = torch.empty(2, 3, 8, 8)
+    others = images.to("meta"), images.to(memory_format=torch.channels_last), images[:1]
+    assert Work(images, {}).layout == Work(images.clone(), {}).layout
+    assert all(Work(other, {}).layout != Work(images, {}).layout for other in others)
+
+
+def test_a_run_that_began_as_no_stack_can_compute_it_is_named(tmp_path: Path, coco8: Path) -> None:
+    """Its own configuration counts, not that of the command that goes on with it."""
+    runs = calls("no_residual", tmp_path)
+    resumed = next(iter(runs))
+    resumed.mkdir()
+    alone(runs[resumed], StopAt(1))
+    config = RunDir(resumed).config_file
+    config.write_text(config.read_text().replace("workers: 0", "workers: 2"))
+    assert together(runs | {resumed: ["--resume", str(resumed)]}) == 2
+    words = (
+        f"error: {resumed}: data.workers=2: the runs of a stack load in their own process: train it without"
+    )
+    assert words in (resumed / LOG).read_text()
+    statuses = [RunDir(directory).scan_summary()[0]["status"] for directory in runs]
+    assert statuses == ["stopped", "finished", "finished"]
+
+
+class PressAt(Callback):
+    """Presses Ctrl-C at the end of a step of the first run that comes to it, and waits until it is noticed.
+
+    No other run can then have begun the next step.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step, self.pressed = step, False
+
+    def on_step_end(self, step: int) -> None:
+        if step == self.step and not self.pressed:
+            self.pressed = True
+            os.kill(os.getpid(), signal.SIGINT)
+            stop = StopRequest._in_main_thread
+            while stop is not None and stop.signal is None:
+                time.sleep(0.01)
+
+
+def test_ctrl_c_lets_every_run_finish_its_step_and_be_resumed(
+    tmp_path: Path, coco8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, runs = (
+        {
+            directory: [*call, "train.steps=20"]
+            for directory, call in list(calls("xavier_init", tmp_path / name).items())[:2]
+        }
+        for name in ("whole", "stopped")
+    )
+    assert together(whole) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("detector.jobs.together.fit", partial(fit, callbacks=[PressAt(3)]))
+        assert together(runs) == 130
     for directory in runs:
         assert RunDir(directory).scan_summary()[0]["status"] == "stopped"
         assert "interrupted; resume with" in (directory / LOG).read_text()
-    assert together({directory: ["--resume", str(directory)] for directory in runs}) == 0
-    for directory in runs:
+    assert resume(list(runs)) == 0
+    for directory, expected in zip(runs, whole, strict=True):
         assert [row["step"] for row in RunDir(directory).read_history()] == list(range(20))
+        assert_equal_run(RunDir(directory), RunDir(expected))
