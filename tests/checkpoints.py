@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -34,8 +36,18 @@ def confident(
     """A random network whose class scores are spread out, a `share` of them above one half.
 
     Its batch norms have seen such pictures and what exports are checked on, so that signals neither grow nor
-    shrink on their way through it: rounding errors would grow with them.
+    shrink on their way through it: rounding errors would grow with them. Each is made once, and copied.
     """
+    model, drawn = _confident(config, names, share)
+    torch.set_rng_state(drawn)  # as if it had been made
+    return deepcopy(model)
+
+
+@cache
+def _confident(
+    config: ModelConfig, names: tuple[str, ...], share: float
+) -> tuple[DetectionModel, torch.Tensor]:
+    """The network, and where that leaves torch's generator."""
     squares = np.stack([letterbox(picture(seed), 128)[0] for seed in range(8)])
     checks = torch.from_numpy(np.concatenate(check_inputs(128, 2)))
     images = torch.cat((torch.from_numpy(squares).permute(0, 3, 1, 2) / 255, checks))
@@ -63,7 +75,7 @@ def confident(
             layer.weight.mul_(gain)
             layer.bias.sub_(torch.quantile(logits * gain, 1 - share))
             layer._forward_hooks.clear()
-    return model
+    return model, torch.get_rng_state()
 
 
 def box_layers(model: DetectionModel) -> list[nn.Conv2d]:

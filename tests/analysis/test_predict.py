@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from scripts.predict import cells, interval, main, rank_correlation
 
 
 def test_the_rank_correlation_is_scipys() -> None:
+    from scipy import stats
+
     rng = np.random.default_rng(0)
     for digits in (0, 3):  # with ties, and without
         a, b = rng.normal(size=(2, 12)).round(digits)

@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from detector.analysis.statistics import (
     difference,
@@ -24,6 +23,8 @@ from detector.analysis.statistics import (
 
 @pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 8, 9, 30, 101])
 def test_students_t_is_scipys(df: int) -> None:
+    from scipy import stats
+
     for t in (-40.0, -2.5, -0.1, 0.0, 0.7, 3.0, 12.7):
         assert t_cdf(t, df) == pytest.approx(stats.t.cdf(t, df), abs=1e-13)
     for p in (0.005, 0.3, 0.5, 0.9, 0.975, 0.9995):
@@ -37,6 +38,8 @@ def test_the_tables_everyone_knows() -> None:
 
 
 def test_an_interval_is_scipys() -> None:
+    from scipy import stats
+
     values = [0.51, 0.62, 0.57, 0.44]
     e = estimate(values)
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
@@ -60,6 +63,8 @@ def test_bounds_cut_the_interval_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("n", [2, 3, 5, 8])
 def test_the_sign_flip_test_is_scipys(n: int) -> None:
+    from scipy import stats
+
     gaps = np.random.default_rng(n).normal(0.6, 1.0, n)
     result = stats.permutation_test(
         (gaps,), np.sum, permutation_type="samples", alternative="two-sided", n_resamples=np.inf

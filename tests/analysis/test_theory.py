@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from functools import partial
 from statistics import fmean
 
 import numpy as np
@@ -33,16 +32,12 @@ from detector.analysis.trunk_theory import (
     overlay,
     stage_factor,
 )
-from detector.cli import main
 from detector.config.schema import ModelConfig
 from detector.models.blocks import ACTIVATIONS
 from detector.models.curve import curve_of
 from detector.models.detector import build_detector
 from detector.models.shortcuts import HighwayGate
 from detector.registry import register
-from detector.tools.theory import tables
-from detector.tools.theory.measure import chain_norms, check_plain, check_residual
-from detector.tools.theory.published import check_published
 
 PI = math.pi
 
@@ -128,42 +123,6 @@ def test_why_the_theory_misses_silu_behind_a_batch_norm(act: str) -> None:
         assert spreads[-1] > 4 * spreads[0]
     if act == "tanh":
         assert spreads[-1] < 1.5 * spreads[0]
-
-
-@pytest.mark.slow
-def test_measured_networks_are_within_two_per_cent_of_the_papers_formulas() -> None:
-    papers = [check for check in check_plain(seeds=(0,)) if check.source]
-    assert [check.predicted for check in papers] == pytest.approx(
-        [1.2112, 0.3178, 0.2361, 1.0, 0.7071], abs=5e-5
-    )
-    for check in papers:
-        assert check.holds, str(check)
-    # An evaluation of a formula is not what a paper printed.
-    assert [check.published for check in papers] == [pytest.approx(1.2112, abs=5e-5), None, None, 1.0, None]
-
-
-def test_residual_chains_grow_as_predicted() -> None:
-    checks = list(check_residual(seeds=(0,), blocks=(4, 10)))
-    for check in checks:
-        assert check.holds != check.what.startswith("SiLU"), str(check)  # SiLU is where the theory misses
-
-
-@pytest.mark.slow
-def test_a_miss_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """On one seed, as the other tests."""
-    monkeypatch.setattr(tables, "check_plain", partial(check_plain, seeds=(0,)))
-    monkeypatch.setattr(tables, "check_residual", partial(check_residual, seeds=(0,), blocks=(4, 10)))
-    monkeypatch.setattr(tables, "check_published", partial(check_published, seeds=(0,)))
-    norms = chain_norms("silu", "batch", 2.0, 0)
-    factor = (norms[4] / norms[24]) ** (1 / 20)
-    assert factor / batch_norm_factor("silu") > 1.02
-    assert main(["theory"]) == 0
-    out = capsys.readouterr().out
-    row = next(line for line in out.splitlines() if line.startswith("SiLU + batch norm"))
-    assert "1.1009" in row
-    assert row.endswith("theory misses")
-    assert "Why SiLU + batch norm is off" in out
-    assert next(line for line in out.splitlines() if line.startswith("ReLU + batch norm")).endswith("2019")
 
 
 @pytest.mark.parametrize("depths", [(2, 10, 4, 2), (1, 1, 1, 1), (3, 12, 2, 5)])

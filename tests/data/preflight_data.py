@@ -6,6 +6,7 @@ import io
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -101,6 +102,7 @@ def _turned() -> bytes:
     return stream.getvalue()
 
 
+@cache
 def _huge() -> bytes:
     """A real PNG of 100.01 megapixels in 12 kB."""
     stream = io.BytesIO()
@@ -163,7 +165,8 @@ SPOILED = {
     "truncated": Spoiled(_content("images/train/07.jpg", encoded(7)[:-300]), "error", "images/train/07.jpg",
                          None, "truncated"),
     "empty": Spoiled(_content("images/train/08.jpg", b""), "error", "images/train/08.jpg", None, "is empty"),
-    "too-large": Spoiled(_content("images/train/09.jpg", _huge()), "error", "images/train/09.jpg", None,
+    "too-large": Spoiled(lambda root: _content("images/train/09.jpg", _huge())(root),
+                         "error", "images/train/09.jpg", None,
                          "10001 x 10000 pixels, and at most 100 megapixels"),
     "unreadable": Spoiled(_content("labels/train/10.txt", b"\xff\xfe0\x00"), "error", "labels/train/10.txt",
                           None, "cannot be read"),

@@ -25,7 +25,7 @@ from detector.runtime.ultralytics_import import import_ultralytics
 from detector.training.callbacks import Row
 from detector.training.schedule import Schedule
 from tests.checkpoints import save
-from tests.models.test_yolo import IMAGES, NAMES, TARGETS, built
+from tests.models.test_yolo import IMAGES, NAMES, TARGETS, built, built_anew
 from tests.support import ROOT
 from tests.training.harness import create_state, train_steps
 
@@ -97,7 +97,7 @@ def test_an_ablation_of_what_a_yolo_does_not_have_is_one_line(ablation: str) -> 
 
 
 def test_a_network_from_scratch_is_drawn_as_the_initialisation_says() -> None:
-    plain, naive = built("yolo11n.yaml"), built("yolo11n.yaml", init="naive", init_std=0.03)
+    plain, naive = built_anew("yolo11n.yaml"), built_anew("yolo11n.yaml", init="naive", init_std=0.03)
     predictors = {id(module) for module in naive.predictors()}
     drawn = 0
     for name, module in naive.named_modules():
@@ -110,9 +110,9 @@ def test_a_network_from_scratch_is_drawn_as_the_initialisation_says() -> None:
             assert module.weight.std().item() == pytest.approx(0.03, rel=0.05), name
             drawn += 1
     assert drawn > 20
-    without = built("yolo11n.yaml", init="naive", init_std=0.03, norm="none")
+    without = built_anew("yolo11n.yaml", init="naive", init_std=0.03, norm="none")
     assert without.net.model[7].conv.weight.std().item() == pytest.approx(0.03, rel=0.05)  # type: ignore[index, union-attr]
-    same = built("yolo11n.yaml", init="default", allow_noop=True)
+    same = built_anew("yolo11n.yaml", init="default", allow_noop=True)
     assert all(map(torch.equal, same.state_dict().values(), plain.state_dict().values()))
 
 
@@ -307,8 +307,10 @@ def test_parameters_are_those_counted_by_hand() -> None:
 
 
 def test_the_defaults_change_nothing_bit_for_bit() -> None:
-    whole = built("yolo26n.yaml")
-    again = built("yolo26n.yaml", act="silu", norm="batch", shortcut="residual", scope="all", allow_noop=True)
+    whole = built_anew("yolo26n.yaml")
+    again = built_anew(
+        "yolo26n.yaml", act="silu", norm="batch", shortcut="residual", scope="all", allow_noop=True
+    )
     assert "stripped" not in describe(again)
     assert list(whole.state_dict()) == list(again.state_dict())
     assert all(

@@ -1,16 +1,21 @@
 """Networks of ultralytics behind our interface, against ultralytics' own forward pass, loss and decoding."""
 
+import json
+from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from detector.config.schema import ModelConfig, TrainConfig
 from detector.errors import UserError
 from detector.gradients.recorder import GradientRecorder
-from detector.models import weights
+from detector.models import weights, yolo
 from detector.models.base import DetectionModel
 from detector.models.build import build_model, load_model, rebuild
 from detector.models.decode import decode
@@ -28,11 +33,34 @@ TARGETS = {
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
-def built(name: str, **model: object) -> YoloModel:
+def built_anew(name: str, **model: object) -> YoloModel:
     torch.manual_seed(0)
     made = build_model(ModelConfig(pretrained=name, **model), NAMES).model  # type: ignore[arg-type]
     assert isinstance(made, YoloModel)
     return made
+
+
+def built(name: str, **model: object) -> YoloModel:
+    """The same, but what ultralytics builds before anything is stripped is copied if it was built before."""
+    with mock.patch.object(yolo, "_build", _build_once):
+        return built_anew(name, **model)
+
+
+_BUILD = yolo._build
+_NETWORKS: dict[tuple[str, int | None, bytes], tuple[nn.Module, Tensor]] = {}
+
+
+def _build_once(description: Mapping[str, Any], numbers: int | None) -> nn.Module:
+    """`_build`, once for each description and each state of the generator that it draws from."""
+    key = json.dumps(description), numbers, torch.get_rng_state().numpy().tobytes()
+    if key not in _NETWORKS:
+        _NETWORKS[key] = _BUILD(description, numbers), torch.get_rng_state()
+    net, after = _NETWORKS[key]
+    torch.set_rng_state(after)
+    modules = import_ultralytics("nn.modules")
+    kinds = (modules.Conv, modules.ConvTranspose, modules.RepConv)
+    # All their networks share one activation, and a copy does too.
+    return deepcopy(net, {id(kind.default_act): kind.default_act for kind in kinds})
 
 
 def published(folder: Path, name: str, classes: tuple[str, ...]) -> tuple[Path, nn.Module]:

@@ -17,6 +17,9 @@ import pytest
 
 from detector.analysis.diagnosis import verdict_of
 from detector.config.loading import load_config
+from detector.config.schema import DataConfig
+from detector.data.batch import Batch
+from detector.data.dataset import Dataset
 from detector.data.loader import Loader
 from detector.data.sources import load_dataset
 from detector.gradients.recorder import GradientRecorder
@@ -33,14 +36,23 @@ PLAIN_P3 = [f"{5 + i:02d}_p3.{i}" for i in range(10)]  # the ten blocks of the P
 
 
 @cache
+def dataset() -> Dataset:
+    return load_dataset(str(ROOT / "datasets/coco8.yaml"))
+
+
+@cache
+def first_batch(config: DataConfig, seed: int) -> Batch:
+    return next(iter(Loader(dataset().splits["train"], config).train_batches(batch=4, seed=seed)))
+
+
+@cache
 def at_init(ablation: str, seed: int, *changes: str) -> dict[str, float]:
     """The gradients of COCO8's first batch at 192 px, before any step."""
     path = ROOT / ("configs/coco8.yaml" if ablation == "baseline" else f"ablations/{ablation}.yaml")
     config = load_config(path, ["data.image_size=192", *changes]).config
-    dataset = load_dataset(str(ROOT / "datasets/coco8.yaml"))
-    batch = next(iter(Loader(dataset.splits["train"], config.data).train_batches(batch=4, seed=seed)))
+    batch = first_batch(config.data, seed)
     seed_everything(seed)
-    model = build_detector(config.model, len(dataset.names))
+    model = build_detector(config.model, len(dataset().names))
     state = create_state(model, config.train)
     recorder = GradientRecorder(model.backbone_layers())
     recorder.begin()

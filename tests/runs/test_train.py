@@ -94,6 +94,7 @@ def test_a_checkpoint_loads_without_running_code(run: Run) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # three whole trainings
 def test_the_same_command_gives_the_same_history(train_py: TrainPy) -> None:
     settings = (*QUICK, "data.fliplr=0.5", "data.scale=0.3", "data.workers=1", "tracking.plots=false")
     one, two = train_py(*settings, name="one"), train_py(*settings, name="two")
@@ -103,7 +104,6 @@ def test_the_same_command_gives_the_same_history(train_py: TrainPy) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # three whole trainings
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
