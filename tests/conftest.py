@@ -6,7 +6,6 @@ import gc
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
@@ -14,7 +13,7 @@ from hypothesis import settings
 from detector.data.coco8 import DatasetUnavailable
 from detector.data.sources import load_dataset
 from detector.runtime import interrupts
-from tests.starter import Forked, Starter
+from tests.starter import Starter, fork_cells
 from tests.support import Run, forgetting_names
 
 # A slow machine is no failure: no test asserts how long anything takes.
@@ -102,9 +101,7 @@ def warm_start(tmp_path_factory: pytest.TempPathFactory, coco8: Path) -> Iterato
 @pytest.fixture
 def forked_cells(warm_start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
     """Suites' processes of `train.py` are forked too."""
-    monkeypatch.setattr(
-        "detector.jobs.local.subprocess", SimpleNamespace(Popen=Forked(warm_start), DEVNULL=None)
-    )
+    fork_cells(warm_start, monkeypatch)
 
 
 @pytest.fixture

@@ -12,7 +12,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO
+
+import pytest
 
 from tests.support import ROOT, Run, environment
 
@@ -63,7 +66,8 @@ class Starter:
     """The process that all others are forked from."""
 
     folder: Path
-    datasets: Path
+    datasets: Path | None
+    modules: Sequence[str] = ()  # what it imports; by default, everything that the project's programs do
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     _answers: bytes = b""
     _pids: list[int] = field(default_factory=list)  # of those just begun
@@ -114,7 +118,7 @@ class Starter:
         """Begin what `warm_start` is asked for."""
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("warm_start.py"))],
+                [sys.executable, str(Path(__file__).with_name("warm_start.py")), *self.modules],
                 cwd=ROOT, env=environment(self.datasets), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             )  # fmt: skip
         assert self._process.stdin is not None
@@ -165,9 +169,18 @@ class Forked:
     def __call__(
         self, command: Sequence[str], *, stdout: BinaryIO, env: dict[str, str], **_: object
     ) -> Started:
-        assert Path(command[1]) == ROOT / "train.py"
+        python, *program = command
+        assert python == sys.executable
+        if program[0] == "-m":
+            del program[0]
         log = os.path.abspath(stdout.name)
         return self.starter.fork({
-            "program": "train.py", "arguments": list(command[2:]), "module": "", "faults": [],
+            "program": program[0], "arguments": program[1:], "module": "", "faults": [],
             "cwd": os.getcwd(), "environment": dict(env), "stdout": log, "stderr": log,
         })  # fmt: skip
+
+
+def fork_cells(starter: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on suites' processes are forked. A forked one does not inherit the claim to its cell."""
+    subprocess = SimpleNamespace(Popen=Forked(starter), DEVNULL=None)
+    monkeypatch.setattr("detector.jobs.local.subprocess", subprocess)

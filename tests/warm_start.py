@@ -1,5 +1,6 @@
 """Runs a program in a fresh process that need not import PyTorch again: a second a run instead of five.
 
+Its arguments are the modules that it imports; by default, PyTorch and what else a run needs.
 A line of JSON on stdin asks for one. The process is forked, given its own directory, environment, streams
 and faults, and then does what `python train.py` or `python -m detector` does. A line of JSON answers with its
 pid, and another with its exit code once it has ended.
@@ -52,8 +53,8 @@ def become(request: dict[str, Any]) -> None:
     os.environ.update(request["environment"])
     for name, arguments in request["faults"]:
         getattr(importlib.import_module(request["module"]), name)(*arguments)
-    if request["program"] == "train.py":
-        sys.argv = [str(ROOT / "train.py"), *request["arguments"]]
+    if request["program"].endswith(".py"):
+        sys.argv = [str(ROOT / request["program"]), *request["arguments"]]
         runpy.run_path(sys.argv[0], run_name="__main__")
     else:
         sys.argv = [request["program"], *request["arguments"]]
@@ -61,9 +62,10 @@ def become(request: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    for name in PRELOADED:
+    for name in sys.argv[1:] or PRELOADED:
         importlib.import_module(name)
-    import_ultralytics("utils.loss")
+    if len(sys.argv) == 1:
+        import_ultralytics("utils.loss")
     gc.freeze()  # a child that looked for garbage among all that, as Python does at exit, would take a second
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     running: set[int] = set()

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from detector.tools.compare import page
+
 LAYERS = ("00_stem", "01_p2.down", "02_p2.0", "03_p3.down", "04_p3.0", "05_p3.1")
 
 MakeRun = Callable[..., Path]
+# To pack the 4.5 MB of plotly.js takes longer than the rest of a page. Two: it stays when other figures come.
+PACKED = lru_cache(maxsize=2)(page._packed)
+
+
+@pytest.fixture(autouse=True)
+def packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bytes are not packed again."""
+    monkeypatch.setattr(page, "_packed", PACKED)
 
 
 def config(name: str, seed: int, steps: int, **changes: Any) -> dict[str, dict[str, Any]]:
@@ -47,6 +58,11 @@ def row(step: int, decades: float) -> dict[str, float | int]:
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
     """`make_run("baseline", 0, v=-1.5, **{"model.norm": "none"})` -> its directory."""
+    return runs_in(tmp_path)
+
+
+def runs_in(parent: Path) -> MakeRun:
+    """What makes runs in the folder `runs` in this one."""
 
     def make(
         name: str = "baseline",
@@ -60,7 +76,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         summary: dict[str, Any] | None = None,
         **changes: Any,
     ) -> Path:
-        directory = tmp_path / "runs" / (folder or f"{name}-s{seed}".replace("/", "_"))
+        directory = parent / "runs" / (folder or f"{name}-s{seed}".replace("/", "_"))
         directory.mkdir(parents=True)
         text = yaml.safe_dump(config(name, seed, steps, **changes))
         (directory / "config.yaml").write_text(text, encoding="utf-8")

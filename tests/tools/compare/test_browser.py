@@ -15,6 +15,7 @@ import pytest
 from detector.tools.compare.comparison import compare
 from detector.tools.compare.page import page
 from detector.tools.compare.runs import load_runs
+from tests.tools.compare.conftest import runs_in
 
 webdriver = pytest.importorskip("selenium.webdriver")
 from selenium.common.exceptions import WebDriverException  # noqa: E402
@@ -24,7 +25,6 @@ from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
-Make = Callable[..., Path]
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1200,900"
@@ -51,9 +51,10 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     browser.quit()
 
 
-@pytest.fixture
-def report(chromium: Any, make_run: Make, tmp_path: Path) -> Iterator[Any]:
-    """A 2² factorial of two seeds with one hostile name, opened; no error in the console at the end."""
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of a 2² factorial of two seeds with one hostile name."""
+    make_run = runs_in(tmp_path_factory.mktemp("report"))
     ablations: dict[str, dict[str, str]] = {
         "baseline": {},
         "no_norm": {"model.norm": "none"},
@@ -70,8 +71,14 @@ def report(chromium: Any, make_run: Make, tmp_path: Path) -> Iterator[Any]:
         for block in ("05_p3.1", "04_p3.0")
     ]
     (directory / "ledger.json").write_text(json.dumps(entries))
+    return page(compare(*load_runs([directory.parent])))
+
+
+@pytest.fixture
+def report(chromium: Any, written: str, tmp_path: Path) -> Iterator[Any]:
+    """That page, opened anew from a file of this test's own; no error in the console at the end."""
     file = tmp_path / "report.html"
-    file.write_text(page(compare(*load_runs([directory.parent]))), encoding="utf-8")
+    file.write_text(written, encoding="utf-8")
     chromium.get_log("browser")
     chromium.get(file.as_uri())
     WebDriverWait(chromium, 60).until(lambda b: b.execute_script("return document.body.dataset.ready"))

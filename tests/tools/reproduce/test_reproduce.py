@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +23,8 @@ from detector.tools.reproduce.command import (
     compare_summaries,
     lost_rows,
 )  # fmt: skip
-from tests.support import Run
+from tests.starter import Started, Starter
+from tests.support import ROOT, Run
 
 QUICK = ("data.image_size=64", "train.steps=4", "train.eval_every=2", "gradients.every=2",
          "tracking.plots=false")  # fmt: skip
@@ -70,9 +74,16 @@ def contents(directory: Path) -> dict[Path, tuple[int, bytes]]:
 
 @pytest.mark.slow
 def test_a_run_comes_out_the_same(
-    train_py: Callable[..., Run], coco8: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    train_py: Callable[..., Run], warm_start: Starter, coco8: Path, tmp_path: Path,
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
+    """The second run is forked, too; `test_an_installed_wheel_works_in_any_folder` lets it be started."""
+
+    def forked(command: Sequence[str], stdout: int) -> nullcontext[Started]:
+        assert command[:2] == [sys.executable, str(ROOT / "train.py")]
+        return nullcontext(warm_start.start(command[2:], cwd=tmp_path))
+
+    monkeypatch.setattr(reproduce_command, "subprocess", SimpleNamespace(Popen=forked, DEVNULL=-3))
     monkeypatch.setenv("DETECTOR_DATASETS", str(coco8))
     monkeypatch.chdir(tmp_path)
     run = train_py(*QUICK, "data.fliplr=0.5")

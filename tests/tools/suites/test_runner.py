@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,9 +23,24 @@ from detector.jobs.runner import Job, claim, plan, run
 from detector.runtime.signals import StopRequest
 from detector.tools.suites.display import SuiteDisplay, result_table
 from detector.tools.suites.suite import expand, load_suite
+from tests.starter import Starter, fork_cells
 from tests.support import ROOT
 
 FAKE = [sys.executable, str(Path(__file__).with_name("fake_train.py"))]
+
+
+@pytest.fixture(scope="module")
+def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
+    """It has imported what the stand-in does, and no PyTorch."""
+    starter = Starter(tmp_path_factory.mktemp("streams"), None, ["detector.config.loading"])
+    yield starter
+    starter.close()
+
+
+@pytest.fixture
+def forked(starter: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what hangs neither on signals nor on claims: stand-ins are forked."""
+    fork_cells(starter, monkeypatch)
 
 
 class Quiet:
@@ -58,6 +73,7 @@ def never() -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_all_cells_run_and_none_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
     suite = cells(tmp_path, "a", "b", seeds=2)
@@ -92,6 +108,7 @@ def test_the_order_of_the_cells_is_kept_for_compare(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_the_cores_are_shared_out(tmp_path: Path) -> None:
     out = tmp_path / "out"
     most = 0
@@ -232,6 +249,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_cell_without_its_checkpoints_is_left_as_it_is(tmp_path: Path) -> None:
     """They may have been deleted to save space: its history and notes are still worth something."""
     out = tmp_path / "out"
@@ -251,6 +269,7 @@ def test_a_cell_without_its_checkpoints_is_left_as_it_is(tmp_path: Path) -> None
     assert contents(directory) == before
 
 
+@pytest.mark.usefixtures("forked")
 def test_what_an_attempt_left_that_took_no_step_is_set_aside(tmp_path: Path) -> None:
     out = tmp_path / "out"
     suite = cells(tmp_path, "a", steps=1)
@@ -272,6 +291,7 @@ def test_what_an_attempt_left_that_took_no_step_is_set_aside(tmp_path: Path) -> 
     assert (directory / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("forked")
 def test_another_experiment_is_not_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "out"
     suite = cells(tmp_path, "a")
@@ -285,6 +305,7 @@ def test_another_experiment_is_not_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_a_cell_waits_for_those_it_needs(tmp_path: Path) -> None:
     out = tmp_path / "out"
     needy, free, source = plan(cells(tmp_path, "a", "b", "c"), out)
@@ -295,6 +316,7 @@ def test_a_cell_waits_for_those_it_needs(tmp_path: Path) -> None:
     assert [job.status for job in (needy, free, source)] == ["finished"] * 3
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("name", ["fails", "diverges"])
 def test_a_cell_whose_source_did_not_finish_is_not_started(tmp_path: Path, name: str) -> None:
     out = tmp_path / "out"

@@ -13,6 +13,7 @@ from detector.jobs.stacked import check_stackable
 from detector.rundir import RunDir
 from detector.tools.compare.command import compare
 from detector.tools.suites.suite import expand, load_suite
+from tests.starter import Starter, fork_cells
 from tests.support import ROOT, TINY
 
 FEW = (*TINY, "train.steps=2", "train.eval_every=null", "gradients.ledger=false", "gradients.probe=false")
@@ -34,6 +35,7 @@ def test_a_cell_is_one_process_and_what_is_complete_is_not_run_again(
     suite: Path,
     tmp_path: Path,
     coco8: Path,
+    warm_start: Starter,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -46,6 +48,7 @@ def test_a_cell_is_one_process_and_what_is_complete_is_not_run_again(
     )
     call = ["ablate", str(suite), *FEW, "--stack", "--plugin", str(own), "--out", str(out)]
     assert main([*call, "--seeds", "1", "--jobs", "1"]) == 0
+    fork_cells(warm_start, monkeypatch)  # the first two were begun as any
     assert main(call) == 0
     processes = (tmp_path / "loaded.txt").read_text().split()
     assert processes.count(str(os.getpid())) == 1  # this command's own, once
