@@ -186,8 +186,10 @@ def _table(summary: Mapping[str, object], layers: int) -> Table:
             value = summary[key]
             style = _VERDICT_STYLE.get(str(value), _BAD) if "verdict" in key else ""
             number = f"{value:+.2f}" if "index" in key and isinstance(value, float) else _number(value)
-            if "mAP" in key and isinstance(value, float) and math.isnan(value):
-                number = "no objects"
+            if isinstance(value, float) and math.isnan(value):
+                if key == Key.INPUT_DEPENDENCE:
+                    continue  # of a batch of one image
+                number = "no objects" if "mAP" in key else number
             table.add_row(label, Text(number, style=style), Text(meaning))
     return table
 

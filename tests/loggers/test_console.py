@@ -117,6 +117,14 @@ def test_the_map_of_a_split_without_objects(summary: dict[str, Any]) -> None:
     assert "val none" in shown and "no objects" in results and "nan" not in shown + results
 
 
+def test_a_number_that_does_not_exist_is_left_out(make_history: Make) -> None:
+    """How far images differ cannot be said of a batch of one."""
+    summary = {"steps": 150, "signal/input_dependence": 0.25, "gradient/vanishing_index": 0.5}
+    assert "input dependence" in _run(make_history(), summary, io.StringIO())[1]
+    _, results = _run(make_history(), summary | {"signal/input_dependence": math.nan}, io.StringIO())
+    assert "input dependence" not in results and "nan" not in results
+
+
 def test_numbers_gone_wrong_are_shown(summary: dict[str, Any]) -> None:
     rows = [{"step": 0, "train/loss": math.nan, "gradient/vanishing_index": math.inf}, {"step": 149}]
     bad = {"train/loss": math.nan, "gradient/verdict": "diverged", "gradient/first_bad_layer": "07_p3.2"}
