@@ -33,7 +33,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def wholes() -> dict[tuple[str, ...], Run]:
     return {}
 

@@ -201,16 +201,17 @@ def test_each_run_ends_in_its_own_way(tmp_path: Path, coco8: Path) -> None:
         assert_same_run(RunDir(directory), RunDir(expected))
 
 
-@pytest.fixture
-def five(tmp_path: Path, coco8: Path) -> tuple[str, ...]:
+@pytest.fixture(scope="module")
+def five(tmp_path_factory: pytest.TempPathFactory, coco8: Path) -> tuple[str, ...]:
     """Five training images in batches of 2, 2 and 1, four of them a step: where each run is shows."""
-    root = shutil.copytree(coco8 / "coco8", tmp_path / "five")
+    folder = tmp_path_factory.mktemp("data")
+    root = shutil.copytree(coco8 / "coco8", folder / "five")
     for kind in ("images", "labels"):
         moved = min((root / kind / "val").iterdir())
         moved.rename(root / kind / "train" / moved.name)
     data = yaml.safe_load((ROOT / "datasets/coco8.yaml").read_text())
     del data["source"]
-    path = tmp_path / "five.yaml"
+    path = folder / "five.yaml"
     path.write_text(yaml.safe_dump(data | {"path": str(root)}))
     return f"data.path={path}", "train.batch=2", "train.accumulate=4", "train.optimizer=sgd"
 
@@ -235,9 +236,17 @@ def test_runs_at_different_places_of_an_epoch_meet_where_their_batches_are_alike
         assert_same_run(RunDir(directory), RunDir(expected))
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, five: tuple[str, ...]) -> list[Path]:
+    """The same runs as a stack to which nothing happens."""
+    runs = begin_apart(tmp_path_factory.mktemp("whole"), five)
+    assert together(runs) == 0
+    return list(runs)
+
+
 @pytest.mark.parametrize("where", ["forward", "backward", "collect"])
 def test_where_memory_runs_out_in_a_joint_pass_every_run_keeps_what_it_has(
-    where: str, tmp_path: Path, five: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    where: str, tmp_path: Path, five: tuple[str, ...], whole: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though other joint passes of the step succeed. Each goes on as if nothing had been."""
     late = iter(range(100))
@@ -257,8 +266,6 @@ def test_where_memory_runs_out_in_a_joint_pass_every_run_keeps_what_it_has(
             fail("collect", self)
             super().collect()
 
-    whole = begin_apart(tmp_path / "whole", five)
-    assert together(whole) == 0
     runs = begin_apart(tmp_path / "failing", five)
     monkeypatch.setattr("detector.training.stack.StackedNetworks", Failing)
     assert together(runs) == 2
