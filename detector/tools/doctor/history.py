@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from statistics import median
 
 from detector.analysis.evidence import metric_of
-from detector.analysis.next_steps import HARDLY_FELL, LEARNT
+from detector.analysis.next_steps import HARDLY_FELL, LEARNT, POOR, loss_course
 from detector.config.schema import Config
 from detector.gradients.indices import FORWARD, limits
-from detector.rows import Key, Row, by_layer
+from detector.rows import Key, by_layer
 from detector.tools.doctor.case import Case
 from detector.tools.doctor.checks import Check, fails, ok, unknown
 from detector.tools.doctor.passes import components
@@ -25,14 +25,9 @@ STILL_FALLING = 0.1  # of the loss, in so many more steps
 TRAINED = "vanishing", "underflow", "exploding"  # verdicts on a gradient that does not train the trunk
 
 
-def losses_of(rows: Sequence[Row]) -> list[float]:
-    """The finite losses, oldest first."""
-    return [row[Key.LOSS] for row in rows if Key.LOSS in row and math.isfinite(row[Key.LOSS])]
-
-
 def check_loss(case: Case) -> Check:
-    """Against its value at initialisation."""
-    name, losses = "loss", losses_of(case.rows)
+    """Against its value at initialisation, unless the mAP says that the training images were learnt."""
+    name, course = "loss", loss_course(case.rows, case.summary, case.config)
     lower = f"train.lr={case.config.train.lr / 10:.2g}"
     if case.summary.get("status") == "diverged":
         where = case.summary.get(Key.FIRST_BAD_LAYER)
@@ -40,16 +35,25 @@ def check_loss(case: Case) -> Check:
         evidence = f"not finite after {case.summary.get('steps')} steps{first}"
         says = "training diverged: the numbers stopped being finite"
         return fails(name, evidence, "diverged", says, lower, ("learning rate",))
-    if len(losses) < 2:
+    if course is None:
         return unknown(name, "fewer than two of them are in the history")
-    start, last = losses[0], median(losses[-3:])
-    evidence = f"{start:.3g} before the first step, {last:.3g} at the end"
+    began = "before the first step" if course.rows == 1 else f"at first (median of {course.rows} rows)"
+    evidence = f"{course.start:.3g} {began}, {course.end:.3g} at the end"
     expected = 1.0 if case.config.model.pretrained else HARDLY_FELL
-    if last <= expected * start:
+    if course.end <= expected * course.start:
         return ok(name, evidence)
-    says = "the loss hardly fell" if last <= start else "the loss rose"
+    learnt = case.learnt
+    if learnt is not None and learnt >= LEARNT:
+        return ok(name, f"{evidence}; yet the training images are learnt, mAP {learnt:.2f}")
+    says = f"the loss {'rose' if course.rose else 'hardly fell'}, and no other check says why"
     causes = ("learning rate", "targets", "signal", "gradient", "steps")
-    return fails(name, evidence, "loss", f"{says}, and no other check says why", lower, causes)
+    # A lower learning rate teaches less in as many steps, and that the steps are too long is for the next check
+    # to say. Only what pretrained weights knew is undone by steps that would be short for new ones.
+    change = lower if course.rose and case.config.model.pretrained else _longer(case.config)
+    if learnt is not None and learnt >= POOR:
+        says = f"{says}; but the training images were being learnt, mAP {learnt:.2f}"
+        change = _longer(case.config)
+    return fails(name, evidence, "loss", says, change, causes)
 
 
 def check_learning_rate(case: Case) -> Check:
