@@ -48,9 +48,14 @@ def loss_course(
     rows enough without it; the end is a median; and the start is the first row, before any step, or the
     median of the first rows, if that is higher: then the first batch was an easy one.
     """
-    known = [row for row in rows if math.isfinite(row.get(Key.LOSS, math.nan)) and Key.SKIPPED not in row]
-    alike = [row for row in known if not _ends_an_epoch(row, summary, config)]
-    losses = [row[Key.LOSS] for row in (alike if len(alike) >= 2 * ROWS else known)]
+    known = [
+        (row.get(Key.STEP), row[Key.LOSS])  # not the rows, of which there may be a million
+        for row in rows
+        if Key.LOSS in row and math.isfinite(row[Key.LOSS]) and Key.SKIPPED not in row
+    ]
+    batches = _batches_per_epoch(summary, config)
+    alike = [loss for step, loss in known if not _ends_an_epoch(step, batches, config.train.accumulate)]
+    losses = alike if len(alike) >= 2 * ROWS else [loss for _, loss in known]
     if len(losses) < 2:
         return None
     count = min(ROWS, len(losses) // 2)  # the two ends share no row
@@ -58,14 +63,16 @@ def loss_course(
     return LossCourse(early, end, count) if early > first else LossCourse(first, end, 1)
 
 
-def _ends_an_epoch(row: Mapping[str, float], summary: Mapping[str, Any], config: Config) -> bool:
+def _batches_per_epoch(summary: Mapping[str, Any], config: Config) -> int | None:
+    steps, epochs = _known(summary.get("steps")), _known(summary.get("epochs"))
+    return max(1, round(steps * config.train.accumulate / epochs)) if steps and epochs else None
+
+
+def _ends_an_epoch(step: float | None, batches: int | None, accumulate: int) -> bool:
     """Whether a step had the last batch of an epoch, which holds what is left."""
-    steps, epochs, each = _known(summary.get("steps")), _known(summary.get("epochs")), config.train.accumulate
-    if not steps or not epochs or Key.STEP not in row:
+    if step is None or batches is None:
         return False
-    batches = max(1, round(steps * each / epochs))  # an epoch
-    step = int(row[Key.STEP])
-    return (step + 1) * each // batches > step * each // batches
+    return (int(step) + 1) * accumulate // batches > int(step) * accumulate // batches
 
 
 def next_steps(summary: Mapping[str, Any], rows: Sequence[Mapping[str, float]], config: Config) -> str:

@@ -47,8 +47,8 @@ def check_loss(case: Case) -> Check:
         return ok(name, f"{evidence}; yet the training images are learnt, mAP {learnt:.2f}")
     says = f"the loss {'rose' if course.rose else 'hardly fell'}, and no other check says why"
     causes = ("learning rate", "targets", "signal", "gradient", "steps")
-    # A lower learning rate teaches less in as many steps, and that the steps are too long is for the next check
-    # to say. Only what pretrained weights knew is undone by steps that would be short for new ones.
+    # A lower learning rate teaches less in as many steps, and whether the steps are too long is for the next
+    # check to say. Only what pretrained weights knew is undone by steps that would be short for new ones.
     change = lower if course.rose and case.config.model.pretrained else _longer(case.config)
     if learnt is not None and learnt >= POOR:
         says = f"{says}; but the training images were being learnt, mAP {learnt:.2f}"
