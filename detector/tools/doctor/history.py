@@ -20,6 +20,7 @@ TOO_SHORT = 0.03  # all steps together, if each went the same way, moved the lay
 TOO_LONG = 0.03  # a typical step moved it by more
 REWRITTEN = 0.5  # a single step moved half of the layers by more
 USUAL = 0.02  # the largest step of runs that learn
+TYPICAL = 0.005  # a typical step of theirs
 MORE = 20  # steps, to see whether more would help
 STILL_FALLING = 0.1  # of the loss, in so many more steps
 TRAINED = "vanishing", "underflow", "exploding"  # verdicts on a gradient that does not train the trunk
@@ -68,7 +69,7 @@ def check_learning_rate(case: Case) -> Check:
     typical = median(max(ratios) for ratios in by_row)
     longest = max(median(ratios) for ratios in by_row)
     steps = int(case.summary.get("steps") or 1)
-    path, nearby = typical * steps, f"train.lr={_nearby(train.lr, max(typical, longest))}"
+    path, nearby = typical * steps, f"train.lr={_nearby(train.lr, max(typical, longest), USUAL)}"
     evidence = (
         f"{train.optimizer} at {train.lr:g}: a typical step changes the trunk's layer that moves most by "
         f"{typical:.1g} of its norm, all steps together by no more than {path:.2g}; none changes half of the "
@@ -86,7 +87,9 @@ def check_learning_rate(case: Case) -> Check:
             nearby,
         )
     if path < TOO_SHORT:
-        says, change = "the learning rate is too low for so few steps: the weights hardly move", nearby
+        says = "the learning rate is too low for so few steps: the weights hardly move"
+        # In a handful of steps even usual ones do not go far: then as long as they may be.
+        change = f"train.lr={_nearby(train.lr, typical, TYPICAL)}" if typical < TYPICAL / 2 else nearby
         if 2 * train.warmup_steps > steps:
             says = f"the warm-up of {train.warmup_steps} steps takes most of the run: the weights hardly move"
             change = f"train.warmup_steps={max(1, steps // 10)}"
@@ -94,9 +97,9 @@ def check_learning_rate(case: Case) -> Check:
     return ok(name, evidence)
 
 
-def _nearby(lr: float, step: float) -> str:
-    """The learning rate at which this step would be a usual one, to one digit."""
-    return f"{lr * USUAL / max(step, 1e-9):.0g}"
+def _nearby(lr: float, step: float, aim: float) -> str:
+    """The learning rate at which this step would be as long as `aim`, to one digit."""
+    return f"{lr * aim / max(step, 1e-9):.0g}"
 
 
 def check_gradient(case: Case) -> Check:

@@ -22,7 +22,7 @@ from detector.rundir import RunDir
 from detector.tools.doctor.case import Assigned, Case, of_data
 from detector.tools.doctor.checks import NAMES, Check, share_of
 from detector.tools.doctor.command import doctor
-from detector.tools.doctor.history import check_loss
+from detector.tools.doctor.history import check_learning_rate, check_loss
 from detector.tools.doctor.labels import check_labels
 from detector.tools.doctor.memorise import STEPS, Trial, check_memorising
 from detector.tools.doctor.passes import check_targets
@@ -146,6 +146,29 @@ def test_a_lower_rate_is_advised_where_pretrained_weights_forgot_and_learnt_noth
     assert loss_of(ROSE, 0.2, pretrained).change == "train.steps=240"
     assert loss_of({0: 4.0, 59: 3.9}, 0.0, pretrained).verdict == "ok", "they begin with a loss that is low"
     assert loss_of(ROSE, 0.2, "train.epochs=20", "train.steps=null").change == "train.epochs=80"
+
+
+@pytest.mark.parametrize(
+    ("lr", "typical", "longest", "steps", "cause", "change"),
+    [
+        # 60 steps of SGD on nine pictures; at 0.02 a typical step is 0.003 and they are being learnt.
+        (1e-6, 2.7e-7, 2e-7, 60, "learning rate too low", "train.lr=0.02"),
+        (0.002, 0.0004, 0.0004, 60, "learning rate too low", "train.lr=0.03"),
+        (0.02, 0.005, 0.005, 5, "learning rate too low", "train.lr=0.08"),  # not a lower one
+        (0.02, 0.003, 0.004, 60, "", ""),
+        (0.8, 0.05, 0.04, 60, "learning rate too high", "train.lr=0.3"),
+    ],
+)
+def test_the_learning_rate_that_is_advised_is_one_that_learns(
+    lr: float, typical: float, longest: float, steps: int, cause: str, change: str
+) -> None:
+    config = load_config("coco8", ["train.steps=60", f"train.lr={lr}", "train.warmup_steps=1"]).config
+    keys = [Key.UPDATE_RATIO + layer for layer in ("00_stem", "01_p2", "02_p3")]
+    longer, usual = (typical, longest, longest), (typical, 0.0, 0.0)
+    rows = [dict(zip(keys, ratios, strict=True)) for ratios in (longer, usual, usual)]
+    case = Case("run", config, Dataset("mine", (), {}, (), ""), rows, {"steps": steps, Key.TRAIN_MAP: 0.05})
+    check = check_learning_rate(case)
+    assert (check.cause, check.change) == (cause, change)
 
 
 def test_a_network_that_learnt_its_images_can_memorise() -> None:
