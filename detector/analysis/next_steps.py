@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from detector.analysis.evidence import metric_of
 from detector.config.schema import Config
@@ -16,6 +16,63 @@ LEARNT = 0.5  # mAP on the training images: what is missing is data
 HARDLY_FELL = 0.5  # of the first loss
 NO_BETTER = 0.02  # AUC
 HARD_CLIPPED = 0.1  # median factor
+ROWS = 3  # of the history at either end, whose median is compared: one batch is no trend
+
+
+class LossCourse(NamedTuple):
+    """Where the loss began and where it ended."""
+
+    start: float
+    end: float
+    rows: int  # whose median `start` is; 1: the first row alone
+
+    @property
+    def rose(self) -> bool:
+        """Whether it ended above where it began."""
+        return self.end > self.start
+
+    def __str__(self) -> str:
+        """`fell from 11.6 to 2.78`."""
+        if (start := f"{self.start:.3g}") == (end := f"{self.end:.3g}"):
+            return f"stayed at {start}"
+        return f"{'rose' if self.rose else 'fell'} from {start} to {end}"
+
+
+def loss_course(
+    rows: Sequence[Mapping[str, float]], summary: Mapping[str, Any], config: Config
+) -> LossCourse | None:
+    """The loss at the start and at the end of a history; None with fewer than two finite losses.
+
+    Batches are not alike: one with a single image, or with objects that no cell hits yet, may have a third
+    of the loss of the next. So the last batch of an epoch, which may be short, is left out where there are
+    rows enough without it; the end is a median; and the start is the first row, before any step, or the
+    median of the first rows, if that is higher: then the first batch was an easy one.
+    """
+    known = [
+        (row.get(Key.STEP), row[Key.LOSS])  # not the rows, of which there may be a million
+        for row in rows
+        if Key.LOSS in row and math.isfinite(row[Key.LOSS]) and Key.SKIPPED not in row
+    ]
+    batches = _batches_per_epoch(summary, config)
+    alike = [loss for step, loss in known if not _ends_an_epoch(step, batches, config.train.accumulate)]
+    losses = alike if len(alike) >= 2 * ROWS else [loss for _, loss in known]
+    if len(losses) < 2:
+        return None
+    count = min(ROWS, len(losses) // 2)  # the two ends share no row
+    first, early, end = losses[0], median(losses[:count]), median(losses[-count:])
+    return LossCourse(early, end, count) if early > first else LossCourse(first, end, 1)
+
+
+def _batches_per_epoch(summary: Mapping[str, Any], config: Config) -> int | None:
+    steps, epochs = _known(summary.get("steps")), _known(summary.get("epochs"))
+    return max(1, round(steps * config.train.accumulate / epochs)) if steps and epochs else None
+
+
+def _ends_an_epoch(step: float | None, batches: int | None, accumulate: int) -> bool:
+    """Whether a step had the last batch of an epoch, which holds what is left."""
+    if step is None or batches is None:
+        return False
+    return (int(step) + 1) * accumulate // batches > int(step) * accumulate // batches
 
 
 def next_steps(summary: Mapping[str, Any], rows: Sequence[Mapping[str, float]], config: Config) -> str:
@@ -32,8 +89,9 @@ def next_steps(summary: Mapping[str, Any], rows: Sequence[Mapping[str, float]], 
         return "The gradient is not the problem here; how well the detector works was not measured."
     if value >= POOR:
         return f"The gradient is not what holds this run back; its {metric} is {value:.2f}."
-    hints = [hint for hint in (_frozen(config), _clipping(rows), _features(summary), _loss(rows)) if hint]
     seen = _known(summary.get(Key.TRAIN_MAP))
+    loss = _loss(loss_course(rows, summary, config), seen)
+    hints = [hint for hint in (_frozen(config), _clipping(rows), _features(summary), loss) if hint]
     if metric == Key.VAL_MAP and seen is not None and seen >= LEARNT:
         hints = [f"the data, since the images trained on were learnt ({Key.TRAIN_MAP} {seen:.2f})"]
     hints.append(f"the labels (detector check {config.data.path})")
@@ -75,15 +133,16 @@ def _features(summary: Mapping[str, Any]) -> str:
     return f"the trunk's features, in which a linear probe finds objects no better than by place {numbers}"
 
 
-def _loss(rows: Sequence[Mapping[str, float]]) -> str:
-    losses = [row[Key.LOSS] for row in rows if Key.LOSS in row and math.isfinite(row[Key.LOSS])]
-    if len(losses) < 2:
+def _loss(course: LossCourse | None, seen: float | None) -> str:
+    """Of a loss that hardly fell the learning rate may be the reason, unless something was learnt with it."""
+    if course is None:
         return ""
-    first, last = losses[0], losses[-1]
-    fell = f"fell from {first:.3g} to {last:.3g}"
-    if last > HARDLY_FELL * first:
-        return f"train.lr and train.steps, since the loss only {fell}"
-    return f"train.steps, since the loss {fell} and may fall further"
+    if course.end <= HARDLY_FELL * course.start:
+        return f"train.steps, since the loss {course} and may fall further"
+    if seen is not None and seen >= POOR:
+        return f"train.steps, since the loss {course} while {Key.TRAIN_MAP} came to {seen:.2f}"
+    only = "" if course.rose or str(course).startswith("stayed") else "only "
+    return f"train.lr and train.steps, since the loss {only}{course}"
 
 
 def _known(value: object) -> float | None:

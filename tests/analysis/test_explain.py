@@ -14,6 +14,7 @@ import yaml
 
 from detector.analysis.evidence import collect, find, metric_of, read_effects, write_effects
 from detector.analysis.explain import explain
+from detector.analysis.next_steps import LossCourse, loss_course
 from detector.analysis.remedies import candidates
 from detector.analysis.trunk_theory import block_factors, layer_names, stage_factor
 from detector.config.schema import Config, ModelConfig
@@ -142,6 +143,55 @@ def test_a_healthy_gradient_and_no_map_names_what_to_look_at_next() -> None:
     text = explain(learnt_nothing, fell, {}, config())["gradient/diagnosis"]
     assert "train.steps, since the loss fell from 40 to 4 and may fall further" in text
     assert "train.clip" not in text and "freeze" not in text
+
+
+@pytest.mark.parametrize(
+    ("losses", "seen", "hint"),
+    [
+        ([4.27, 4.64], 0.0, "train.lr and train.steps, since the loss rose from 4.27 to 4.64"),
+        ([4.27, 4.27], 0.0, "train.lr and train.steps, since the loss stayed at 4.27"),
+        ([4.27, 3.22], 0.0, "train.lr and train.steps, since the loss only fell from 4.27 to 3.22"),
+        # Something was learnt at this learning rate: no word of it.
+        ([4.27, 3.22], 0.3, "at train.steps, since the loss fell from 4.27 to 3.22 while train/mAP50-95"),
+        ([4.27, 4.64], 0.3, "at train.steps, since the loss rose from 4.27 to 4.64 while train/mAP50-95"),
+        # One easy batch at either end is no trend.
+        ([4.0, 9.0, 8.0, 7.0, 3.0, 3.2, 9.9], 0.0, "since the loss fell from 8 to 3.2 and may fall further"),
+        ([9.0, 8.0, 8.5, 7.0, 6.9, 7.2, 0.2], 0.0, "since the loss only fell from 9 to 6.9"),
+        ([4.0], 0.0, "Look next at the labels"),
+    ],
+)  # fmt: skip
+def test_the_closing_words_say_which_way_the_loss_went(losses: list[float], seen: float, hint: str) -> None:
+    rows = [{"step": 10 * at, "train/loss": loss} for at, loss in enumerate(losses)]
+    mine = summary("healthy", 0.5) | {"dataset": "mine", "train/mAP50-95": seen, "val/mAP50-95": 0.01}
+    text = explain(mine, rows, {}, config())["gradient/diagnosis"]
+    assert hint in text
+    assert ("train.lr" in text) == ("train.lr" in hint or "only" in hint)
+
+
+def test_the_short_batch_at_the_end_of_an_epoch_is_left_out_where_there_are_others() -> None:
+    losses = [8.0, 7.0, 0.5] * 3 + [6.0, 5.0, 0.4] * 3
+    rows = [{"step": step, "train/loss": loss} for step, loss in enumerate(losses)]
+    schedule = {"steps": len(rows), "epochs": len(rows) / 3}
+    whole = loss_course(rows, schedule, config())
+    assert whole == LossCourse(8.0, 5.0, 1) and str(whole) == "fell from 8 to 5"
+    # Two batches a step: those of epochs of three are 01, 20, 12: the second and third hold a last one.
+    twice = Config.model_validate({"train": {"accumulate": 2}})
+    course = loss_course(rows, {"steps": len(rows), "epochs": len(rows) * 2 / 3}, twice)
+    assert course is not None and course == LossCourse(8.0, 6.0, 1)
+    # Too few rows are left: then all count, also where no epoch is known.
+    assert loss_course(rows[:6], {"steps": 6, "epochs": 2.0}, config()) == LossCourse(8.0, 7.0, 1)
+    assert loss_course(rows[:6], {}, config()) == LossCourse(8.0, 7.0, 1)
+
+
+def test_the_loss_of_a_step_that_was_not_taken_or_is_not_finite_does_not_count() -> None:
+    rows: list[dict[str, float]] = [
+        {"step": 0, "train/loss": 8.0},
+        {"step": 1, "train/loss": math.nan},
+        {"step": 2, "train/loss": 4.0},
+        {"step": 3, "train/loss": 900.0, "train/skipped": 1},
+    ]
+    assert loss_course(rows, {}, config()) == LossCourse(8.0, 4.0, 1)
+    assert loss_course(rows[:2], {}, config()) is None
 
 
 def test_features_that_a_probe_finds_nothing_in_are_named() -> None:

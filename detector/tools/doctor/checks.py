@@ -81,6 +81,11 @@ def fails(
     return Check(name, "fails", evidence, cause, says, change, symptom_of)
 
 
+def share_of(share: float) -> str:
+    """`none`, or a percentage; what there is little of is not said to be 0 %."""
+    return "none" if not share else "under 1%" if share < 0.01 else f"{share:.0%}"
+
+
 def spread(items: Sequence[T], most: int) -> list[T]:
     """At most so many of them, evenly spaced."""
     step = -(-len(items) // most)

@@ -129,7 +129,7 @@ def _looks(case: Case, seconds: float) -> dict[str, Callable[[], Check]]:
 
     return {
         "labels": lambda: labels.check_labels(case),
-        "memorising": lambda: memorise.check_memorising(trial(), seconds),
+        "memorising": lambda: memorise.check_memorising(trial(), seconds, case.learnt),
         "loss": needs_run("loss", lambda: history.check_loss(case)),
         "learning rate": needs_run("learning rate", lambda: history.check_learning_rate(case)),
         "targets": targets,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from statistics import median
 
 from detector.analysis.evidence import metric_of
-from detector.analysis.next_steps import HARDLY_FELL, LEARNT
+from detector.analysis.next_steps import HARDLY_FELL, LEARNT, POOR, loss_course
 from detector.config.schema import Config
 from detector.gradients.indices import FORWARD, limits
-from detector.rows import Key, Row, by_layer
+from detector.rows import Key, by_layer
 from detector.tools.doctor.case import Case
 from detector.tools.doctor.checks import Check, fails, ok, unknown
 from detector.tools.doctor.passes import components
@@ -20,19 +20,15 @@ TOO_SHORT = 0.03  # all steps together, if each went the same way, moved the lay
 TOO_LONG = 0.03  # a typical step moved it by more
 REWRITTEN = 0.5  # a single step moved half of the layers by more
 USUAL = 0.02  # the largest step of runs that learn
+TYPICAL = 0.005  # a typical step of theirs
 MORE = 20  # steps, to see whether more would help
 STILL_FALLING = 0.1  # of the loss, in so many more steps
 TRAINED = "vanishing", "underflow", "exploding"  # verdicts on a gradient that does not train the trunk
 
 
-def losses_of(rows: Sequence[Row]) -> list[float]:
-    """The finite losses, oldest first."""
-    return [row[Key.LOSS] for row in rows if Key.LOSS in row and math.isfinite(row[Key.LOSS])]
-
-
 def check_loss(case: Case) -> Check:
-    """Against its value at initialisation."""
-    name, losses = "loss", losses_of(case.rows)
+    """Against its value at initialisation, unless the mAP says that the training images were learnt."""
+    name, course = "loss", loss_course(case.rows, case.summary, case.config)
     lower = f"train.lr={case.config.train.lr / 10:.2g}"
     if case.summary.get("status") == "diverged":
         where = case.summary.get(Key.FIRST_BAD_LAYER)
@@ -40,16 +36,25 @@ def check_loss(case: Case) -> Check:
         evidence = f"not finite after {case.summary.get('steps')} steps{first}"
         says = "training diverged: the numbers stopped being finite"
         return fails(name, evidence, "diverged", says, lower, ("learning rate",))
-    if len(losses) < 2:
+    if course is None:
         return unknown(name, "fewer than two of them are in the history")
-    start, last = losses[0], median(losses[-3:])
-    evidence = f"{start:.3g} before the first step, {last:.3g} at the end"
+    began = "before the first step" if course.rows == 1 else f"at first (median of {course.rows} rows)"
+    evidence = f"{course.start:.3g} {began}, {course.end:.3g} at the end"
     expected = 1.0 if case.config.model.pretrained else HARDLY_FELL
-    if last <= expected * start:
+    if course.end <= expected * course.start:
         return ok(name, evidence)
-    says = "the loss hardly fell" if last <= start else "the loss rose"
+    learnt = case.learnt
+    if learnt is not None and learnt >= LEARNT:
+        return ok(name, f"{evidence}; yet the training images are learnt, mAP {learnt:.2f}")
+    says = f"the loss {'rose' if course.rose else 'hardly fell'}, and no other check says why"
     causes = ("learning rate", "targets", "signal", "gradient", "steps")
-    return fails(name, evidence, "loss", f"{says}, and no other check says why", lower, causes)
+    # A lower learning rate teaches less in as many steps, and whether the steps are too long is for the next
+    # check to say. Only what pretrained weights knew is undone by steps that would be short for new ones.
+    change = lower if course.rose and case.config.model.pretrained else _longer(case.config)
+    if learnt is not None and learnt >= POOR:
+        says = f"{says}; but the training images were being learnt, mAP {learnt:.2f}"
+        change = _longer(case.config)
+    return fails(name, evidence, "loss", says, change, causes)
 
 
 def check_learning_rate(case: Case) -> Check:
@@ -64,7 +69,7 @@ def check_learning_rate(case: Case) -> Check:
     typical = median(max(ratios) for ratios in by_row)
     longest = max(median(ratios) for ratios in by_row)
     steps = int(case.summary.get("steps") or 1)
-    path, nearby = typical * steps, f"train.lr={_nearby(train.lr, max(typical, longest))}"
+    path, nearby = typical * steps, f"train.lr={_nearby(train.lr, max(typical, longest), USUAL)}"
     evidence = (
         f"{train.optimizer} at {train.lr:g}: a typical step changes the trunk's layer that moves most by "
         f"{typical:.1g} of its norm, all steps together by no more than {path:.2g}; none changes half of the "
@@ -82,7 +87,9 @@ def check_learning_rate(case: Case) -> Check:
             nearby,
         )
     if path < TOO_SHORT:
-        says, change = "the learning rate is too low for so few steps: the weights hardly move", nearby
+        says = "the learning rate is too low for so few steps: the weights hardly move"
+        # In a handful of steps even usual ones do not go far: then as long as they may be.
+        change = f"train.lr={_nearby(train.lr, typical, TYPICAL)}" if typical < TYPICAL / 2 else nearby
         if 2 * train.warmup_steps > steps:
             says = f"the warm-up of {train.warmup_steps} steps takes most of the run: the weights hardly move"
             change = f"train.warmup_steps={max(1, steps // 10)}"
@@ -90,9 +97,9 @@ def check_learning_rate(case: Case) -> Check:
     return ok(name, evidence)
 
 
-def _nearby(lr: float, step: float) -> str:
-    """The learning rate at which this step would be a usual one, to one digit."""
-    return f"{lr * USUAL / max(step, 1e-9):.0g}"
+def _nearby(lr: float, step: float, aim: float) -> str:
+    """The learning rate at which this step would be as long as `aim`, to one digit."""
+    return f"{lr * aim / max(step, 1e-9):.0g}"
 
 
 def check_gradient(case: Case) -> Check:

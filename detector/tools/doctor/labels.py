@@ -10,7 +10,7 @@ from detector.data.loader import Loader
 from detector.data.sources import check_command
 from detector.rows import Key
 from detector.tools.doctor.case import Case, Seen
-from detector.tools.doctor.checks import Check, fails, ok
+from detector.tools.doctor.checks import Check, fails, ok, share_of
 from detector.tools.doctor.error_kinds import KINDS, RIGHT, sort_errors
 
 NAME = "labels"
@@ -31,8 +31,11 @@ def check_labels(case: Case) -> Check:
     items = case.dataset.splits["train"]
     boxes = sum(len(item.boxes) for split in case.dataset.splits.values() for item in split)
     look = check_command(data, case.config.train.seed)
-    told = sum(note.count for note in case.dataset.notes if note.severity in ("error", "repair", "warning"))
-    evidence = f"{len(items)} training images, {boxes} boxes in all splits, {told} problems"
+    told = [note for note in case.dataset.notes if note.severity in ("error", "repair", "warning")]
+    kinds = ", ".join(f"{note.kind} {note.count}" for note in told)
+    number = sum(note.count for note in told)
+    problems = f"{number} problem{'' if number == 1 else 's'} ({kinds})" if told else "no problems"
+    evidence = f"{len(items)} training images, {boxes} boxes in all splits, {problems}"
     if "corners" in notes:
         says = "the labels are x1 y1 x2 y2 where cx cy w h is expected"
         return fails(NAME, f"{evidence}: {notes['corners'].first}", "corner labels", says, look)
@@ -55,8 +58,13 @@ def check_labels(case: Case) -> Check:
         evidence = f"{evidence}; {len(missing)} of the {len(asked)} classes of val are not in train: "
         says = "classes of val are not in train, so that they cannot be learnt"
         return fails(NAME, evidence + ", ".join(missing[:3]), "classes missing", says, look)
+    if told:
+        evidence = f"{evidence}, too few of a kind to explain a low mAP"
     count, lost, before = _augmented(case)
-    evidence = f"{evidence}; {count} boxes in the first training batches, {lost:.0%} of them next to nothing"
+    evidence = (
+        f"{evidence}; {count} boxes in the first training batches, {share_of(lost)} of them less than "
+        f"{LOST:g} px wide or high"
+    )
     if lost - before >= MANY:
         says = "augmentation cuts away the objects"
         return fails(NAME, evidence, "augmentation", says, "data.translate=0.1 data.scale=0.3 data.mosaic=0")

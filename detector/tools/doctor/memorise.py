@@ -10,6 +10,7 @@ from itertools import repeat
 from statistics import fmean, median
 from typing import NamedTuple
 
+from detector.analysis.next_steps import LEARNT
 from detector.config.schema import TrainConfig
 from detector.data.batch import Batch
 from detector.data.loader import Loader
@@ -98,14 +99,16 @@ def steps(case: Case, model: DetectionModel, train: TrainConfig, batches: Iterat
         state.scaler.update()
 
 
-def check_memorising(trial: Trial, seconds: float) -> Check:
-    """Whether it could."""
+def check_memorising(trial: Trial, seconds: float, learnt: float | None = None) -> Check:
+    """Whether it could; what was learnt in the run itself, it can."""
     count, first, last = len(trial.losses), trial.losses[0], trial.losses[-1]
     evidence = f"loss {first:.3g} to {last:.3g} in {count} steps on {IMAGES} images, {trial.seconds:.0f} s"
     if trial.share <= MEMORISED:
         return ok(NAME, evidence)
     if math.isfinite(last) and count < STEPS:
         return unknown(NAME, f"{evidence}; that was all of --seconds {seconds:g}")
+    if learnt is not None and learnt >= LEARNT:
+        return ok(NAME, f"{evidence}; yet the training images are learnt, mAP {learnt:.2f}")
     return fails(
         NAME,
         f"{evidence}; {MEMORISED:g} of the first is expected",

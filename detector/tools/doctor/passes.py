@@ -7,7 +7,7 @@ from detector.config.schema import Config
 from detector.data.statistics import STRIDE
 from detector.gradients.indices import COLLAPSED, DEAD
 from detector.tools.doctor.case import Assigned, Case, Lag, Signal
-from detector.tools.doctor.checks import Check, fails, ok, unknown
+from detector.tools.doctor.checks import Check, fails, ok, share_of, unknown
 
 # docs/doctor.md says where these come from.
 UNTAUGHT = 0.2  # of the objects
@@ -35,17 +35,16 @@ def check_targets(
     untaught = float(((found.weight < NO_WEIGHT) & (found.sides < 2 * STRIDE)).float().mean())
     tiny = float((found.sides < STRIDE).float().mean())
     evidence = (
-        f"cells an object at strides {', '.join(map(str, strides))}: {'; '.join(parts)}; {untaught:.0%} are "
-        "small and get next to no weight"
+        f"cells an object at strides {', '.join(map(str, strides))}: {'; '.join(parts)}; "
+        f"{share_of(untaught)} of them {'is' if not untaught else 'are'} small with next to no weight"
     )
     if (untaught <= UNTAUGHT and tiny <= SMALL_SIDES) or (learnt is not None and learnt >= LEARNT):
         return ok(name, evidence)
     side = max(float(found.sides.median()), 1.0)
     larger = -(-int(size * 2 * STRIDE / side) // 32) * 32
-    says = (
-        f"the objects are too small for the network's cells at {size} px: {tiny:.0%} have a side below "
-        f"{STRIDE} px, and the loss hardly teaches {untaught:.0%}"
-    )
+    small = [f"{share_of(tiny)} have a side below {STRIDE} px"] if tiny else []
+    small += [f"the loss hardly teaches {share_of(untaught)} of them"] if untaught else []
+    says = f"the objects are too small for the network's cells at {size} px: {', and '.join(small)}"
     return fails(name, evidence, "small objects", says, f"data.image_size={max(larger, size + 32)}")
 
 
