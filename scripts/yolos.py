@@ -167,7 +167,7 @@ def init_rows(cells: dict[str, list[str]]) -> Iterator[str]:
 
 def write_init() -> None:
     """Measure V at initialisation, and write its table."""
-    from detector.jobs.cell import written
+    from detector.config.safe_yaml import written
     from detector.tools.suites.suite import load_suite
     from detector.training.provenance import provenance
     from scripts.pages import write_between

@@ -8,6 +8,7 @@ and so are aliases, with which a short file could expand to gigabytes.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,3 +148,14 @@ def dump(value: Any) -> str:
     """YAML that `parse` reads back to the same value, with keys in their given order."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text
+
+
+def written(value: object) -> str:
+    """A value as it is typed after `section.key=`: plain where YAML reads that back, else as JSON."""
+    if isinstance(value, str):
+        try:
+            if parse(value, "").value == value and "#" not in value:
+                return value
+        except UserError:
+            pass
+    return json.dumps(value, ensure_ascii=False)

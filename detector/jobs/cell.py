@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from detector.config import safe_yaml
 from detector.config.loading import Layer, merge, read_chain
-from detector.config.messages import COMMAND_LINE
+from detector.config.safe_yaml import written
 from detector.config.schema import Config
-from detector.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -51,14 +48,3 @@ def changes_of(ablation: Path) -> Layer | None:
         return None
     layer = merge(layer for _, layer in chain[1:])
     return {key: value for key, value in layer.items() if not key.startswith("run.")}
-
-
-def written(value: object) -> str:
-    """A value as it is typed after `section.key=`: plain where YAML reads that back, else as JSON."""
-    if isinstance(value, str):
-        try:
-            if safe_yaml.parse(value, COMMAND_LINE).value == value and "#" not in value:
-                return value
-        except UserError:
-            pass
-    return json.dumps(value, ensure_ascii=False)

@@ -5,34 +5,32 @@ from __future__ import annotations
 import shlex
 from contextlib import suppress
 
-from detector.config.schema import Config
+from detector.config.loading import LoadedConfig
 from detector.errors import UserError, display_path
 from detector.models.weights import find
 from detector.registry import with_plugins
 from detector.rundir import RunDir
-from detector.runtime.files import TRAIN
+from detector.training.counterpart import counterpart
 
 BUILT_IN = "coco8", "shapes"  # datasets on which the ablations are measured
 
 
-def pointers(files: RunDir, config: Config, dataset: str, name: str, rest: str = "") -> list[str]:
+def pointers(files: RunDir, loaded: LoadedConfig, dataset: str, rest: str = "") -> list[str]:
     """A line with the plots, and one with the next commands.
 
     Args:
         files: of the run.
-        config: of the run.
+        loaded: its configuration.
         dataset: its name.
-        name: of the ablation.
         rest: the command for what is left of a run that was stopped.
     """
-    run = shlex.quote(str(files))
+    config, run = loaded.config, shlex.quote(str(files))
     lines = [f"Plots: {files.plots}, gradient_depth.png first"] if config.tracking.plots else []
     if rest:
         return [*lines, f"Next: {rest}"]
     if dataset in BUILT_IN and config.model.pretrained is None:
-        other = "no_residual" if name in ("coco8", "baseline", "shapes") else "baseline"
-        train = f"{TRAIN} --ablation {other}" if dataset == "coco8" else f"{TRAIN} --ablation {other} …"
-        return [*lines, f"Next: {train}, then detector compare {run} runs/…"]
+        other = counterpart(loaded)
+        return [*lines, f"Next: {f'{other}, then ' * bool(other)}detector compare {run} runs/…"]
     commands = [with_plugins(f"detector {command}") for command in (f"val {run}", f"predict {run} PHOTOS")]
     pretrained = config.model.pretrained or ""
     if pretrained and not pretrained.endswith((".yaml", ".yml")):

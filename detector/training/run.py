@@ -188,7 +188,7 @@ class Run:
             self.files.finishing.touch()
             self.logger.finish(summary, self.files.best if self.files.best.exists() else None)
             rest = resume_command if status == "stopped" else ""
-            for line in pointers(self.files, config, self.dataset.name, self.loaded.name, rest):
+            for line in pointers(self.files, self.loaded, self.dataset.name, rest):
                 self.logger.message(line)
         self.exit_code = exit_code
         return FinishedRun(self.files.path, status, exit_code, summary)

@@ -13,8 +13,8 @@ from detector.analysis.evidence import Effect, collect, find, read_effects, sett
 from detector.analysis.explain import explain
 from detector.config.experiment import experiment
 from detector.config.loading import load_config
+from detector.config.safe_yaml import written
 from detector.config.schema import Config, DataConfig, ModelConfig, TrainConfig
-from detector.jobs.cell import written
 from detector.rows import Key
 from detector.rundir import RunDir
 from detector.tools.suites.suite import load_suite

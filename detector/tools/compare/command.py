@@ -32,7 +32,7 @@ def compare(
         csv: write every number, unrounded, in long form.
         latex: write tables for booktabs.
         markdown: write tables for GitHub.
-        baseline: the ablation that the others are set against.
+        baseline: the ablation that the others are set against, or the directory of one of its runs.
         allow_mixed: compare runs on different data, image sizes or steps.
         wide: print every column and interval, wider than a terminal may be.
 

@@ -19,16 +19,16 @@ from detector.analysis.statistics import (
     holm,
     smallest_p,
 )
-from detector.errors import UserError, escape_control
+from detector.errors import UserError
 from detector.runtime.files import read_bytes
 from detector.tools.compare.factorial import Factorial, find_factorial
+from detector.tools.compare.labels import changes, find_baseline, partition
 from detector.tools.compare.metrics import COSTS, METRICS, Metric, with_own
 from detector.tools.compare.networks import conditions, mixed, some, things, unfair, what_to_name
 from detector.tools.compare.runs import LeftOut, Run
 
 SUITE_FILE = "suite.json"  # in the folder of a suite's runs: the names of its cells, in order
 MAX_SUITE = 1_000_000  # bytes
-_UNKNOWN = "unknown"
 _DATA_WARNINGS = {
     "same-images": "val holds the images of train, and its mAP is memorisation",
     "no-objects": "train or val shows no object at all, and has no mAP",
@@ -94,7 +94,7 @@ def compare(
     Args:
         runs: as `load_runs` returns them.
         left_out: is passed on.
-        baseline: its label or ablation name; by default `baseline`, else the first.
+        baseline: its label, or the directory of a run of its; by default `baseline`, else the first.
         allow_mixed: compare runs on different data, image sizes or steps all the same.
 
     Raises:
@@ -103,8 +103,8 @@ def compare(
     differing = mixed(runs)
     if differing and not allow_mixed:
         raise UserError(f"these runs are not comparable: {'; '.join(differing)}.\n{what_to_name(runs)}")
-    parts = _partition(runs)
-    first = _find_baseline(parts, baseline)
+    found = partition(runs)
+    parts, first = found.runs, find_baseline(found.runs, baseline, left_out)
     order = _suite_order(runs)
     labels = [first, *(label for label in parts if label != first)]
     metrics = with_own(key for run in runs for key in run.values)
@@ -116,8 +116,8 @@ def compare(
         groups=tuple(groups),
         left_out=tuple(left_out),
         differing=tuple(differing),
-        notes=_notes(groups, factorial),
-        brief_notes=_notes(groups, factorial, named=2),
+        notes=_notes(groups, factorial, found.references),
+        brief_notes=_notes(groups, factorial, found.references, named=2),
         factorial=factorial,
         conditions=conditions(runs),
         datasets=tuple(sorted({run.dataset for run in runs})),
@@ -139,57 +139,6 @@ def _suite_order(runs: Sequence[Run]) -> dict[str, int]:
     return names
 
 
-def _partition(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs by label. Where one name stands for several configurations, the label says what differs."""
-    by_name: dict[str, dict[str, list[Run]]] = {}
-    for run in runs:
-        key = repr((run.data, sorted(run.identity.items())))
-        if not run.data:  # it joins the runs that know their data, if there are any
-            same = [other for other in runs if other.data and other.dataset == run.dataset]
-            key = repr(((same or [run])[0].data, sorted(run.identity.items())))
-        by_name.setdefault(run.name, {}).setdefault(key, []).append(run)
-    parts: dict[str, list[Run]] = {}
-    for name, variants in by_name.items():
-        several = list(variants.values())
-        reference = several[0][0]
-        for number, same in enumerate(several):
-            label = name
-            if number:
-                differs = _changes(same[0], reference)
-                if same[0].dataset != reference.dataset:
-                    differs.insert(0, f"on {same[0].dataset}")
-                label = f"{name} [{', '.join(differs[:2]) or 'other data'}{', …' * (len(differs) > 2)}]"
-                while label in parts:
-                    label += "′"
-            parts[label] = sorted(same, key=lambda run: (run.seed is None, run.seed))
-    return parts
-
-
-def _find_baseline(parts: Mapping[str, Sequence[Run]], wanted: str | None) -> str:
-    if wanted is None:
-        return "baseline" if "baseline" in parts else next(iter(parts))
-    if wanted not in parts:
-        raise UserError(f"--baseline {wanted}: no such ablation among {', '.join(parts)}")
-    return wanted
-
-
-def _changes(run: Run, reference: Run) -> list[str]:
-    ours, theirs = run.identity, reference.identity
-    keys = [key for key in (ours | theirs) if ours.get(key, _UNKNOWN) != theirs.get(key, _UNKNOWN)]
-    return [f"{key}={_yaml(ours.get(key, _UNKNOWN))}" for key in keys]
-
-
-def _yaml(value: object) -> str:
-    text = (
-        "null"
-        if value is None
-        else str(value).lower()
-        if isinstance(value, bool)
-        else escape_control(str(value))
-    )
-    return text if len(text) <= 40 else text[:39] + "…"
-
-
 def _group(label: str, runs: Sequence[Run], baseline: Sequence[Run], metrics: Sequence[Metric]) -> Group:
     by_seed = {run.seed: run for run in baseline}
     pairs = [(run, by_seed[run.seed]) for run in runs if run.seed in by_seed]
@@ -197,7 +146,7 @@ def _group(label: str, runs: Sequence[Run], baseline: Sequence[Run], metrics: Se
     return Group(
         label=label,
         runs=tuple(runs),
-        changes=tuple(_changes(runs[0], baseline[0])),
+        changes=tuple(changes(runs[0], baseline[0])),
         estimates={m.key: estimate([run.value(m.key) for run in runs], m.bounds, m.within) for m in metrics},
         differences={}
         if own
@@ -256,7 +205,12 @@ BRACKETS = (
 )
 
 
-def _notes(groups: Sequence[Group], factorial: Factorial | None, named: int | None = None) -> tuple[str, ...]:
+def _notes(
+    groups: Sequence[Group],
+    factorial: Factorial | None,
+    references: Mapping[str, str],
+    named: int | None = None,
+) -> tuple[str, ...]:
     """What a reader must know to trust the numbers; of a kind, so many are `named`."""
     runs = [run for group in groups for run in group.runs]
     fewest, most = min(len(group.runs) for group in groups), max(len(group.runs) for group in groups)
@@ -268,6 +222,11 @@ def _notes(groups: Sequence[Group], factorial: Factorial | None, named: int | No
         + (f": with fewer than {DESCRIBE}, the numbers are examples only" if fewest < DESCRIBE else "")
         + "."
     )
+    if references:
+        whose = some(list(references.values()), named, "; ")
+        notes.append(
+            f"Where configurations share a name, the plain one is the reference of the others: {whose}."
+        )
     notes += _edges(groups, named)
     pairs = max((d.n for group in groups for d in group.differences.values()), default=0)
     if pairs:

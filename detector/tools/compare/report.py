@@ -42,7 +42,7 @@ def report(
         wandb: save it on W&B, which needs --entity.
         entity: the W&B user or team.
         project: the W&B project that the runs are in.
-        baseline: the ablation that the others are set against.
+        baseline: the ablation that the others are set against, or the directory of one of its runs.
         allow_mixed: compare runs on different data, image sizes or steps.
         dry_run: with --wandb: print the report as JSON; needs no network.
 

@@ -31,10 +31,10 @@ from detector.config.loading import (
     parse_overrides,
     read_chain,
 )
-from detector.config.safe_yaml import Value
+from detector.config.safe_yaml import Value, written
 from detector.config.schema import Config
 from detector.errors import UserError, display_path, shorten
-from detector.jobs.cell import Cell, changes_of, written
+from detector.jobs.cell import Cell, changes_of
 
 KEYS = ("base", "settings", "seeds", "cells")
 MOST_SEEDS = 1000

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Literal
 
 from detector.config.loading import Layer, check, find_file, merge, parse_overrides, read_chain
-from detector.config.safe_yaml import Value
+from detector.config.safe_yaml import Value, written
 from detector.config.schema import Config
 from detector.errors import UserError, display_path
-from detector.jobs.cell import Cell, changes_of, written
+from detector.jobs.cell import Cell, changes_of
 
 Role = Literal[
     "baseline", "ablation", "trunk", "rest", "baseline_frozen", "trunk_frozen", "sufficiency", "necessity",

@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +81,94 @@ def test_one_name_for_two_configurations_is_two_groups(make_run: Make) -> None:
     make_run("baseline", 0)
     path = make_run("baseline", 1, folder="faster", **{"train.lr": 0.5})
     assert [g.label for g in compared(path.parent).groups] == ["baseline", "baseline [train.lr=0.5]"]
+
+
+def given(*paths: Path, **options: object) -> Comparison:
+    return compare(*load_runs(paths), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("changed_first", [True, False])
+def test_of_one_name_the_nearest_to_its_defaults_is_the_reference(
+    make_run: Make, changed_first: bool
+) -> None:
+    """A run with a change that was typed is called as the baseline is."""
+    plain = make_run("baseline", v=0.5)
+    changed = make_run("baseline", v=0.9, folder="a_block", **{"model.block": "bottleneck"})
+    order = (changed, plain) if changed_first else (plain, changed)
+    c = given(*order)
+    assert [group.label for group in c.groups] == ["baseline", "baseline [model.block=bottleneck]"]
+    assert c.baseline.runs[0].directory == plain
+    assert c.groups[1].changes == ("model.block=bottleneck",)
+    assert c.groups[1].differences[V].mean == pytest.approx(0.4)
+    says = "baseline is baseline-s0, which changes the fewest keys of configs/coco8.yaml."
+    assert any(says in note for note in c.notes)
+    assert says in " ".join(printed(c, 80).split())
+    assert not any("share a name" in note for note in given(plain).notes)
+
+
+@pytest.mark.parametrize("changed_first", [True, False])
+def test_the_defaults_of_an_ablation_are_its_own_file_s(make_run: Make, changed_first: bool) -> None:
+    """`--ablation no_residual model.shortcut=residual` is the baseline, and yet not what no_residual is."""
+    plain = make_run("no_residual", **{"model.shortcut": "none"})
+    undone = make_run("no_residual", folder="undone")
+    c = given(*((undone, plain) if changed_first else (plain, undone)))
+    assert [group.label for group in c.groups] == ["no_residual", "no_residual [model.shortcut=residual]"]
+    assert any("the fewest keys of ablations/no_residual.yaml" in note for note in c.notes)
+
+
+def test_where_none_is_nearer_the_first_given_is_the_reference(make_run: Make) -> None:
+    one = make_run("baseline", folder="one", **{"train.lr": 0.1})
+    two = make_run("baseline", folder="two", **{"train.lr": 0.2})
+    for runs, label, first in ((one, two), "baseline [train.lr=0.2]", "one"), (
+        (two, one), "baseline [train.lr=0.1]", "two",
+    ):  # fmt: skip
+        c = given(*runs)
+        assert [group.label for group in c.groups] == ["baseline", label]
+        assert any(f"baseline is {first}, the first given of those" in note for note in c.notes)
+
+
+def test_of_another_training_loop_no_defaults_are_known(make_run: Make) -> None:
+    first = make_run("net", folder="one", **{"train.lr": 0.1})
+    second = make_run("net", folder="two")
+    for run in (first, second):
+        with (run / "config.yaml").open("a") as file:
+            file.write("watch: {model: Net}\n")
+    c = given(first, second)
+    assert [group.label for group in c.groups] == ["net", "net [train.lr=0.02]"]
+    assert any("net is one, the first that was given" in note for note in c.notes)
+
+
+@pytest.mark.parametrize("name", ["../configs/coco8", "/etc/passwd", "a" * 500, "x\x00y", "coco8.yaml/"])
+def test_a_name_that_is_any_text_is_no_file_s(make_run: Make, name: str) -> None:
+    changed = make_run(name, folder="changed", **{"train.lr": 0.1})
+    plain = make_run(name, folder="plain")
+    c = given(changed, plain)
+    assert c.groups[0].runs[0].directory == plain
+    assert any("plain, which changes the fewest keys of configs/coco8.yaml" in note for note in c.notes)
+
+
+def test_a_baseline_can_be_the_directory_of_a_run(
+    make_run: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = make_run("baseline")
+    changed = make_run("baseline", folder="a_block", **{"model.block": "bottleneck"})
+    again, other = plain.with_name("again"), make_run("other", **{"train.lr": 0.1})
+    shutil.copytree(plain, again)
+    monkeypatch.chdir(plain.parents[1])
+    for wanted in (str(changed), "runs/a_block", "runs/a_block/", "runs/../runs/a_block"):
+        c = given(plain, changed, baseline=wanted)
+        assert c.baseline.label == "baseline [model.block=bottleneck]"
+        assert [group.label for group in c.others] == ["baseline"]
+        assert c.others[0].changes == ("model.block=basic",)
+    assert main(["compare", "runs/a_block", "runs/baseline-s0", "--baseline", "runs/baseline-s0"]) == 0
+    assert "Difference from baseline, paired" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"runs/other-s0: no such ablation among .*; nor is it the directory"):
+        given(plain, changed, baseline="runs/other-s0")
+    with pytest.raises(UserError, match=r"runs/again: is left out: the same ablation, .* as baseline-s0"):
+        given(plain, again, other, baseline="runs/again")
+    for odd in ("x\x00y", "a" * 5000, ""):
+        with pytest.raises(UserError, match="no such ablation"):
+            given(plain, changed, baseline=odd)
 
 
 @pytest.mark.parametrize(
