@@ -144,6 +144,26 @@ def test_a_healthy_gradient_and_no_map_names_what_to_look_at_next() -> None:
     assert "train.clip" not in text and "freeze" not in text
 
 
+def test_a_middling_map_is_told_no_more_than_one_run_shows() -> None:
+    """And is given the same advice as none at all."""
+    rows = [row(1.07) | {"train/loss": 40.0}, {"step": 9, "train/loss": 36.0}]
+    middling = summary("healthy", 0.5) | {"train/mAP50-95": 0.14}
+    text = explain(middling, rows, {}, config())["gradient/diagnosis"]
+    advice = (
+        "Look next at train.lr and train.steps, since the loss only fell from 40 to 36; "
+        "the labels (detector check datasets/coco8.yaml)."
+    )
+    start = "The gradient is healthy, which by itself explains no train/mAP50-95 of 0.14."
+    assert text.endswith(f"{start} {advice}")
+    exploded = summary("healthy", 0.5, "exploding", 9.0)
+    for value in (0.0, 0.14):
+        text = explain(exploded | {"train/mAP50-95": value}, rows, {}, config())["gradient/diagnosis"]
+        start = "What its start (exploding) costs is not shown by one run; train/mAP50-95 is"
+        assert text.endswith(f"{start} {value:.2f}. {advice}")
+    text = explain(exploded | {"train/mAP50-95": 0.98}, rows, {}, config())["gradient/diagnosis"]
+    assert text.endswith("Late in training the gradient is healthy, and train/mAP50-95 is 0.98.")
+
+
 def test_features_that_a_probe_finds_nothing_in_are_named() -> None:
     probed = {
         "signal/probe_auc_p3_init": 0.9, "signal/probe_auc_p3": 0.66, "signal/probe_auc_p3_position": 0.65,
