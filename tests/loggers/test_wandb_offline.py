@@ -14,7 +14,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -216,6 +216,21 @@ def test_a_run_says_how_it_went(
     assert known["ablation"] == "no_residual"
     assert known["commit"] == "0" * 40
     assert "versions" not in known
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_a_checkpoint_is_called_what_it_is(
+    name: str, tmp_path: Path, start: Callable[..., WandbLogger]
+) -> None:
+    checkpoint, logged = tmp_path / f"{name}.pt", list[tuple[list[str], list[str]]]()
+    checkpoint.write_bytes(b"weights")
+
+    def log_artifact(artifact: Any, aliases: list[str]) -> None:
+        logged.append((list(artifact.manifest.entries), aliases))
+
+    run: Any = SimpleNamespace(log_artifact=log_artifact)
+    start()._send_checkpoint(run, checkpoint, {})
+    assert logged == [([f"{name}.pt"], [name])]
 
 
 @pytest.mark.parametrize("wanted", [True, False])
