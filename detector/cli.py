@@ -16,7 +16,6 @@ Functions are imported late, so that --help answers at once; those of a tool imp
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 import sys
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from detector import __version__
 from detector.errors import UserError
 from detector.runtime import streams
+from detector.runtime.allocator import leave_garbage
 from detector.runtime.files import PROJECT
 from detector.runtime.interrupts import expect_no_more, handle_interrupts
 from detector.runtime.process import main_process
@@ -148,7 +148,7 @@ def _start(app: App, argv: Sequence[str], *, whole_process: bool) -> int:
     if whole_process:
         expect_no_more()
         streams.flush()
-        gc.freeze()  # at exit Python looks for garbage, among all of PyTorch: that takes most of a second
+        leave_garbage()
     return code
 
 

@@ -87,17 +87,24 @@ def next_steps(summary: Mapping[str, Any], rows: Sequence[Mapping[str, float]], 
     value = _known(summary.get(metric))
     if value is None:
         return "The gradient is not the problem here; how well the detector works was not measured."
-    if value >= POOR:
-        return f"The gradient is not what holds this run back; its {metric} is {value:.2f}."
+    began = summary.get(Key.VERDICT + Key.INIT) or "healthy"
+    if value >= LEARNT:
+        if began == "healthy":
+            return f"The gradient is not what holds this run back; its {metric} is {value:.2f}."
+        return f"Late in training the gradient is healthy, and {metric} is {value:.2f}."
     seen = _known(summary.get(Key.TRAIN_MAP))
     loss = _loss(loss_course(rows, summary, config), seen)
     hints = [hint for hint in (_frozen(config), _clipping(rows), _features(summary), loss) if hint]
     if metric == Key.VAL_MAP and seen is not None and seen >= LEARNT:
         hints = [f"the data, since the images trained on were learnt ({Key.TRAIN_MAP} {seen:.2f})"]
     hints.append(f"the labels (detector check {config.data.path})")
-    return (
-        f"The gradient is not the problem, though {metric} is {value:.2f}. Look next at {'; '.join(hints)}."
-    )
+    if began != "healthy":
+        judged = f"What its start ({began}) costs is not shown by one run; {metric} is {value:.2f}"
+    elif value < POOR:
+        judged = f"The gradient is not the problem, though {metric} is {value:.2f}"
+    else:
+        judged = f"The gradient is healthy, which by itself explains no {metric} of {value:.2f}"
+    return f"{judged}. Look next at {'; '.join(hints)}."
 
 
 def _frozen(config: Config) -> str:

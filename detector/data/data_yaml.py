@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detector.config import safe_yaml
+from detector.config.messages import near
 from detector.data.places import find_root, find_source, is_export
 from detector.data.problems import Problem, Severity
 from detector.errors import UserError, display_path, escape_control, has_control, shorten
@@ -145,7 +146,8 @@ def read_data_yaml(path: Path, *, repair: bool = True) -> DataYaml:
                 understood("split-name", "note", f"{key!r} is read as {split!r}")
     if not splits:
         DataYaml(file, file.parent, (), {}, ".", None).require("train")
-    nc = given.get("nc")
+    nc, typo = given.get("nc"), near("names", given)
+    meant = f"did you mean names, not {shorten(repr(typo))}?" if typo is not None else ""
     if "names" in given:
         names = _names(given["names"])
         if nc is not None and nc.value != len(names):
@@ -154,11 +156,11 @@ def read_data_yaml(path: Path, *, repair: bool = True) -> DataYaml:
         if type(nc.value) is not int or not 0 < nc.value <= MOST_CLASSES:
             raise UserError(f"{nc.where}: nc is {nc}; write the number of classes, or their names")
         names = tuple(f"class_{index}" for index in range(nc.value))
-        understood("no-names", "note", f"has no names; the classes are called {names[0]} to {names[-1]}")
+        called = f"has no names; the classes are called {names[0]} to {names[-1]}"
+        understood("no-names", "note", "; ".join(filter(None, (called, meant))))
     else:
-        raise UserError(
-            f"{display_path(file)}: 'names' is missing; add the classes, such as names: [cat, dog]"
-        )
+        advice = meant or "add the classes, such as names: [cat, dog]"
+        raise UserError(f"{display_path(file)}: 'names' is missing; {advice}")
     written, source = ".", None
     if "path" in given:
         written = given["path"].value

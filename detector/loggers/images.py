@@ -100,7 +100,7 @@ def draw(picture: PredictionImage) -> Image:
         line=[1] * len(best) + [3] * len(true),
     )
     legend = [(f"{len(true)} true", TRUTH), (f"{len(picture.boxes)} found", PREDICTION)]
-    return caption(canvas, f"{picture.name}:", legend)
+    return caption(canvas, picture.name, legend)
 
 
 def draw_labels(picture: PredictionImage) -> Image:

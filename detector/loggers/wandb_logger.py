@@ -207,8 +207,8 @@ class WandbLogger(Logger):
 
         name = re.sub(r"[^\w.-]", "-", f"{self._name}-{self._id}", flags=re.ASCII)[:128]
         artifact = wandb.Artifact(name, type="model", metadata=metadata)
-        artifact.add_file(str(checkpoint), name="best.pt")
-        run.log_artifact(artifact, aliases=["best"])
+        artifact.add_file(str(checkpoint), name=checkpoint.name)
+        run.log_artifact(artifact, aliases=[checkpoint.stem])
 
     def _unless_slow(self, send: Callable[[], None]) -> None:
         """Send, unless something before took too long.

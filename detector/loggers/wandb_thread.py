@@ -74,7 +74,7 @@ class WandbThread:
         self._jobs.put(None)
         self._thread.join(2.0)
         if self._thread.is_alive():
-            self._report("W&B: waiting for the upload; the run itself is complete.")
+            self._report(f"W&B: {self._waits_for()}; the run itself has ended.")
         # An unreachable server costs wandb twice its limit, and the offline run after it starts once more.
         if self._opened.wait(3 * wandb_session.INIT_TIMEOUT + _GRACE):
             self._thread.join(wandb_session.FINISH_TIMEOUT + 2 * _GRACE)
@@ -89,6 +89,12 @@ class WandbThread:
                 clearing = threading.Thread(target=wandb_session.reset, name="wandb reset", daemon=True)
                 clearing.start()
                 clearing.join(_GRACE)
+
+    def _waits_for(self) -> str:
+        """What `stop` waits for: most of it only where there is a server."""
+        if self.run is None:
+            return "waiting for it to start"
+        return "waiting for its file" if self.run.offline else "waiting for the upload"
 
     def _give_up(self, why: str) -> None:
         self.say(f"W&B {why} (nothing local is lost)")

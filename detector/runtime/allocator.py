@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+_TRITON = "triton._C.libtriton"
 # mallopt's names for its settings, from glibc's malloc.h, and the largest values it takes.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _NEVER, _LARGEST = 2**31 - 1, 32 * 2**20
@@ -40,6 +42,18 @@ def gc_paused() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def leave_garbage() -> None:
+    """At exit Python looks for garbage, among all of PyTorch: that takes most of a second, and is left out.
+
+    Not where Triton was imported, by torchvision's operations or an export to ONNX: it takes what is still
+    there at the very end for leaked, and lists it on stderr.
+    """
+    if _TRITON in sys.modules:
+        gc.unfreeze()  # also what was set aside earlier
+    else:
+        gc.freeze()
 
 
 def _function(name: str) -> Callable[..., int] | None:

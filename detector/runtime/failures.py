@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from detector.errors import InterruptedRunError, UserError
+from detector.runtime.interrupts import resumable
 
 # In whose words memory runs out: PyTorch's on CPUs, the system's, the loader's and OpenCV's.
 _MEMORY = "DefaultCPUAllocator", "Cannot allocate memory", "out of memory", "Insufficient memory", "bad_alloc"
@@ -50,9 +51,11 @@ def checkpoint_on_error(
 
     Raises:
         UserError, InterruptedRunError: one in place of each error that `as_user_error` knows.
+        KeyboardInterrupt: with the line to print.
     """
     try:
-        yield
+        with resumable(lambda: resume_command if last.exists() else ""):
+            yield
     except Exception as error:
         if getattr(error, "state_restored", False):
             with suppress(OSError):  # the disk may be what is wrong

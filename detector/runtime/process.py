@@ -31,9 +31,9 @@ def main_process(body: Callable[[], int]) -> int:
     except UserError as error:
         launch.say_once(f"error: {for_terminal(error)}")
         exit_code = EXIT_USER_ERROR
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         # Before the first step or after the last; in between, training stops after a step.
-        launch.say_once("interrupted")
+        launch.say_once(for_terminal(str(error) or "interrupted"))
         exit_code = EXIT_INTERRUPTED
     except InterruptedRunError as error:
         launch.say_once(f"error: {for_terminal(error)}")

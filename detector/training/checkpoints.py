@@ -99,7 +99,8 @@ class Checkpointing(Callback):
         started = time.monotonic()
         is_best = row is not None and self._is_best(row)
         state = self._state()
-        if is_best or (self.state.step and self._best is None and not self.best.exists()):
+        rated = self.state.best and self.best.exists()  # else it holds an earlier stop's state, if anything
+        if is_best or (self.state.step and self._best is None and not rated):
             self._best = state
         self.save_best()
         self.run.write_checkpoint("last", state)

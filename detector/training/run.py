@@ -67,6 +67,7 @@ class Run:
     where: str  # device, precision, processes
     label: str  # of the ablation, and of the data if that is another than usual
     world_size: int
+    resumed: bool
     exit_code: int = EXIT_INTERRUPTED_BY_SYSTEM  # unless the end is reached
 
     def __enter__(self) -> Run:
@@ -108,6 +109,8 @@ class Run:
         tell(f"{measure(state.model, config.data.image_size)}; {schedule.steps} steps, to {self.files}")
         if self.loaded.path != self.files.config_file:  # else it is resumed: that file is its own base
             tell(self._difference())
+        if self.resumed:
+            tell(f"resumed at step {state.step} of {schedule.steps}")
         for line in filter(None, (weights_note, *notes(config, self.dataset, schedule))):
             tell(line)
 
@@ -186,12 +189,18 @@ class Run:
                 summary["stopped_early"] = state.best_step
             summary |= explain(summary, rows, ledger, config, read_effects(), act)
             self.files.finishing.touch()
-            self.logger.finish(summary, self.files.best if self.files.best.exists() else None)
+            self.logger.finish(summary, self._checkpoint(status, state))
             rest = resume_command if status == "stopped" else ""
             for line in pointers(self.files, self.loaded, self.dataset.name, rest):
                 self.logger.message(line)
         self.exit_code = exit_code
         return FinishedRun(self.files.path, status, exit_code, summary)
+
+    def _checkpoint(self, status: Status, state: TrainState) -> Path | None:
+        """The one worth keeping: the best, or of a run that was stopped before any evaluation the last."""
+        if status == "stopped" and not state.best:
+            return self.files.last
+        return self.files.best if self.files.best.exists() else None
 
 
 def finished_before(
@@ -270,4 +279,15 @@ def open_run(
         )
     many = f", {dist.world_size} processes" if dist.world_size > 1 else ""
     where = f"{state.device_summary}{many}"
-    return Run(files, loaded, dataset, logger, metadata, dist.is_main_process, where, label, dist.world_size)
+    return Run(
+        files,
+        loaded,
+        dataset,
+        logger,
+        metadata,
+        dist.is_main_process,
+        where,
+        label,
+        dist.world_size,
+        resumed=saved is not None,
+    )

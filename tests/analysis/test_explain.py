@@ -194,6 +194,27 @@ def test_the_loss_of_a_step_that_was_not_taken_or_is_not_finite_does_not_count()
     assert loss_course(rows[:2], {}, config()) is None
 
 
+def test_a_middling_map_is_told_no_more_than_one_run_shows() -> None:
+    """And is given the same advice as none at all."""
+    rows = [row(1.07) | {"train/loss": 40.0}, {"step": 9, "train/loss": 36.0}]
+    middling = summary("healthy", 0.5) | {"train/mAP50-95": 0.14}
+    text = explain(middling, rows, {}, config())["gradient/diagnosis"]
+    advice = {
+        0.0: "train.lr and train.steps, since the loss only fell from 40 to 36",
+        0.14: "train.steps, since the loss fell from 40 to 36 while train/mAP50-95 came to 0.14",
+    }
+    labels = "the labels (detector check datasets/coco8.yaml)."
+    start = "The gradient is healthy, which by itself explains no train/mAP50-95 of 0.14."
+    assert text.endswith(f"{start} Look next at {advice[0.14]}; {labels}")
+    exploded = summary("healthy", 0.5, "exploding", 9.0)
+    for value, hint in advice.items():
+        text = explain(exploded | {"train/mAP50-95": value}, rows, {}, config())["gradient/diagnosis"]
+        start = "What its start (exploding) costs is not shown by one run; train/mAP50-95 is"
+        assert text.endswith(f"{start} {value:.2f}. Look next at {hint}; {labels}")
+    text = explain(exploded | {"train/mAP50-95": 0.98}, rows, {}, config())["gradient/diagnosis"]
+    assert text.endswith("Late in training the gradient is healthy, and train/mAP50-95 is 0.98.")
+
+
 def test_features_that_a_probe_finds_nothing_in_are_named() -> None:
     probed = {
         "signal/probe_auc_p3_init": 0.9, "signal/probe_auc_p3": 0.66, "signal/probe_auc_p3_position": 0.65,

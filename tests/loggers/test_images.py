@@ -8,14 +8,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 import torch
 
 from detector.config.schema import ModelConfig
 from detector.data.batch import Batch
 from detector.data.dataset import Dataset, Item
 from detector.data.geometry import Letterbox
+from detector.loggers import images
 from detector.loggers.base import LoggerList, PredictionImage
-from detector.loggers.images import TRUTH, draw, draw_labels
+from detector.loggers.images import PREDICTION, TRUTH, draw, draw_labels
 from detector.loggers.plot_logger import PlotLogger
 from detector.rundir import RunDir
 from detector.training.examples import batch_images
@@ -66,3 +68,15 @@ def test_class_names_are_not_limited_to_ascii(make_picture: MakePicture) -> None
 def test_what_a_diverged_detector_finds_is_drawn(make_picture: MakePicture) -> None:
     boxes = np.array([[np.nan] * 4, [np.inf, -np.inf, 5, 5], [100, 90, 20, 10]], np.float32)
     assert draw(replace(make_picture(), boxes=boxes)).shape == (506, 480, 3)
+
+
+def test_a_caption_is_the_name_alone_beside_what_the_colors_mean(
+    make_picture: MakePicture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing was found."""
+    told = list[object]()
+    monkeypatch.setattr(images, "caption", lambda canvas, *words: told.append(words))
+    picture, nothing = make_picture(), np.zeros(0, int)
+    draw(replace(picture, boxes=np.zeros((0, 4)), classes=nothing, scores=nothing))
+    true = f"{len(picture.truth_boxes)} true"
+    assert told == [(picture.name, [(true, TRUTH), ("0 found", PREDICTION)])]

@@ -14,7 +14,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -218,6 +218,21 @@ def test_a_run_says_how_it_went(
     assert "versions" not in known
 
 
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_a_checkpoint_is_called_what_it_is(
+    name: str, tmp_path: Path, start: Callable[..., WandbLogger]
+) -> None:
+    checkpoint, logged = tmp_path / f"{name}.pt", list[tuple[list[str], list[str]]]()
+    checkpoint.write_bytes(b"weights")
+
+    def log_artifact(artifact: Any, aliases: list[str]) -> None:
+        logged.append((list(artifact.manifest.entries), aliases))
+
+    run: Any = SimpleNamespace(log_artifact=log_artifact)
+    start()._send_checkpoint(run, checkpoint, {})
+    assert logged == [([f"{name}.pt"], [name])]
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_system_metrics_are_sampled_where_they_are_asked_for(
     tmp_path: Path,
@@ -326,7 +341,7 @@ def test_a_terminal_is_not_asked_for_a_key(tmp_path: Path) -> None:
     os.close(ours)
     assert done.returncode == 0, shown
     # Where the machine is so busy that closing takes seconds, a line says what is waited for.
-    lines = [line for line in shown.splitlines() if "waiting for the upload" not in line]
+    lines = [line for line in shown.splitlines() if "the run itself has ended" not in line]
     assert "no API key" in shown and len(lines) == 2, shown
     assert list((tmp_path / "run").rglob("offline-run-*"))
 

@@ -95,6 +95,7 @@ def test_a_run_that_is_asked_to_stop_stops_cleanly_and_goes_on(
     assert 2 < saved == stopped.summary["steps"] == len(stopped.history) < reference.summary["steps"]
     resumed = finish(start(warm_start, ("--resume", str(directory))), directory)
     assert resumed.code == 0, resumed.out
+    assert f"resumed at step {saved} of {reference.summary['steps']}\n" in resumed.out
     assert differences(reference, resumed) == []
 
 

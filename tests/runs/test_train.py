@@ -204,9 +204,14 @@ def test_a_resumed_run_is_not_called_the_baseline_and_a_finished_one_is_left_as_
 
     monkeypatch.chdir(tmp_path)
     fit(load_config("coco8", [*TINY, "train.steps=2", "run.dir=a"]), callbacks=[StopAtOne()])
-    assert "\ndiffers from the base in: data.image_size: 256 -> 32; " in capsys.readouterr().err
+    stopped = capsys.readouterr()
+    assert "\ndiffers from the base in: data.image_size: 256 -> 32; " in stopped.err
+    assert "resumed at" not in stopped.err
+    assert "\nCheckpoint: a/checkpoints/last.pt\n" in stopped.out  # nothing was evaluated
     assert front_door.main(["--resume", "a"]) == 0
     resumed = capsys.readouterr()
+    assert "\nresumed at step 1 of 2\n" in resumed.err
+    assert "\nCheckpoint: a/checkpoints/best.pt\n" in resumed.out
     assert "the base" not in resumed.out + resumed.err
 
     def files() -> dict[Path, tuple[int, bytes]]:
@@ -239,6 +244,22 @@ def test_a_resumed_run_is_not_called_the_baseline_and_a_finished_one_is_left_as_
         "a/config.yaml: was changed since the run began: train.steps was 2, and is 3"
         in capsys.readouterr().err
     )
+
+
+@pytest.mark.slow
+def test_a_run_that_was_interrupted_before_its_first_step_says_how_to_resume_and_does(
+    coco8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Press(Callback):
+        def on_train_begin(self, state: TrainState) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyboardInterrupt, match=r"^interrupted; resume with: .*--resume a$"):
+        fit(load_config("coco8", [*TINY, "train.steps=2", "run.dir=a"]), callbacks=[Press()])
+    capsys.readouterr()
+    assert front_door.main(["--resume", "a"]) == 0
+    assert "\nresumed at step 0 of 2\n" in capsys.readouterr().err
 
 
 @pytest.mark.slow

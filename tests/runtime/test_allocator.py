@@ -4,10 +4,12 @@ import gc
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from detector.runtime.allocator import gc_paused
+from detector.runtime.allocator import gc_paused, leave_garbage
+from tests.support import ROOT, environment
 
 # Takes and frees 64 MB in pieces, as a training step does, and counts the pages it had to ask for.
 PROGRAM = """
@@ -67,3 +69,33 @@ def test_garbage_is_collected_again_after_an_error_too() -> None:
         assert not gc.isenabled()
         raise KeyError
     assert gc.isenabled()
+
+
+@pytest.mark.parametrize("triton", [True, False])
+def test_garbage_is_left_at_the_end_except_where_triton_would_list_it(
+    triton: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if triton:
+        monkeypatch.setitem(sys.modules, "triton._C.libtriton", gc)  # a module of any kind
+    else:
+        monkeypatch.delitem(sys.modules, "triton._C.libtriton", raising=False)
+    before = gc.get_freeze_count()  # the tests themselves set aside what was imported
+    gc.freeze()  # so may a plugin
+    try:
+        leave_garbage()
+        assert (gc.get_freeze_count() == 0) == triton
+    finally:
+        gc.unfreeze()
+        if before:
+            gc.freeze()
+
+
+@pytest.mark.slow
+def test_a_command_whose_plugin_imports_torchvision_ends_without_a_word(tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text("import torchvision.ops\n")
+    command = [sys.executable, "-m", "detector", "info", "--plugin", str(plugin)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, cwd=ROOT, env=environment()
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from detector.runtime import interrupts
+from detector.runtime.failures import checkpoint_on_error
 from detector.runtime.process import main_process
 from detector.runtime.signals import StopRequest
 from tests.support import ROOT, environment
@@ -90,6 +93,60 @@ def test_five_in_a_row_do_not_break_the_cleaning_up(polite: bool, capsys: pytest
     press(3)
     assert cleaned == [True]
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("saved", [True, False])
+@pytest.mark.usefixtures("handled")
+def test_it_says_how_to_resume_where_there_is_something_to_resume(
+    saved: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also before the first step, where nothing but the checkpoint of the start is there."""
+    last = tmp_path / "last.pt"
+
+    def body() -> int:
+        with checkpoint_on_error(list, last, "python train.py --resume runs/mine", "less"):
+            if saved:
+                last.touch()
+            press(1)
+        return 0
+
+    assert main_process(body) == 130
+    hint = "; resume with: python train.py --resume runs/mine" if saved else ""
+    assert capsys.readouterr().err == f"interrupted{hint}\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["main", "thread"])
+def test_within_an_import_too(where: str) -> None:
+    """It ends the process there and then, with the same line; other threads' runs are not its own."""
+    code = """
+        import os, signal, sys, threading
+        from detector.runtime import interrupts
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        interrupts.handle_interrupts()
+        class Press:
+            def find_spec(self, name, path=None, target=None):
+                os.kill(os.getpid(), signal.SIGINT)
+        def body():
+            with interrupts.resumable(lambda: "COMMAND"):
+                entered.set()
+                if sys.argv[1] == "main":
+                    import nowhere
+                left.wait()
+        entered, left = threading.Event(), threading.Event()
+        sys.meta_path.insert(0, Press())
+        if sys.argv[1] == "main":
+            body()
+        threading.Thread(target=body, daemon=True).start()
+        entered.wait()
+        import nowhere
+    """
+    process = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), where], env=environment() | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    hint = "; resume with: COMMAND" if where == "main" else ""
+    assert (process.returncode, process.stderr) == (130, f"interrupted{hint}\n")
 
 
 @pytest.mark.usefixtures("handled")

@@ -186,6 +186,20 @@ def test_evaluations_in_quick_succession_share_a_file(
     assert written == [("best.pt", 6)]
 
 
+def test_stops_before_any_evaluation_leave_no_old_best(make_state: MakeState, tmp_path: Path) -> None:
+    """The newest stands in for it, until an evaluation says otherwise."""
+    state, _ = make_state()
+    checkpoints = Checkpointing(state, ONCE, RunDir(tmp_path), {})
+    for state.step in (3, 5):
+        checkpoints.save()
+        assert read(checkpoints.best)["step"] == state.step
+    state.step = 6
+    checkpoints.save({"val/mAP50-95": 0.1})
+    state.step = 7
+    checkpoints.save()
+    assert (read(checkpoints.best)["step"], read(checkpoints.last)["step"]) == (6, 7)
+
+
 @pytest.mark.parametrize("failing", ["best.pt", "last.pt"])
 def test_an_end_between_the_two_files_loses_no_best(
     make_state: MakeState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
