@@ -125,11 +125,17 @@ def test_compare_tells_the_same(old_run: OldRun, detector: Detector) -> None:
 
 
 def measured(table: str) -> dict[tuple[str, str], float]:
-    """What the table says of each ablation's runs, without the names that tell equal ones apart."""
+    """What the table says of each ablation's runs.
+
+    Runs of one name are numbered by their first value: which of them has the plain name is no number.
+    """
     lines = [line for line in csv.DictReader(table.splitlines()) if line["kind"] == "measured"]
+    rows = [lines[at : at + 6] for at in range(0, len(lines), 6)]
+    rows.sort(key=lambda row: (row[0]["name"].split(" [")[0], float(row[0]["mean"])))
     return {
-        (line["name"].split(" [")[0] + f" {index // 6}", line["metric"]): float(line["mean"])
-        for index, line in enumerate(lines)
+        (line["name"].split(" [")[0] + f" {number}", line["metric"]): float(line["mean"])
+        for number, row in enumerate(rows)
+        for line in row
         if line["mean"]
     }
 
