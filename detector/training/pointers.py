@@ -29,8 +29,8 @@ def pointers(files: RunDir, loaded: LoadedConfig, dataset: str, rest: str = "") 
     if rest:
         return [*lines, f"Next: {rest}"]
     if dataset in BUILT_IN and config.model.pretrained is None:
-        other = counterpart(loaded)
-        return [*lines, f"Next: {f'{other}, then ' * bool(other)}detector compare {run} runs/…"]
+        other, compare = counterpart(loaded), f"detector compare {run} runs/…"
+        return [*lines, f"Next: {other}, then {compare}" if other else f"Next: {compare}"]
     commands = [with_plugins(f"detector {command}") for command in (f"val {run}", f"predict {run} PHOTOS")]
     pretrained = config.model.pretrained or ""
     if pretrained and not pretrained.endswith((".yaml", ".yml")):
