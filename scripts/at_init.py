@@ -13,19 +13,14 @@ import argparse
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from scripts.ablations import ABLATIONS  # noqa: E402
 from scripts.pages import write_between  # noqa: E402
-from scripts.yolos import interval, source  # noqa: E402
-
-if TYPE_CHECKING:
-    from detector.config.schema import Config
+from scripts.yolos import interval, source, vanishing_index  # noqa: E402
 
 SEEDS = 5
 SUITES = ROOT / "ablations" / "suites"
@@ -34,37 +29,6 @@ PAGES = {
     "init": ROOT / "docs" / "findings.md",
     "bf16": ROOT / "benchmarks" / "README.md",
 }
-
-
-def vanishing_index(config: Config, seed: int, precision: Literal["fp32", "bf16"] = "fp32") -> float:
-    """V, in decades, of a network that no step has changed yet.
-
-    Args:
-        config: the network, and the size of the images.
-        seed: of the weights and of the order of the images.
-        precision: what the forward pass, and so the backward pass, computes in.
-    """
-    import torch
-
-    from detector.data.loader import Loader
-    from detector.data.sources import load_dataset
-    from detector.gradients.recorder import GradientRecorder
-    from detector.models.build import build_model
-    from detector.models.loss import DetectionLoss
-    from detector.rows import Key
-    from detector.runtime.device import PRECISIONS, autocast
-    from detector.runtime.random_state import seed_everything
-
-    dataset = load_dataset(config.data.path)
-    seed_everything(seed)
-    model = build_model(config.model, dataset.names).model.train()
-    loader = Loader(dataset.splits["train"], config.data)
-    batch = next(islice(loader.train_batches(batch=4, seed=seed, stop=1, workers=0), 1))
-    with GradientRecorder(model.backbone_layers()) as recorder:
-        with autocast(torch.device("cpu"), PRECISIONS[precision]):
-            preds = model(batch.images.float() / 255)
-        DetectionLoss(model, config.train, 1)(preds, batch.targets()).total.backward()
-    return recorder.measure()[Key.VANISHING_INDEX]
 
 
 def suite_values(name: str) -> dict[str, list[float]]:

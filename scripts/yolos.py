@@ -20,10 +20,13 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+if TYPE_CHECKING:
+    from detector.config.schema import Config
 
 PAGE, README = ROOT / "docs" / "any_yolo.md", ROOT / "README.md"
 SUMMARISED = "table: yolo26 shapes"  # the table whose numbers are in the README
@@ -125,27 +128,41 @@ def source(summaries: Sequence[dict[str, Any]]) -> str:
 
 
 def at_initialisation(network: str, cell: Sequence[str], seed: int) -> float:
-    """V of one forward and backward pass of COCO8's four training images at 192 px."""
+    """V of COCO8's four training images at 192 px, before any step."""
     from detector.config.loading import load_config
+
+    changes = [f"model.pretrained={network}.yaml", "data.image_size=192", f"train.seed={seed}", *cell]
+    return vanishing_index(load_config(ROOT / "configs" / "coco8.yaml", changes).config, seed)
+
+
+def vanishing_index(config: Config, seed: int, precision: Literal["fp32", "bf16"] = "fp32") -> float:
+    """V, in decades, of a network that no step has changed yet.
+
+    Args:
+        config: the network, and the size of the images.
+        seed: of the weights and of the order of the images.
+        precision: what the forward pass, and so the backward pass, computes in.
+    """
+    import torch
+
     from detector.data.loader import Loader
     from detector.data.sources import load_dataset
     from detector.gradients.recorder import GradientRecorder
     from detector.models.build import build_model
     from detector.models.loss import DetectionLoss
     from detector.rows import Key
+    from detector.runtime.device import PRECISIONS, autocast
     from detector.runtime.random_state import seed_everything
 
-    changes = [f"model.pretrained={network}.yaml", "data.image_size=192", f"train.seed={seed}", *cell]
-    config = load_config(ROOT / "configs" / "coco8.yaml", changes).config
-    dataset = load_dataset(config.data.path, "raise")
+    dataset = load_dataset(config.data.path)
     seed_everything(seed)
     model = build_model(config.model, dataset.names).model.train()
     loader = Loader(dataset.splits["train"], config.data)
     batch = next(islice(loader.train_batches(batch=4, seed=seed, stop=1, workers=0), 1))
     with GradientRecorder(model.backbone_layers()) as recorder:
-        DetectionLoss(model, config.train, 1)(
-            model(batch.images.float() / 255), batch.targets()
-        ).total.backward()
+        with autocast(torch.device("cpu"), PRECISIONS[precision]):
+            preds = model(batch.images.float() / 255)
+        DetectionLoss(model, config.train, 1)(preds, batch.targets()).total.backward()
     return recorder.measure()[Key.VANISHING_INDEX]
 
 

@@ -31,11 +31,16 @@ class LossCourse(NamedTuple):
         """Whether it ended above where it began."""
         return self.end > self.start
 
+    @property
+    def stayed(self) -> bool:
+        """Whether it ended where it began, to the three digits that are shown."""
+        return f"{self.start:.3g}" == f"{self.end:.3g}"
+
     def __str__(self) -> str:
         """`fell from 11.6 to 2.78`."""
-        if (start := f"{self.start:.3g}") == (end := f"{self.end:.3g}"):
-            return f"stayed at {start}"
-        return f"{'rose' if self.rose else 'fell'} from {start} to {end}"
+        if self.stayed:
+            return f"stayed at {self.start:.3g}"
+        return f"{'rose' if self.rose else 'fell'} from {self.start:.3g} to {self.end:.3g}"
 
 
 def loss_course(
@@ -148,7 +153,7 @@ def _loss(course: LossCourse | None, seen: float | None) -> str:
         return f"train.steps, since the loss {course} and may fall further"
     if seen is not None and seen >= POOR:
         return f"train.steps, since the loss {course} while {Key.TRAIN_MAP} came to {seen:.2f}"
-    only = "" if course.rose or str(course).startswith("stayed") else "only "
+    only = "" if course.rose or course.stayed else "only "
     return f"train.lr and train.steps, since the loss {only}{course}"
 
 
