@@ -15,6 +15,7 @@ import logging
 import os
 import runpy
 import shutil
+import socket
 import sys
 import tarfile
 import tempfile
@@ -31,6 +32,7 @@ from detector.runtime.files import PACKAGE, PROJECT
 RETRIES = 3  # of a cell whose node or worker process died
 _SENT = ((PACKAGE, "**/*.py"), (PROJECT, "train.py"), (PROJECT, "datasets/*.yaml"))  # what a node needs
 _TAIL = 300
+_PATIENCE = 10.0  # seconds for a cluster to answer
 
 
 class Order(NamedTuple):
@@ -66,6 +68,7 @@ class RayCluster:
         except ImportError as error:
             raise UserError(f"Ray is needed ({error}): pip install 'gradient-detector[ray]'") from error
         try:
+            check_that_one_listens(address)
             with tempfile.TemporaryDirectory() as code:
                 copy_code(Path(code))
                 ray.init(
@@ -75,7 +78,7 @@ class RayCluster:
                     logging_level=logging.ERROR,
                     runtime_env={"working_dir": code},
                 )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise UserError(f"--ray {address}: no cluster can be reached: {reason}") from error
         self._ray = ray
@@ -149,6 +152,17 @@ class RayCluster:
         self._ray.shutdown()
         for log in self._claims.values():
             log.close()
+
+
+def check_that_one_listens(address: str) -> None:
+    """Ray itself would try for several minutes to reach `host:port`, without saying what it waits for.
+
+    Raises:
+        OSError: nothing answers there.
+    """
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if separator and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
 
 
 def train_on_node(order: Order) -> tuple[int, str, bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
 import tarfile
 import threading
 import time
@@ -125,11 +126,23 @@ def test_a_suite_survives_the_death_of_a_node(
     assert "2 of them complete" in capsys.readouterr().err
 
 
-def test_no_cluster_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], coco8: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_address_where_nothing_listens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], coco8: Path
 ) -> None:
+    """Not `auto`: that finds the cluster that a test beside this one has started."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'gradient-detector[ray]'")
     suite = ROOT / "ablations/suites/factorial.yaml"
-    monkeypatch.setenv("RAY_ADDRESS", "")
-    assert main(["ablate", str(suite), "--out", str(tmp_path), "--ray", "auto"]) == 2
-    assert "--ray auto" in capsys.readouterr().err
+    with socket.socket() as bound:  # it belongs to nobody else, and nobody listens
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        assert main(["ablate", str(suite), "--out", str(tmp_path), "--ray", address]) == 2
+    said = capsys.readouterr().err
+    assert f"--ray {address}: no cluster can be reached" in said
+    assert "refused" in said
+
+
+def test_an_address_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str], coco8: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'gradient-detector[ray]'")
+    suite = ROOT / "ablations/suites/factorial.yaml"
+    assert main(["ablate", str(suite), "--out", str(tmp_path), "--ray", "nowhere"]) == 2
+    assert "--ray nowhere: no cluster can be reached: Invalid address" in capsys.readouterr().err
