@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 import shlex
@@ -16,7 +15,6 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from packaging.utils import canonicalize_name
 
 import detector
 from tests.support import environment
@@ -87,22 +85,6 @@ def test_continuous_integration_walks_both_ways_in() -> None:
     walked = [line for line in text.splitlines() if line.startswith("detector ")]
     assert [shlex.split(line)[1] for line in walked][1:4] == ["init", "train", "train"]
     assert compared in walked and os.access(ROOT / script.split()[0], os.X_OK)
-
-
-def test_no_package_is_unpacked_by_both_of_the_pips_of_continuous_integration() -> None:
-    """One has PyTorch and what it needs: what its list lacks, the other would unpack at the same time."""
-    needed, more = set(), ["torch", "torchvision"]
-    while more:
-        name = canonicalize_name(more.pop())
-        if name not in needed:
-            needed.add(name)
-            required = map(Requirement, importlib.metadata.requires(name) or ())
-            more += [r.name for r in required if r.marker is None or r.marker.evaluate({"extra": ""})]
-    listed = re.search(r"local torch='\^\((.*)\)=='", (ROOT / ".ci/run").read_text(encoding="utf-8"))
-    assert listed is not None
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    tested = {canonicalize_name(Requirement(line).name) for line in lines if not line.startswith("#")}
-    assert needed & tested <= set(listed[1].split("|"))
 
 
 def test_make_help_lists_every_documented_target() -> None:

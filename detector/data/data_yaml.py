@@ -15,6 +15,7 @@ from detector.errors import UserError, display_path, escape_control, has_control
 GENERIC_STEMS = {"data", "dataset"}  # such a file is named after its folder
 MOST_CLASSES = 10_000  # that may go without names
 _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}  # and other names
+_READ = {"names", "nc", "path", "source", "kpt_shape", *(one for each in _SPLITS.values() for one in each)}
 _MEANINGS = {
     "train": "the folder of the training images",
     "val": "the folder of the validation images, or let data.val_fraction=0.2 hold out a fifth of 'train'",
@@ -34,6 +35,7 @@ class DataYaml:
     repair: bool = True  # whether what is written for another machine or program is understood
     keypoints: int = 0  # fields of keypoints that follow a box in a label file
     problems: tuple[Problem, ...] = ()  # how it was understood
+    unread: tuple[str, ...] = ()  # keys that mean nothing here
 
     @property
     def name(self) -> str:
@@ -61,7 +63,9 @@ class DataYaml:
         """Raise UserError if there is no such split."""
         if split not in self.splits:
             if split in _MEANINGS:
-                raise UserError(f"{display_path(self.file)}: {split!r} is missing; add {_MEANINGS[split]}")
+                typo = next(filter(None, (near(name, self.unread) for name in _SPLITS[split])), None)
+                advice = f"add {_MEANINGS[split]}" if typo is None else _meant(split, typo)
+                raise UserError(f"{display_path(self.file)}: {split!r} is missing; {advice}")
             raise UserError(
                 f"{display_path(self.file)}: has no split {split!r}, only {', '.join(self.splits)}"
             )
@@ -144,10 +148,11 @@ def read_data_yaml(path: Path, *, repair: bool = True) -> DataYaml:
             splits[split] = _entries(key, given[key])
             if key != split:
                 understood("split-name", "note", f"{key!r} is read as {split!r}")
+    unread = tuple(key for key in given if key not in _READ)
     if not splits:
-        DataYaml(file, file.parent, (), {}, ".", None).require("train")
-    nc, typo = given.get("nc"), near("names", given)
-    meant = f"did you mean names, not {shorten(repr(typo))}?" if typo is not None else ""
+        DataYaml(file, file.parent, (), {}, ".", None, unread=unread).require("train")
+    nc, typo = given.get("nc"), near("names", unread)
+    meant = _meant("names", typo) if typo is not None else ""
     if "names" in given:
         names = _names(given["names"])
         if nc is not None and nc.value != len(names):
@@ -182,7 +187,12 @@ def read_data_yaml(path: Path, *, repair: bool = True) -> DataYaml:
         repair,
         _keypoints(given.get("kpt_shape")),
         tuple(problems),
+        unread,
     )
+
+
+def _meant(key: str, typo: str) -> str:
+    return f"did you mean {key}, not {shorten(repr(typo))}?"
 
 
 def _is_path(value: object) -> bool:
