@@ -49,6 +49,7 @@ class Note:
 _SAID = {"error": "skipped", "repair": "repaired", "warning": "warning", "note": "note"}
 _COUNTED = {"error": "skipped", "repair": "repaired", "warning": "warnings", "note": "notes"}
 _QUIET = {"exif-rotated", "non-ascii-name", "outside"}  # as it should be: for the check only
+_FEW = 50  # images; of so few nobody expects that every class is in every split
 _OF_THE_WHOLE = {"empty-class", "imbalance", "missing-from-train", "missing-from-val", "tiny"}
 
 
@@ -64,12 +65,19 @@ def tally(problems: Iterable[Problem]) -> tuple[Note, ...]:
     return tuple(sorted(notes, key=lambda note: SEVERITIES.index(note.severity)))  # stable
 
 
-def said(notes: Sequence[Note], command: str) -> list[str]:
-    """What a run prints of its data before it trains: a line each kind, then the command that lists all."""
+def said(notes: Sequence[Note], command: str, images: int) -> list[str]:
+    """What a run prints of its data before it trains: a line each kind, then the command that lists all.
+
+    Args:
+        notes: of the data.
+        command: what lists every problem.
+        images: how many there are in all splits.
+    """
     lines = [str(note) for note in notes if note.kind not in _QUIET | _OF_THE_WHOLE]
     if whole := [note for note in notes if note.kind in _OF_THE_WHOLE]:
         kinds = ", ".join(note.kind + (f" ({note.count})" if note.count > 1 else "") for note in whole)
-        lines.append(f"warning (classes and sizes): {kinds}")
+        expected = f"; to be expected of {images} images" if images < _FEW else ""
+        lines.append(f"warning (classes and sizes): {kinds}{expected}")
     return [*lines, f"all of that, by file and line: {command}"] if lines else []
 
 

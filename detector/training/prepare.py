@@ -206,7 +206,8 @@ def memory_advice(config: Config) -> str:
 
 def notes(config: Config, dataset: Dataset, schedule: Schedule) -> list[str]:
     """What a person should know of a run before it starts."""
-    lines = said(dataset.notes, check_command(config.data, config.train.seed))
+    images = sum(map(len, dataset.splits.values()))
+    lines = said(dataset.notes, check_command(config.data, config.train.seed), images)
     if config.data.mixes and mixing_epochs(config.data, schedule.epochs) == 0:
         shorter = f"it has no more than data.close_mosaic={config.data.close_mosaic} epochs"
         lines.append(f"no mosaic or mixup in this run: {shorter}")

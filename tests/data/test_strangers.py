@@ -564,7 +564,7 @@ def test_texts_beside_some_images_are_not_read_but_said(dataset: Path) -> None:
     (dataset / "labels/train/b.txt").rename(dataset / "images/train/b.txt")
     read = load(dataset / "data.yaml")
     assert kinds(read) == {"labels-beside": ("warning", 1), "unlabelled": ("note", 1)}
-    line = next(line for line in said(read.notes, "…") if "unlabelled" in line)
+    line = next(line for line in said(read.notes, "…", 50) if "unlabelled" in line)
     assert "1 of 2 images of 'train' without a label file" in line
 
 
@@ -783,13 +783,17 @@ def test_what_is_counted_is_said_in_one_line_a_kind(dataset: Path) -> None:
     label("labels/train/b.txt", POLYGON, POLYGON + " 0.1 0.1")(dataset)
     read = load(dataset / "data.yaml")
     file = f"{dataset}/labels/train/b.txt"
-    assert said(read.notes, "detector check x") == [
+    assert said(read.notes, "detector check x", 50) == [
         f"repaired (polygon, 2): {file}:1: 9 fields are a polygon; the box that encloses it is read",
         "warning (classes and sizes): missing-from-val",
         "all of that, by file and line: detector check x",
     ]
     assert counted(read.notes) == {"data/repaired": {"polygon": 2}, "data/warnings": {"missing-from-val": 1}}
-    assert said([], "detector check x") == [] and counted([]) == {}
+    few = said(read.notes, "detector check x", 8)
+    assert [line for line in few if "expected" in line] == [
+        "warning (classes and sizes): missing-from-val; to be expected of 8 images"
+    ]
+    assert said([], "detector check x", 50) == [] and counted([]) == {}
 
 
 DEVICES = {"0": "cuda:0", "3": "cuda:3", "'1'": "cuda:1", "cuda": "cuda", "cpu": "cpu"}
