@@ -55,6 +55,11 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "config.yaml").write_text(CONFIG.replace("ROOT", str(root)))
     (root / "pretrained.yaml").write_text(f"data: {{path: {root}/data/data.yaml}}\n")
     assert front_door.main(["--config", str(root / "config.yaml"), f"run.dir={root / 'run'}"]) == 0
+    # What a command imports when it reads its first network, 200 MB, is no file's fault.
+    network = root / "network.yaml"
+    network.write_text("nc: 2\nbackbone:\n  - [-1, 1, Conv, [8, 3, 2]]\nhead:\n  - [[0], 1, Detect, [nc]]\n")
+    assert cli.main(["info", f"model.pretrained={network}"]) == 0
+    network.unlink()
     return root
 
 
