@@ -56,7 +56,7 @@ class DatasetCache:
         unique = dict(zip(paths, (entry.image for entry in entries), strict=True))
         if len(unique) < file_cache.FEW:
             return
-        folders = {os.path.dirname(path) for path in unique}
+        folders = {path[: path.rfind(os.sep)] or os.sep for path in unique}
         folders |= {str(entry.source) for entry in entries if entry.line is None}
         contents = _contents(folders)
         texts = [os.path.join(one, name) for one in folders for name in contents[one] if _is_text(name)]

@@ -113,21 +113,21 @@ def _reader() -> str:
 
 def file_states(paths: Sequence[str]) -> NDArray[np.int64]:
     """(N, 4) size, time of the last change of content and of anything (nanoseconds), and inode."""
-    states = np.empty((len(paths), 4), np.int64)
-    for place, path in enumerate(paths):
+    states = []
+    for path in paths:
         try:
             found = os.stat(path)
         except FileNotFoundError:
-            states[place] = _ABSENT
+            states.append((_ABSENT,) * 4)
         except (OSError, ValueError):
-            states[place] = _UNKNOWN
+            states.append((_UNKNOWN,) * 4)
         else:
-            numbers = found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
-            try:
-                states[place] = numbers
-            except OverflowError:  # an inode may need 64 bits, and so may a time after the year 2262
-                states[place] = [number & _63_BITS for number in numbers]
-    return states
+            states.append((found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
+    try:
+        return np.array(states, np.int64).reshape(-1, 4)
+    except OverflowError:  # an inode may need 64 bits, and so may a time after the year 2262
+        small = [[number & _63_BITS if number > _63_BITS else number for number in state] for state in states]
+        return np.array(small, np.int64)
 
 
 def changed(states: NDArray[np.int64]) -> NDArray[np.int64]:

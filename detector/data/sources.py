@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import os
 import shlex
 from contextlib import suppress
@@ -37,6 +38,7 @@ __all__ = [
     "options_of",
 ]
 
+MANY = 10_000  # images, from which on Python does not look through them for garbage again and again
 CHECK_SIZE = 320  # pixels: what `detector check` takes where nobody says at what size training will be
 
 
@@ -108,6 +110,8 @@ def load_configured(data: DataConfig, seed: int, track: Track = no_track) -> Dat
             problems, _ = inspect(found, data.image_size)
             dataset = replace(found.dataset, notes=tally(problems))
             cache.keep(dataset)
+        if sum(map(len, dataset.splits.values())) > MANY:
+            gc.freeze()
         return dataset
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from functools import partial
@@ -9,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from detector.config.schema import DataConfig
 from detector.data import sources
 from detector.data.data_yaml import read_data_yaml
 from detector.data.shapes import NAMES, render_shapes
-from detector.data.sources import DatasetUnavailable, datasets_dir, load_dataset, locate
+from detector.data.sources import DatasetUnavailable, datasets_dir, load_configured, load_dataset, locate
 from detector.errors import UserError
 
 SHIPPED = Path(__file__).resolve().parents[2] / "datasets"
@@ -101,6 +103,23 @@ def test_a_users_dataset(dataset: Path, project: Path) -> None:
     assert load_dataset(str(dataset / "data.yaml")).name == "mine"
     (dataset / "labels/val/c.txt").write_text("0 0.5 0.5 1 1\n0\n")
     assert len(load_dataset(str(dataset / "data.yaml"), on_error="skip").skipped) == 1
+
+
+def test_python_does_not_look_for_garbage_among_many_images(
+    dataset: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = DataConfig(path=str(dataset / "data.yaml"))
+    frozen = gc.get_freeze_count()
+    load_configured(config, seed=0)
+    assert gc.get_freeze_count() == frozen  # of a notebook that loads one after another, all would stay
+    monkeypatch.setattr(sources, "MANY", 2)
+    try:
+        images = load_configured(config, seed=0).splits["train"]
+        assert not any(one is images for one in gc.get_objects())
+    finally:
+        gc.unfreeze()
+    assert any(one is images for one in gc.get_objects())
+    gc.freeze()  # as conftest.py had it
 
 
 def test_images_outside_a_dataset_are_read_only_if_that_is_allowed(dataset: Path, project: Path) -> None:
