@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from detector import __version__
 from detector.errors import UserError
 from detector.runtime import streams
-from detector.runtime.allocator import leave_garbage
+from detector.runtime.allocator import collect_less_often, leave_garbage
 from detector.runtime.files import PROJECT
 from detector.runtime.interrupts import expect_no_more, handle_interrupts
 from detector.runtime.process import main_process
@@ -141,6 +141,7 @@ def _typed(function: Function) -> Function:
 def _start(app: App, argv: Sequence[str], *, whole_process: bool) -> int:
     """Parse and call; see `run`."""
     if whole_process:
+        collect_less_often()
         streams.open_missing()
         streams.ignore_broken_backend()
     streams.accept_any_text()

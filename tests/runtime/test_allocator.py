@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.runtime.allocator import gc_paused, leave_garbage
+from detector.runtime.allocator import collect_less_often, gc_paused, leave_garbage
 from tests.support import ROOT, environment
 
 # Takes and frees 64 MB in pieces, as a training step does, and counts the pages it had to ask for.
@@ -99,3 +99,17 @@ def test_a_command_whose_plugin_imports_torchvision_ends_without_a_word(tmp_path
         command, capture_output=True, text=True, timeout=300, check=False, cwd=ROOT, env=environment()
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_stays_is_looked_through_less_often() -> None:
+    def searches() -> int:
+        before = sum(generation["collections"] for generation in gc.get_stats())
+        kept = [[] for _ in range(200_000)]
+        return sum(generation["collections"] for generation in gc.get_stats()) - before + 0 * len(kept)
+
+    usual, thresholds = searches(), gc.get_threshold()
+    try:
+        collect_less_often()
+        assert 10 * searches() < usual
+    finally:
+        gc.set_threshold(*thresholds)
