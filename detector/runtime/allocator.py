@@ -33,9 +33,10 @@ def give_freed_memory_back() -> None:
 
 
 def collect_less_often() -> None:
-    """Importing PyTorch makes half a million objects that stay, and Python would look through them 60 times.
+    """Importing PyTorch makes objects that stay, and Python would look for garbage among them 400 times.
 
-    That is 0.3 of the 2.9 s to the first step. What is freed at once, as tensors are, needs no such search.
+    That is 0.3 of the 2.9 s to the first step; so it is 40 times. What is freed at once, as tensors are,
+    needs no such search.
     """
     gc.set_threshold(10_000, 10, 10)
 
