@@ -114,7 +114,8 @@ def table(results: dict[str, Any]) -> str:
     ]
     for topic in TOPICS:
         for row in (Row(**row) for row in results.get(topic, {"rows": []})["rows"]):
-            value = f"{row.value:.3g} {row.unit}" if row.absolute else f"{row.value:.3g}×"
+            shown = figure(row.value, row.target)
+            value = f"{shown} {row.unit}" if row.absolute else f"{shown}×"
             target = f"{'≥' if row.at_least else '≤'} {row.target:g}{f' {row.unit}' if row.absolute else '×'}"
             lines.append(
                 f"| {row.what}{f'<br>*{row.note}*' if row.note else ''} | {spread(row.ours, row.unit)} "
@@ -124,19 +125,39 @@ def table(results: dict[str, Any]) -> str:
     made = {topic: results[topic]["made"] for topic in TOPICS if results.get(topic, {}).get("rows")}
     commits = sorted({str(one["commit"])[:7] + ("+" if one["dirty"] else "") for one in made.values()})
     versions = next(iter(made.values()))["versions"] if made else {}
-    processors = sorted({one["processor"] for one in made.values() if one.get("processor")})
-    machine = f"one core of {os.cpu_count()}" + (f" ({', '.join(processors)})" if processors else "")
+    machine = f"one core of {os.cpu_count()}{on_what(made)}"
     lines += ["", f"Median (smallest – largest of n); {machine}, torch {versions.get('torch')}, "
               f"ultralytics {versions.get('ultralytics')}, wandb {versions.get('wandb')}, "
               f"commit {', '.join(commits)}."]  # fmt: skip
     return "\n".join(lines)
 
 
+def on_what(made: Mapping[str, Mapping[str, Any]]) -> str:
+    """The processor in brackets; where there are several, with the topics of all but the most usual one."""
+    topics: dict[str, list[str]] = {}
+    for topic, one in made.items():
+        if one.get("processor"):
+            topics.setdefault(one["processor"], []).append(topic)
+    if not topics:
+        return ""
+    usual, *others = sorted(topics, key=lambda processor: -len(topics[processor]))
+    named = [usual, *(f"{', '.join(topics[other])}: {other}" for other in others)]
+    return f" ({'; '.join(named)})"
+
+
+def figure(value: float, target: float | None = None) -> str:
+    """Three digits, no exponent; another digit where it would look like the target that it misses."""
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
+    text = f"{value:.3g}"
+    return f"{value:.4g}" if target is not None and float(text) == target != value else text
+
+
 def spread(values: list[float] | tuple[float, ...], unit: str) -> str:
     """`median unit (smallest – largest)`, or a dash where nothing was measured."""
     if not values:
         return "–"
-    return f"{median(values):.3g} {unit} ({min(values):.3g} – {max(values):.3g})"
+    return f"{figure(median(values))} {unit} ({figure(min(values))} – {figure(max(values))})"
 
 
 if __name__ == "__main__":

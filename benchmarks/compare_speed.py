@@ -8,6 +8,7 @@ layers and about 470 MB in all, in a temporary folder. Without chromium only the
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,7 @@ def opening(page: Path) -> float:
 
 def main() -> int:
     """Write, compare, open; print seconds."""
+    argparse.ArgumentParser(description=main.__doc__).parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder, page = Path(temporary) / "runs", Path(temporary) / "report.html"
         model = short_run(Path(temporary) / "model")

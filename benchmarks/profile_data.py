@@ -9,6 +9,7 @@ without the time in others of them.
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sys
 import tempfile
@@ -97,6 +98,7 @@ class Clock:
 
 def main() -> None:
     """Measure, and write the table."""
+    argparse.ArgumentParser(description=main.__doc__).parse_args()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:

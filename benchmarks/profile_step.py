@@ -7,6 +7,7 @@ The profiler itself takes about a tenth, so the column of shares is what to read
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -38,6 +39,7 @@ PARTS = {
 
 def main() -> None:
     """Profile some steps in bf16 and in fp32 and write the table."""
+    argparse.ArgumentParser(description=main.__doc__).parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     columns = [measured("bf16"), measured("fp32")]

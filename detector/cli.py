@@ -172,8 +172,8 @@ def _call(app: App, argv: Sequence[str]) -> int:
 def _spelled_out(app: App, argv: Sequence[str]) -> list[str]:
     """The arguments as cyclopts takes them.
 
-    Options are in full (`--image` is --image-size), `-` is tied to its option, and `--section.key=value`, as
-    W&B sweeps write it, is section.key=value.
+    Options are in full (`--image` is --image-size; but --seed, which one, is not --seeds, how many), `-` is
+    tied to its option, and `--section.key=value`, as W&B sweeps write it, is section.key=value.
     """
     arguments = app.assemble_argument_collection() if app.default_command else []
     names = ["--help", "--version", *(name for argument in arguments for name in argument.names)]
@@ -187,7 +187,7 @@ def _spelled_out(app: App, argv: Sequence[str]) -> list[str]:
             tokens[-1] += "=-"
         elif re.match(r"--\w+\.\w+=", token):
             tokens.append(token[2:])
-        elif option.startswith("--") and option not in names and len(meant) == 1:
+        elif option.startswith("--") and option not in names and len(meant) == 1 and meant != [f"{option}s"]:
             tokens.append(meant[0] + equals + value)
         else:
             tokens.append(token)

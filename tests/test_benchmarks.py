@@ -75,6 +75,21 @@ def test_the_table_has_what_was_measured() -> None:
     assert "commit 0123456," in text or "commit 0123456." in text
 
 
+def test_no_figure_hides_what_it_says() -> None:
+    assert [bench.figure(value) for value in (0.0123, 1.5, 998.4, 1002.2, 1343.3)] == [
+        "0.0123", "1.5", "998", "1002", "1343",
+    ]  # fmt: skip
+    assert bench.figure(1.0141, 1.01) == "1.014"  # not "1.01 ≤ 1.01: no"
+    assert bench.figure(1.01, 1.01) == "1.01"
+
+
+def test_whose_processor_differs_is_named() -> None:
+    one, other = {"processor": "A, by AVX2 alone"}, {"processor": "A"}
+    assert bench.on_what({"step": one, "data": one}) == " (A, by AVX2 alone)"
+    assert bench.on_what({"step": one, "ci": other, "data": one}) == " (A, by AVX2 alone; ci: A)"
+    assert bench.on_what({"step": {"processor": ""}}) == ""
+
+
 def test_the_longest_topics_are_measured_only_when_they_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

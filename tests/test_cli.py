@@ -237,3 +237,9 @@ def test_every_commands_help_says_what_each_argument_is(
     assert main([command, "--help"]) == 0
     described = re.findall(r"^│[ *]+(?:--)?[\w-]+ [ A-Z|.-]*(.*?) *│$", capsys.readouterr().out, re.MULTILINE)
     assert described and all(described)
+
+
+def test_one_seed_is_not_the_number_of_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    """train.py's --seed says which one; an abbreviation of --seeds would plan so many."""
+    assert main(["why", "no_residual", "--seed", "1", "--dry-run"]) == 2
+    assert "Unknown option: --seed. Did you mean --seeds?" in capsys.readouterr().err

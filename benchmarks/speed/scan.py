@@ -9,6 +9,7 @@ both times. On two cores.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 import time
@@ -44,6 +45,7 @@ def make(folder: Path, images: int) -> Path:
     Returns:
         The data YAML.
     """
+    folder = folder.absolute()
     for kind in ("images", "labels"):
         for split in ("train", "val"):
             (folder / kind / split).mkdir(parents=True)
@@ -108,4 +110,7 @@ def _run(arguments: list[str], out: Path, good: tuple[int, ...] = (0,), **others
 
 
 if __name__ == "__main__":
-    print(make(Path(sys.argv[1]).absolute(), int(sys.argv[2])))
+    parser = argparse.ArgumentParser(description=make.__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="a new one")
+    parser.add_argument("images", type=int, help="how many")
+    print(make(**vars(parser.parse_args())))

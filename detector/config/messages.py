@@ -103,8 +103,8 @@ def unknown(key: str, where: str) -> str:
     return f"{where}: {key}: unknown {kind}; {advice}"
 
 
-def near(word: str, known: Iterable[str]) -> str | None:
-    """The known word that is most like this one; None if none is."""
+def near(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known word that is most like this one; None if none is so much like it (1: the same)."""
     by_lower = {name.lower(): name for name in reversed(list(known))}  # of two alike, the first
-    found = difflib.get_close_matches(word.lower(), list(by_lower), n=1)
+    found = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=cutoff)
     return by_lower[found[0]] if found else None

@@ -132,7 +132,7 @@ def parse(text: str, source: str, *, numbered: bool = True) -> Value:
         try:
             loader: Any = _FastLoader(text)
             node = loader.get_single_node()
-        except yaml.YAMLError:
+        except (yaml.YAMLError, UnicodeEncodeError):  # no UTF-8: a folder's name from the command line
             loader = _Loader(text)
             node = loader.get_single_node()
         return build(node, node.start_mark.line) if node else Value(None, where(0))

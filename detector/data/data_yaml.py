@@ -16,6 +16,7 @@ GENERIC_STEMS = {"data", "dataset"}  # such a file is named after its folder
 MOST_CLASSES = 10_000  # that may go without names
 _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}  # and other names
 _READ = {"names", "nc", "path", "source", "kpt_shape", *(one for each in _SPLITS.values() for one in each)}
+_TYPO = 0.8  # how much a key is like a split's name: val_fraction is not meant to be one
 _MEANINGS = {
     "train": "the folder of the training images",
     "val": "the folder of the validation images, or let data.val_fraction=0.2 hold out a fifth of 'train'",
@@ -63,7 +64,7 @@ class DataYaml:
         """Raise UserError if there is no such split."""
         if split not in self.splits:
             if split in _MEANINGS:
-                typo = next(filter(None, (near(name, self.unread) for name in _SPLITS[split])), None)
+                typo = next(filter(None, (near(name, self.unread, _TYPO) for name in _SPLITS[split])), None)
                 advice = f"add {_MEANINGS[split]}" if typo is None else _meant(split, typo)
                 raise UserError(f"{display_path(self.file)}: {split!r} is missing; {advice}")
             raise UserError(

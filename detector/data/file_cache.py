@@ -126,7 +126,10 @@ def file_states(paths: Sequence[str]) -> NDArray[np.int64]:
     try:
         return np.array(states, np.int64).reshape(-1, 4)
     except OverflowError:  # an inode may need 64 bits, and so may a time after the year 2262
-        small = [[number & _63_BITS if number > _63_BITS else number for number in state] for state in states]
+        small = [
+            [number & _63_BITS if not -_63_BITS <= number <= _63_BITS else number for number in state]
+            for state in states
+        ]
         return np.array(small, np.int64)
 
 

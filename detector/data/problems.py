@@ -49,7 +49,8 @@ class Note:
 _SAID = {"error": "skipped", "repair": "repaired", "warning": "warning", "note": "note"}
 _COUNTED = {"error": "skipped", "repair": "repaired", "warning": "warnings", "note": "notes"}
 _QUIET = {"exif-rotated", "non-ascii-name", "outside"}  # as it should be: for the check only
-_FEW = 50  # images; of so few nobody expects that every class is in every split
+_FEW = 20  # images; of so few nobody expects that every class is in every split
+_OF_FEW = {"empty-class", "missing-from-train", "missing-from-val"}
 _OF_THE_WHOLE = {"empty-class", "imbalance", "missing-from-train", "missing-from-val", "tiny"}
 
 
@@ -75,10 +76,16 @@ def said(notes: Sequence[Note], command: str, images: int) -> list[str]:
     """
     lines = [str(note) for note in notes if note.kind not in _QUIET | _OF_THE_WHOLE]
     if whole := [note for note in notes if note.kind in _OF_THE_WHOLE]:
-        kinds = ", ".join(note.kind + (f" ({note.count})" if note.count > 1 else "") for note in whole)
-        expected = f"; to be expected of {images} images" if images < _FEW else ""
-        lines.append(f"warning (classes and sizes): {kinds}{expected}")
+        usual = _OF_FEW if images < _FEW else set()
+        parts = [_kinds(note for note in whole if note.kind not in usual)]
+        if expected := _kinds(note for note in whole if note.kind in usual):
+            parts.append(f"to be expected of {images} images: {expected}")
+        lines.append("warning (classes and sizes): " + "; ".join(filter(None, parts)))
     return [*lines, f"all of that, by file and line: {command}"] if lines else []
+
+
+def _kinds(notes: Iterable[Note]) -> str:
+    return ", ".join(note.kind + (f" ({note.count})" if note.count > 1 else "") for note in notes)
 
 
 def counted(notes: Sequence[Note]) -> dict[str, dict[str, int]]:

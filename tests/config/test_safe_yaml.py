@@ -57,3 +57,10 @@ def test_whatever_is_written(text: str) -> None:
         assert isinstance(fast, safe_yaml.Value) and fast.value is None
     else:
         assert fast == plain
+
+
+def test_a_folder_s_name_that_is_no_utf_8() -> None:
+    """As the command line hands it on; libyaml's parser cannot be given it."""
+    with pytest.raises(UserError, match=r"file:1: unprintable character U\+DCE9"):
+        safe_yaml.parse("/tmp/caf\udce9.yaml", "file")
+    assert safe_yaml.written("caf\udce9") == '"caf\udce9"'

@@ -791,7 +791,7 @@ def test_what_is_counted_is_said_in_one_line_a_kind(dataset: Path) -> None:
     assert counted(read.notes) == {"data/repaired": {"polygon": 2}, "data/warnings": {"missing-from-val": 1}}
     few = said(read.notes, "detector check x", 8)
     assert [line for line in few if "expected" in line] == [
-        "warning (classes and sizes): missing-from-val; to be expected of 8 images"
+        "warning (classes and sizes): to be expected of 8 images: missing-from-val"
     ]
     assert said([], "detector check x", 50) == [] and counted([]) == {}
 

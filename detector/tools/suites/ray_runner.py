@@ -161,8 +161,8 @@ def check_that_one_listens(address: str) -> None:
         OSError: nothing answers there.
     """
     host, separator, port = address.removeprefix("ray://").rpartition(":")
-    if separator and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+    if separator and port.isdecimal() and int(port) < 2**16:  # else Ray says what is wrong with it
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
 
 
 def train_on_node(order: Order) -> tuple[int, str, bytes]:

@@ -18,7 +18,7 @@ import pytest
 from detector.cli import main
 from detector.jobs.runner import Job
 from detector.tools.suites import ray_runner
-from detector.tools.suites.ray_runner import pack, unpack
+from detector.tools.suites.ray_runner import check_that_one_listens, pack, unpack
 from tests.support import ROOT
 
 pytestmark = pytest.mark.slow
@@ -146,3 +146,13 @@ def test_an_address_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[s
     suite = ROOT / "ablations/suites/factorial.yaml"
     assert main(["ablate", str(suite), "--out", str(tmp_path), "--ray", "nowhere"]) == 2
     assert "--ray nowhere: no cluster can be reached: Invalid address" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "address", ["[::1]:PORT", "ray://[::1]:PORT", "localhost:PORT", "auto", "1.2.3.4:99999"]
+)
+def test_addresses_as_ray_takes_them(address: str) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6, dualstack_ipv6=False) as six:
+        port = six.getsockname()[1]
+        with socket.create_server(("127.0.0.1", port)):
+            check_that_one_listens(address.replace("PORT", str(port)))
