@@ -317,6 +317,10 @@ def test_a_run_s_directory_stands_for_its_best_checkpoint(tmp_path: Path) -> Non
     run.config_file.write_text("{}")
     with pytest.raises(UserError, match=f"is a folder of runs; name one of them, such as {run.path}$"):
         checkpoint_at(run.path.parent)
+    with pytest.raises(UserError, match=f"is a folder of runs; name one of them, such as {run.path}$"):
+        run_directory(run.path.parent)
+    with pytest.raises(UserError, match=f"is not a run's directory; name one such as {run.path}$"):
+        load_run(run.path.with_name("misspelt"))
     with pytest.raises(UserError, match=f"is not a run's directory; name one such as {run.path}$"):
         load_run(run.path.parent)
     assert run_name(run.last) == "mine"

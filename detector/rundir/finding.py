@@ -11,12 +11,19 @@ from detector.rundir.directory import RunDir
 
 
 def run_directory(path: Path) -> Path:
-    """The run that is meant by its directory, a file in it, its folder of checkpoints or one of these."""
+    """The run that is meant by its directory, a file in it, its folder of checkpoints or one of these.
+
+    Raises:
+        UserError: it is a folder of several runs.
+    """
     if path.is_file():
         path = path.absolute().parent
     if not path.name or path.name == "..":  # `.` has its name from where one stands
         path = Path(os.path.abspath(path)) if Path(os.path.abspath(path)).name == "checkpoints" else path
-    return path.parent if path.name == "checkpoints" else path
+    path = path.parent if path.name == "checkpoints" else path
+    if not RunDir(path).exists() and (inside := _run_inside(path)):
+        raise UserError(f"{path}: is a folder of runs; name one of them, such as {inside}")
+    return path
 
 
 def checkpoint_at(path: Path) -> Path:
@@ -27,10 +34,7 @@ def checkpoint_at(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    run = RunDir(run_directory(path))
-    if not run.exists() and (inside := _run_inside(path)):
-        raise UserError(f"{path}: is a folder of runs; name one of them, such as {inside}")
-    return run.best
+    return RunDir(run_directory(path)).best
 
 
 def _run_inside(folder: Path) -> Path | None:
@@ -65,6 +69,6 @@ def load_run(path: Path | str) -> RunDir:
     """
     run = RunDir(path)
     if not run.exists():
-        example = _run_inside(run.path) or "runs/baseline-s0"
+        example = _run_inside(run.path) or _run_inside(run.path.parent) or "runs/baseline-s0"
         raise UserError(f"{run}: is not a run's directory; name one such as {example}")
     return run
