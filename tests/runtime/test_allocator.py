@@ -102,10 +102,15 @@ def test_a_command_whose_plugin_imports_torchvision_ends_without_a_word(tmp_path
 
 
 def test_what_stays_is_looked_through_less_often() -> None:
+    def so_far() -> int:
+        return sum(generation["collections"] for generation in gc.get_stats())
+
     def searches() -> int:
-        before = sum(generation["collections"] for generation in gc.get_stats())
+        before = so_far()
         kept = [[] for _ in range(200_000)]
-        return sum(generation["collections"] for generation in gc.get_stats()) - before + 0 * len(kept)
+        found = so_far() - before
+        assert kept  # until here
+        return found
 
     usual, thresholds = searches(), gc.get_threshold()
     try:

@@ -149,10 +149,26 @@ def test_an_address_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
-    "address", ["[::1]:PORT", "ray://[::1]:PORT", "localhost:PORT", "auto", "1.2.3.4:99999"]
+    ("address", "asked"),
+    [
+        ("127.0.0.1:6379", [("127.0.0.1", 6379)]),
+        ("[::1]:6379", [("::1", 6379)]),
+        ("ray://[::1]:10001", [("::1", 10001)]),
+        ("ray://head.example:10001", [("head.example", 10001)]),
+        ("auto", []),  # Ray looks for one
+        ("1.2.3.4:99999", []),  # Ray says what is wrong with it
+    ],
 )
-def test_addresses_as_ray_takes_them(address: str) -> None:
-    with socket.create_server(("::1", 0), family=socket.AF_INET6, dualstack_ipv6=False) as six:
-        port = six.getsockname()[1]
-        with socket.create_server(("127.0.0.1", port)):
-            check_that_one_listens(address.replace("PORT", str(port)))
+def test_which_address_is_tried_first(
+    address: str, asked: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a connection: not every machine has IPv6."""
+    tried: list[tuple[str, int]] = []
+
+    def connect(where: tuple[str, int], timeout: float) -> socket.socket:
+        tried.append(where)
+        return socket.socket()
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    check_that_one_listens(address)
+    assert tried == asked
